@@ -1,0 +1,1 @@
+"""zhcached: the daemon that owns the store, its downloads and its leases."""

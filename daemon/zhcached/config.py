@@ -1,0 +1,215 @@
+"""The configuration: read once, checked once, then a frozen value.
+
+Files are TOML, later ones override earlier ones table by table; ``[[source]]`` lists replace each
+other whole. Sizes and durations are written with units and become bytes and seconds here. An
+unknown key is an error that names it: a misspelt limit must not be silently absent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from zhcache.errors import UsageError
+from zhcache.protocol.messages import SourceKind
+from zhcache.protocol.names import parse_repo
+
+_UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_SPANS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MEASURE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+
+
+def parse_size(value: object) -> int:
+    """Returns bytes for ``500GiB``, ``"0"``, 1048576; KB is 1000, KiB (and bare K) 1024.
+
+    Raises:
+        ValueError: Not a size.
+    """
+    return int(_measure(value, _UNITS, "a size such as 500GiB"))
+
+
+def parse_duration(value: object) -> float:
+    """Returns seconds for ``30s``, ``10m``, ``6h``, ``1d``, 5.
+
+    Raises:
+        ValueError: Not a duration.
+    """
+    return _measure(value, _SPANS, "a duration such as 30s")
+
+
+def _measure(value: object, units: Mapping[str, float], meant: str) -> float:
+    found = _MEASURE.fullmatch(str(value)) if not isinstance(value, bool) else None
+    if found is None or found[2].lower() not in units:
+        raise ValueError(f"{value!r} is not {meant}")
+    return float(found[1]) * units[found[2].lower()]
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[store]``: limits in bytes and seconds."""
+
+    quota: int = 0
+    min_free: int = 10 * 2**30
+    grace: float = 3600.0
+    keep_partial: float = 7 * 86400.0
+    force: bool = False
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ``[[source]]``."""
+
+    name: str
+    kind: SourceKind
+    endpoint: str
+    token_env: str | None = None
+    data_origins: tuple[str, ...] = ()
+
+
+class DownloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[download]``: rates in bytes per second, times in seconds."""
+
+    connections: int = 8
+    files: int = 4
+    rate: int = 0
+    stall: float = 30.0
+    min_rate: int = 64 * 2**10
+    connect_timeout: float = 10.0
+    retries: int = 5
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All of it. ``origins`` says which file each part came from, for ``doctor``."""
+
+    store: StoreConfig = StoreConfig()
+    sources: tuple[SourceConfig, ...] = ()
+    alias: dict[str, dict[str, str]] = {}
+    download: DownloadConfig = DownloadConfig()
+    files: tuple[str, ...] = ()
+
+
+DEFAULT_SOURCES = (
+    SourceConfig("hf-mirror", "huggingface", "https://hf-mirror.com"),
+    SourceConfig("modelscope", "modelscope", "https://modelscope.cn"),
+    SourceConfig("huggingface", "huggingface", "https://huggingface.co", token_env="HF_TOKEN"),
+)
+
+_SIZES = {("store", "quota"), ("store", "min_free"), ("download", "rate"), ("download", "min_rate")}
+_TIMES = {
+    ("store", "grace"),
+    ("store", "keep_partial"),
+    ("download", "stall"),
+    ("download", "connect_timeout"),
+}
+# Tables of parts that other pieces of zhcache read; present in one shared file.
+_FOREIGN = {"residency", "convert", "gateway", "watch", "follow", "chinese"}
+
+
+def load(paths: Sequence[Path], environ: Mapping[str, str] | None = None) -> Config:
+    """Reads ``paths`` in order and returns the configuration they make together.
+
+    Raises:
+        UsageError: A file is not TOML, has an unknown key, or a value that cannot be meant; the
+            message names file and key.
+    """
+    env = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    used: list[str] = []
+    for path in paths:
+        tables = _read(path)
+        if tables is None:
+            continue
+        used.append(str(path))
+        for name, table in tables.items():
+            both_tables = isinstance(table, dict) and isinstance(merged.get(name), dict)
+            merged[name] = {**merged[name], **table} if both_tables else table
+    where = ", ".join(used) or "the configuration"
+    return msgspec.structs.replace(_build(merged, where, env), files=tuple(used))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        _refuse(str(path), str(error))
+
+
+def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config:
+    known = {"store", "source", "alias", "download"} | _FOREIGN
+    if unknown := sorted(set(tables) - known):
+        _refuse(where, f"unknown table [{unknown[0]}]")
+    try:
+        sources = msgspec.convert(tables.get("source", []), tuple[SourceConfig, ...], strict=False)
+        config = Config(
+            store=msgspec.convert(_units(tables, "store"), StoreConfig),
+            sources=sources or _default_sources(env),
+            alias=msgspec.convert(tables.get("alias", {}), dict[str, dict[str, str]]),
+            download=msgspec.convert(_units(tables, "download"), DownloadConfig),
+        )
+        for name, by_kind in config.alias.items():
+            for target in (name, *by_kind.values()):
+                parse_repo(target)
+    except (msgspec.ValidationError, ValueError) as error:
+        _refuse(where, str(error))
+    _check_sources(config.sources, where)
+    if not 1 <= config.download.connections <= 64 or not 1 <= config.download.files <= 32:
+        _refuse(where, "download.connections is 1 to 64, download.files 1 to 32")
+    return config
+
+
+def _units(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"[{name}] is not a table")
+    converted: dict[str, Any] = {}
+    for key, value in table.items():  # pyright: ignore[reportUnknownVariableType]
+        if (name, key) in _SIZES:
+            converted[key] = parse_size(value)
+        elif (name, key) in _TIMES:
+            converted[key] = parse_duration(value)
+        else:
+            converted[key] = value
+    return converted
+
+
+def _default_sources(env: Mapping[str, str]) -> tuple[SourceConfig, ...]:
+    endpoint = env.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if not endpoint:
+        return DEFAULT_SOURCES
+    first = SourceConfig("hf-endpoint", "huggingface", endpoint)
+    rest = [s for s in DEFAULT_SOURCES[1:] if s.endpoint != endpoint]
+    if endpoint == "https://huggingface.co":
+        first = msgspec.structs.replace(first, token_env="HF_TOKEN")
+    return (first, *rest)
+
+
+def _check_sources(sources: Sequence[SourceConfig], where: str) -> None:
+    seen: set[str] = set()
+    for source in sources:
+        if source.name in seen:
+            _refuse(where, f"two sources are named {source.name}")
+        seen.add(source.name)
+        urls = () if source.kind == "folder" else (source.endpoint, *source.data_origins)
+        for url in urls:
+            if not re.fullmatch(r"https?://[^\s/@\\?#]+(/[^\s@\\?#]*)?", url):
+                _refuse(where, f"source {source.name}: {url!r} is not an http(s) address")
+
+
+def _refuse(where: str, reason: str) -> NoReturn:
+    raise UsageError(
+        "the configuration in {where} cannot be used: {reason}",
+        hint="mend it; README.md lists every key",
+        where=where,
+        reason=reason,
+    )

@@ -1,0 +1,77 @@
+"""What can go wrong between the daemon and the world, in two families and one for the disk.
+
+Foreign exceptions stop at the module that borders on their library and become one of these. They
+are turned into what a user reads (``zhcache.errors``) by the job that knows what was asked.
+"""
+
+from __future__ import annotations
+
+from zhcache.errors import ZhcacheError
+
+
+class RemoteError(Exception):
+    """Base of everything a source can do wrong. ``source`` is filled in by who knows it."""
+
+    def __init__(self, message: str, *, source: str = "") -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class TransportError(RemoteError):
+    """The way there failed: no connection, a reset, a time-out, a stall. Worth another try."""
+
+
+class AddressRefused(RemoteError):
+    """The address or the origin is not one the configuration allows. Never tried again."""
+
+
+class StatusError(RemoteError):
+    """An answer with a status that is not a success.
+
+    Args:
+        message: What was asked and what came.
+        status: The HTTP status.
+        retry_after_s: What the server asked us to wait, already capped, or None.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, retry_after_s: float | None = None, source: str = ""
+    ) -> None:
+        super().__init__(message, source=source)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class RemoteInvalid(RemoteError):
+    """The answer arrived and cannot be right: malformed, over a limit, another file, HTML."""
+
+
+class RepoUnavailable(RemoteError):
+    """The source answered, and the answer is no. ``error`` is what the user is to read.
+
+    Args:
+        error: NotFound, Gated, NotPermitted and the like, with its hint.
+        source: Name of the source.
+    """
+
+    def __init__(self, error: ZhcacheError, *, source: str = "") -> None:
+        super().__init__(str(error), source=source)
+        self.error = error
+
+
+class DigestMismatch(RemoteError):
+    """All bytes came, and they do not hash to the promise.
+
+    Args:
+        promised: The digest the source promised, ``sha256:...`` or ``git-sha1:...``.
+        found: The digest of what came, in the same form.
+    """
+
+    def __init__(self, promised: str, found: str, *, source: str = "") -> None:
+        super().__init__(f"promised {promised}, received {found}", source=source)
+        self.promised = promised
+        self.found = found
+
+
+class StoreDamaged(Exception):
+    """A file of the store is not what the index says. Names the file."""

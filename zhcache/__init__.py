@@ -1,0 +1,99 @@
+"""zhcache: one verified copy of every model, warm for every process, prompted in Chinese.
+
+This is the client that user scripts import. Importing it costs no torch and no daemon: names are
+loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from zhcache.client import Client, path, prefetch
+    from zhcache.errors import (
+        AlreadyRunning,
+        Busy,
+        Cancelled,
+        DaemonUnreachable,
+        Gated,
+        IntegrityError,
+        NoSpace,
+        NotFound,
+        NotPermitted,
+        Partial,
+        SourcesFailed,
+        UnsafeWeights,
+        UsageError,
+        VersionMismatch,
+        ZhcacheError,
+    )
+    from zhcache.pipeline.load import load_pipeline, release
+    from zhcache.protocol.messages import Snapshot
+
+_HOME = {
+    "Client": "zhcache.client",
+    "path": "zhcache.client",
+    "prefetch": "zhcache.client",
+    "Snapshot": "zhcache.protocol.messages",
+    "load_pipeline": "zhcache.pipeline.load",
+    "release": "zhcache.pipeline.load",
+}
+_ERRORS = (
+    "AlreadyRunning",
+    "Busy",
+    "Cancelled",
+    "DaemonUnreachable",
+    "Gated",
+    "IntegrityError",
+    "NoSpace",
+    "NotFound",
+    "NotPermitted",
+    "Partial",
+    "SourcesFailed",
+    "UnsafeWeights",
+    "UsageError",
+    "VersionMismatch",
+    "ZhcacheError",
+)
+_HOME.update(dict.fromkeys(_ERRORS, "zhcache.errors"))
+
+__all__ = [
+    "AlreadyRunning",
+    "Busy",
+    "Cancelled",
+    "Client",
+    "DaemonUnreachable",
+    "Gated",
+    "IntegrityError",
+    "NoSpace",
+    "NotFound",
+    "NotPermitted",
+    "Partial",
+    "Snapshot",
+    "SourcesFailed",
+    "UnsafeWeights",
+    "UsageError",
+    "VersionMismatch",
+    "ZhcacheError",
+    "load_pipeline",
+    "path",
+    "prefetch",
+    "release",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name at its first use, so that ``import zhcache`` stays cheap."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'zhcache' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

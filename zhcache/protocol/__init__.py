@@ -1,0 +1,1 @@
+"""What client and daemon share: names, messages, the version handshake. No I/O."""

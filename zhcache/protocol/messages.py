@@ -1,0 +1,437 @@
+"""Every message on the API socket, as typed values.
+
+The same structs are the JSON that ``--json`` prints where the contract names the fields. A field
+may be added with a default; none is renamed or dropped, and readers ignore what they do not
+know, so that an old client reads a new daemon. Sizes are bytes, times are seconds since the
+epoch, rates are bytes per second.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Trust = Literal["pinned", "quorum", "first-use"]
+JobState = Literal[
+    "queued", "resolving", "fetching", "publishing", "running", "done", "failed", "cancelled"
+]
+JobKind = Literal["prefetch", "verify", "repair", "import"]
+SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
+SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """Base of all messages: keyword-only, every field written."""
+
+
+class ErrorInfo(Message):
+    """An error on the wire. ``template`` and ``values`` let the reader's side translate it."""
+
+    code: str
+    message: str
+    hint: str = ""
+    template: str = ""
+    hint_template: str = ""
+    values: dict[str, str] = {}
+
+
+class ErrorReply(Message):
+    """The body of every answer that is not a success."""
+
+    error: ErrorInfo
+    schema: int = 1
+
+
+class Version(Message):
+    """Who answers: ``GET /v1/version``."""
+
+    version: str
+    protocol: int
+    protocol_min: int
+    home: str
+    pid: int
+    uid: int
+    started: float
+    schema: int = 1
+
+
+# --- lock files ---------------------------------------------------------------------------------
+
+
+class LockedFile(Message):
+    """One file a lock file pins."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class LockedRepo(Message):
+    """One repository a lock file pins to a commit and to the hashes of its files."""
+
+    repo: str
+    revision: str
+    commit: str
+    files: list[LockedFile]
+
+
+class LockFile(Message):
+    """What ``zhcache lock`` prints and ``prefetch --lock`` demands."""
+
+    repos: list[LockedRepo]
+    schema: int = 1
+
+
+class LockRequest(Message):
+    """``POST /v1/locks``."""
+
+    repos: list[str]
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+
+class PrefetchRequest(Message):
+    """``POST /v1/prefetch``. Equal requests join one job."""
+
+    repo: str
+    revision: str | None = None
+    variants: list[str] = []
+    include: list[str] = []
+    exclude: list[str] = []
+    source: str | None = None
+    lock: LockedRepo | None = None
+    only_pipeline: bool = False
+    dry_run: bool = False
+
+
+class PlannedFile(Message):
+    """One file of a dry run."""
+
+    path: str
+    size: int
+    present: int
+    sources: list[str]
+
+
+class PrefetchPlan(Message):
+    """The answer to a dry run: what would be fetched, from where, and what is left out."""
+
+    repo: str
+    revision: str
+    commit: str
+    trust: Trust
+    files: list[PlannedFile]
+    bytes: int
+    bytes_present: int
+    left_out: dict[str, str] = {}
+    schema: int = 1
+
+
+class VariantResult(Message):
+    """One variant made or found by a prefetch."""
+
+    path: str
+    bytes: int
+    state: str
+
+
+class PrefetchResult(Message):
+    """What a finished prefetch brought; the last line of ``prefetch --json``."""
+
+    repo: str
+    revision: str
+    commit: str
+    path: str
+    files: int
+    bytes: int
+    bytes_fetched: int
+    bytes_reused: int
+    seconds: float
+    sources: dict[str, int]
+    trust: Trust
+    variants: dict[str, VariantResult] = {}
+    left_out: dict[str, str] = {}
+    warnings: list[str] = []
+    schema: int = 1
+
+
+class DamagedBlob(Message):
+    """A blob whose bytes no longer hash to its name, and whom it concerns."""
+
+    sha256: str
+    size: int
+    used_by: list[str]
+
+
+class VerifyResult(Message):
+    """What ``verify`` or ``repair`` found and did."""
+
+    checked: int
+    bytes: int
+    damaged: list[DamagedBlob] = []
+    missing: list[str] = []
+    refetched: int = 0
+    rebuilt: bool = False
+    schema: int = 1
+
+
+class FileProgress(Message):
+    """One file on its way. ``source`` names whoever sends most of it now."""
+
+    path: str
+    size: int
+    done: int
+    source: str = ""
+
+
+class Job(Message):
+    """A job as it is shown. ``note`` says what it waits for, when it waits."""
+
+    id: str
+    kind: JobKind
+    repo: str
+    state: JobState
+    revision: str | None = None
+    uid: int = -1
+    created: float = 0.0
+    updated: float = 0.0
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate: float = 0.0
+    files: list[FileProgress] = []
+    note: str = ""
+    error: ErrorInfo | None = None
+    result: PrefetchResult | None = None
+    verify: VerifyResult | None = None
+    joined: bool = False
+    schema: int = 1
+
+
+class Jobs(Message):
+    """``GET /v1/jobs``."""
+
+    jobs: list[Job]
+    schema: int = 1
+
+
+class LogLine(Message):
+    """One line of the daemon's log."""
+
+    time: float
+    level: str
+    event: str
+    job: str = ""
+    fields: dict[str, Any] = {}
+    schema: int = 1
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+class SnapshotFile(Message):
+    """One file of a snapshot; ``blob`` is the absolute path of its bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    blob: str
+    trust: Trust = "first-use"
+
+
+class Snapshot(Message):
+    """A repository at a commit, as held here."""
+
+    repo: str
+    commit: str
+    path: str
+    revisions: list[str]
+    bytes: int
+    files_count: int
+    trust: Trust
+    source: str = ""
+    created: float = 0.0
+    pinned: bool = False
+    complete: bool = True
+    variants: dict[str, VariantResult] = {}
+    schema: int = 1
+
+
+class SnapshotDetail(Snapshot):
+    """A snapshot with its files: ``show``."""
+
+    files: list[SnapshotFile] = []
+
+
+class Snapshots(Message):
+    """``ls``."""
+
+    snapshots: list[Snapshot]
+    schema: int = 1
+
+
+class Removed(Message):
+    """What ``rm`` let go; the bytes are freed by the next ``gc``."""
+
+    repo: str
+    commits: list[str]
+    bytes_released: int
+    schema: int = 1
+
+
+class RepoUse(Message):
+    """One repository's share of the disk; ``bytes_own`` is what only it uses."""
+
+    repo: str
+    bytes: int
+    bytes_own: int
+    snapshots: int
+
+
+class Space(Message):
+    """``du``: space by repository and in all."""
+
+    repos: list[RepoUse]
+    bytes_blobs: int
+    bytes_partial: int
+    bytes_released: int
+    bytes_reserved: int
+    bytes_free: int
+    quota: int
+    min_free: int
+    schema: int = 1
+
+
+class GcItem(Message):
+    """One thing a collection looked at and why it stays or goes."""
+
+    kind: Literal["blob", "ingest", "quarantine"]
+    name: str
+    bytes: int
+    reason: str
+    used_by: list[str] = []
+
+
+class GcRequest(Message):
+    """``POST /v1/gc``."""
+
+    dry_run: bool = False
+
+
+class GcReport(Message):
+    """What a collection freed and kept. ``kept`` is grouped: one item for each reason."""
+
+    removed: list[GcItem]
+    kept: list[GcItem]
+    bytes_freed: int
+    dry_run: bool
+    schema: int = 1
+
+
+class VerifyRequest(Message):
+    """``POST /v1/verify``; without a repository everything is read."""
+
+    repo: str | None = None
+
+
+# --- sources, leases ----------------------------------------------------------------------------
+
+
+class SourceInfo(Message):
+    """One source's health. ``rate`` is measured bytes per second, ``None`` before the first."""
+
+    name: str
+    kind: SourceKind
+    endpoint: str
+    state: SourceState
+    rate: float | None = None
+    error: ErrorInfo | None = None
+    bytes: int = 0
+    rank: int = 0
+    reason: str = ""
+
+
+class Sources(Message):
+    """``sources``."""
+
+    sources: list[SourceInfo]
+    schema: int = 1
+
+
+class LeaseRequest(Message):
+    """``POST /v1/leases``: the answer's connection is the lease; closing it ends the lease."""
+
+    repo: str
+    revision: str | None = None
+    variant: str | None = None
+
+
+class Lease(Message):
+    """A promise that what stands at ``path`` stays until the lease ends."""
+
+    id: str
+    repo: str
+    commit: str
+    path: str
+    bytes: int
+    variant: str | None = None
+    schema: int = 1
+
+
+class Resident(Message):
+    """One leased or warm model."""
+
+    repo: str
+    variant: str | None
+    device: str
+    bytes: int
+    leases: int
+    uid: int
+    expires: float | None
+
+
+class Residents(Message):
+    """``ps``."""
+
+    resident: list[Resident]
+    schema: int = 1
+
+
+class ImportFile(Message):
+    """One file whose descriptor follows."""
+
+    path: str
+    size: int
+
+
+class ImportRequest(Message):
+    """Head of an import on the handover socket. Descriptors follow in the order of ``files``.
+
+    ``link`` says that nobody writes the files in place (a content-addressed cache), so that a
+    hard link may stand in for a copy.
+    """
+
+    repo: str
+    commit: str | None
+    revision: str | None
+    files: list[ImportFile]
+    link: bool = False
+    op: Literal["import"] = "import"
+    protocol: int = 1
+
+
+class Check(Message):
+    """One line of ``doctor``: a claim, whether it holds, and its mend."""
+
+    name: str
+    status: Literal["ok", "warn", "bad"]
+    detail: str
+    fix: str = ""
+
+
+class Checks(Message):
+    """``doctor``."""
+
+    checks: list[Check]
+    schema: int = 1
