@@ -36,7 +36,7 @@ def values(name: str, key: str) -> list[str]:
 
 
 def with_real_executable(folder: Path) -> list[Path]:
-    """Copies the units with a program that exists: verify looks for it, and ours is not installed."""
+    """Copies the units with a program that exists, because verify looks for it."""
     program = shutil.which("true")
     copies = []
     for unit in sorted([*UNITS.glob("*.service"), *UNITS.glob("*.socket")]):
