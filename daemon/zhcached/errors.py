@@ -6,6 +6,8 @@ are turned into what a user reads (``zhcache.errors``) by the job that knows wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from zhcache.errors import ZhcacheError
 
 
@@ -32,14 +34,25 @@ class StatusError(RemoteError):
         message: What was asked and what came.
         status: The HTTP status.
         retry_after_s: What the server asked us to wait, already capped, or None.
+        headers: The answer's headers; names match in any case.
+        body: The beginning of the answer's body, at most 64 KiB, as it may tell the reason.
     """
 
     def __init__(
-        self, message: str, *, status: int, retry_after_s: float | None = None, source: str = ""
+        self,
+        message: str,
+        *,
+        status: int,
+        retry_after_s: float | None = None,
+        source: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> None:
         super().__init__(message, source=source)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.headers: Mapping[str, str] = headers if headers is not None else {}
+        self.body = body
 
 
 class RemoteInvalid(RemoteError):
