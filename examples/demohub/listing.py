@@ -1,0 +1,49 @@
+"""What a listing shows: the honest entries, and the ways a hub can make one dangerous."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from demohub.faults import Fault
+from demohub.repos import Commit, StoredFile
+from demohub.wire import Answer
+
+HOSTILE_CONTENT = b"hostile\n"
+
+
+def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:
+    """A JSON body."""
+    body = json.dumps(value, ensure_ascii=False).encode()
+    return Answer.of(status, body, Content_Type="application/json; charset=utf-8", **headers)
+
+
+def shown_files(commit: Commit, faults: list[Fault]) -> dict[str, StoredFile]:
+    """The files a listing shows, hostile names included."""
+    shown = dict(commit.files)
+    for fault in faults:
+        if fault.kind == "hostile_listing":
+            shown |= {name: StoredFile.of(name, HOSTILE_CONTENT) for name in fault["names"]}
+    return shown
+
+
+def folders_of(paths: Mapping[str, StoredFile]) -> list[str]:
+    """Every folder above the paths, sorted."""
+    found: set[str] = set()
+    for path in paths:
+        parts = path.split("/")[:-1]
+        found |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+    return sorted(found - {""})
+
+
+def swollen(faults: list[Fault]) -> Answer | None:
+    """A listing that is too large or too deep to parse, where a fault asks for one."""
+    for fault in faults:
+        if fault.kind == "huge_listing":
+            body = b"[" + b" " * max(0, fault["bytes"] - 2) + b"]"
+            return Answer.of(200, body, Content_Type="application/json")
+        if fault.kind == "deep_json":
+            body = b"[" * fault["depth"] + b"]" * fault["depth"]
+            return Answer.of(200, body, Content_Type="application/json")
+    return None

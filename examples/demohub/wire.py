@@ -1,0 +1,320 @@
+"""HTTP/1.1 on a socket: reading a request, writing an answer as bent as it is asked to be.
+
+Knows no repository and no fault by name. A clean answer of a file on disk goes by ``sendfile``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Literal
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_BODY_BYTES = 1 << 20
+_INLINE_BYTES = 128 << 10
+_SENDFILE_BYTES = 8 << 20
+_CHUNK_BYTES = 256 << 10
+_PACE_S = 0.02
+
+
+class ClientGone(Exception):  # noqa: N818  (an event of a connection's life, not an error)
+    """The other side closed, or the hub is stopping."""
+
+
+class BadRequest(Exception):  # noqa: N818
+    """What came is not HTTP as this hub reads it."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request as it came, and what became of it.
+
+    Attributes:
+        path: The target as sent, query included, still quoted.
+        headers: By lower-case name.
+        sent: Body bytes handed to the kernel so far.
+        repo: The repository it is for, once known.
+        file: The path in that repository, empty for a listing.
+        plane: ``"bytes"`` for a GET of a file, else ``"meta"``.
+        is_settled: Answered, or held by a fault: ``sent`` will not grow by itself.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+    range: str | None = None
+    status: int = 0
+    sent: int = 0
+    time: float = 0.0
+    repo: str = ""
+    file: str = ""
+    plane: str = "meta"
+    is_settled: bool = False
+    wants_close: bool = False
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back: ``content[start:stop]``, and how the sending departs from that.
+
+    Attributes:
+        declared: Content-Length, where it is not the body's length.
+        extra: Zero bytes sent after the body.
+        ending: What happens at byte ``ending_at`` of the body, if anything.
+        stall_s: How long a stall lasts; None is until the client leaves or the hub stops.
+        rate: Bytes per second from byte ``rate_from`` on, 0 for no limit.
+        flips: Absolute offsets whose byte is inverted.
+        delay_s: Wait before the status line.
+        header_interval_s: Wait after each header byte.
+    """
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes | Path = b""
+    start: int = 0
+    stop: int = 0
+    declared: int | None = None
+    extra: int = 0
+    ending: Literal["", "close", "reset", "stall"] = ""
+    ending_at: int = 0
+    stall_s: float | None = None
+    rate: float = 0
+    rate_from: int = 0
+    flips: tuple[int, ...] = ()
+    is_zeroed: bool = False
+    delay_s: float = 0
+    header_interval_s: float = 0
+
+    @classmethod
+    def of(cls, status: int, body: bytes = b"", **headers: str) -> Answer:
+        """An answer from memory; header names are given with ``_`` for ``-``."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return cls(status, named, body, 0, len(body))
+
+    @property
+    def length(self) -> int:
+        """Bytes of the body before anything goes wrong with it."""
+        return self.stop - self.start
+
+    def head(self, *, keep_alive: bool) -> bytes:
+        """The status line and headers as bytes."""
+        length = self.length + self.extra if self.declared is None else self.declared
+        lines = [f"HTTP/1.1 {self.status} {_reason(self.status)}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += [f"Content-Length: {length}", "Server: demohub"]
+        lines += [f"Connection: {'keep-alive' if keep_alive else 'close'}", "", ""]
+        return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Odd"
+
+
+class Connection:
+    """One client's connection: requests come in turn, answers go out in turn.
+
+    Args:
+        sock: The accepted socket, blocking.
+        wake: A descriptor that becomes readable when the hub stops.
+    """
+
+    def __init__(self, sock: socket.socket, wake: int) -> None:
+        self._sock = sock
+        self._wake = wake
+        self._buffer = bytearray()
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        self._poll.register(wake, select.POLLIN)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def read_request(self) -> Request | None:
+        """The next request, or None when the client has closed.
+
+        Raises:
+            BadRequest: It is no HTTP/1.x request, or larger than this hub takes.
+        """
+        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
+            if len(self._buffer) > MAX_HEAD_BYTES:
+                raise BadRequest("request head too large")
+            if not self._receive():
+                return None
+        head = bytes(self._buffer[:end]).decode("latin-1")
+        del self._buffer[: end + 4]
+        request = _parse_head(head)
+        length = int(request.headers.get("content-length", "0"))
+        if length > MAX_BODY_BYTES or "transfer-encoding" in request.headers:
+            raise BadRequest("request body too large or chunked")
+        while len(self._buffer) < length:
+            if not self._receive():
+                return None
+        request.body = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return request
+
+    def _receive(self) -> bool:
+        received = self._sock.recv(_CHUNK_BYTES)
+        self._buffer += received
+        return bool(received)
+
+    def send(self, request: Request, answer: Answer, *, keep_alive: bool) -> bool:
+        """Sends an answer and counts its body into ``request.sent``.
+
+        Returns:
+            Whether the connection can take another request.
+
+        Raises:
+            ClientGone: The client left, or the hub stops, while a fault made it wait.
+            OSError: The connection broke.
+        """
+        self._wait(answer.delay_s)
+        head = answer.head(keep_alive=keep_alive)
+        request.status = answer.status
+        if answer.header_interval_s:
+            self._drip(head, answer.header_interval_s)
+            head = b""
+        if request.method == "HEAD":
+            self._sock.sendall(head)
+            return keep_alive
+        limit = min(answer.ending_at, answer.length) if answer.ending else answer.length
+        self._send_body(request, answer, head, limit)
+        if answer.ending:
+            return self._end(request, answer, limit) and keep_alive
+        if answer.extra:
+            self._sock.sendall(bytes(answer.extra))
+            request.sent += answer.extra
+        return keep_alive
+
+    def _send_body(self, request: Request, answer: Answer, head: bytes, limit: int) -> None:
+        first, last = answer.start, answer.start + limit
+        is_bent = answer.rate or answer.flips or answer.is_zeroed
+        if isinstance(answer.content, bytes) and not is_bent:
+            self._send_memory(request, head, answer.content, first, last)
+            return
+        if is_bent:
+            self._sock.sendall(head)
+            self._send_bent(request, answer, first, last)
+            return
+        assert isinstance(answer.content, Path)
+        with answer.content.open("rb", buffering=0) as file:
+            if last - first <= _INLINE_BYTES:
+                small = os.pread(file.fileno(), last - first, first)
+                self._send_memory(request, head, small, 0, len(small))
+                return
+            self._sock.sendall(head, socket.MSG_MORE)
+            while first < last:
+                step = min(_SENDFILE_BYTES, last - first)
+                sent = os.sendfile(self._sock.fileno(), file.fileno(), first, step)
+                if not sent:
+                    raise ClientGone(f"{answer.content} became shorter while it was served")
+                first += sent
+                request.sent += sent
+
+    def _send_memory(
+        self, request: Request, head: bytes, content: bytes, first: int, last: int
+    ) -> None:
+        view = memoryview(content)[first:last]
+        if len(view) <= _INLINE_BYTES:
+            self._sock.sendall(head + view)
+            request.sent += len(view)
+            return
+        self._sock.sendall(head, socket.MSG_MORE)
+        while view:
+            sent = self._sock.send(view[:_SENDFILE_BYTES])
+            request.sent += sent
+            view = view[sent:]
+
+    def _send_bent(self, request: Request, answer: Answer, first: int, last: int) -> None:
+        paced_from = answer.start + answer.rate_from
+        while first < last:
+            step = min(_CHUNK_BYTES, last - first)
+            pause = 0.0
+            if answer.rate and first < paced_from:
+                step = min(step, paced_from - first)
+            elif answer.rate:
+                step = min(step, max(1, int(answer.rate * _PACE_S)))
+                pause = step / answer.rate
+            due = time.monotonic() + pause
+            self._sock.sendall(_bent_bytes(answer, first, first + step))
+            request.sent += step
+            first += step
+            if pause:
+                request.is_settled = answer.rate < _CHUNK_BYTES
+                self._wait(due - time.monotonic())
+
+    def _drip(self, head: bytes, interval_s: float) -> None:
+        for byte in head:
+            self._sock.sendall(bytes([byte]))
+            self._wait(interval_s)
+
+    def _end(self, request: Request, answer: Answer, limit: int) -> bool:
+        if answer.ending == "reset":
+            # A zero linger makes close() send RST instead of FIN. What the client has not yet
+            # read is lost to it, as on a real reset.
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return False
+        if answer.ending == "close":
+            return False
+        request.is_settled = True
+        self._wait(answer.stall_s)
+        request.is_settled = False
+        rest = replace(answer, start=answer.start + limit, rate_from=0)
+        self._send_body(request, rest, b"", rest.length)
+        return True
+
+    def _wait(self, seconds: float | None) -> None:
+        """Waits, but no longer than the client and the hub last.
+
+        Raises:
+            ClientGone: One of them ended.
+        """
+        if seconds is not None and seconds <= 0:
+            return
+        if self._poll.poll(None if seconds is None else max(1, round(seconds * 1000))):
+            raise ClientGone("the client closed or the hub stops")
+
+    def close(self) -> None:
+        """Closes the socket; a client still sending is not reset before it has read the answer."""
+        self._sock.close()
+
+
+def _bent_bytes(answer: Answer, first: int, last: int) -> bytes:
+    if answer.is_zeroed:
+        return bytes(last - first)
+    if isinstance(answer.content, bytes):
+        chunk = bytearray(answer.content[first:last])
+    else:
+        with answer.content.open("rb", buffering=0) as file:
+            chunk = bytearray(os.pread(file.fileno(), last - first, first))
+    for offset in answer.flips:
+        if first <= offset < last:
+            chunk[offset - first] ^= 0xFF
+    return bytes(chunk)
+
+
+def _parse_head(head: str) -> Request:
+    line, *fields = head.split("\r\n")
+    parts = line.split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        raise BadRequest(f"not a request line: {line[:80]!r}")
+    headers: dict[str, str] = {}
+    for one in fields:
+        name, colon, value = one.partition(":")
+        if not colon:
+            raise BadRequest(f"not a header: {one[:80]!r}")
+        headers[name.strip().lower()] = value.strip()
+    if not headers.get("content-length", "0").isdigit():
+        raise BadRequest("Content-Length is no number")
+    request = Request(parts[0], parts[1], headers, range=headers.get("range"))
+    request.time = time.monotonic()
+    request.wants_close = headers.get("connection", "").lower() == "close" or parts[2] == "HTTP/1.0"
+    return request
