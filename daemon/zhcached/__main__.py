@@ -1,0 +1,57 @@
+"""``zhcached``: the daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from zhcache import paths
+from zhcache.errors import ZhcacheError
+
+NEEDS = ("aiohttp", "sqlite_utils", "structlog", "prometheus_client", "psutil")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the daemon; ends the process with the exit code of what went wrong."""
+    options = _parser().parse_args(arguments)
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        print(f"zhcached needs {', '.join(missing)}: pip install 'zhcache[daemon]'", file=sys.stderr)
+        sys.exit(5)
+    try:
+        _run(options)
+    except ZhcacheError as error:
+        print(f"zhcached: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zhcached", description="The daemon that keeps one verified copy of every model."
+    )
+    parser.add_argument("--home", type=Path, help="store root (ZHCACHE_HOME)")
+    parser.add_argument("--socket", type=Path, help="API socket (ZHCACHE_SOCKET)")
+    parser.add_argument("--config", type=Path, help="configuration file (ZHCACHE_CONFIG)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from zhcached import app, config
+
+    if options.config is not None:
+        os.environ["ZHCACHE_CONFIG"] = str(options.config)
+    home = (options.home or paths.store_root()).absolute()
+    socket_path = (options.socket or paths.socket_path(home=home)).absolute()
+    # Nothing the daemon makes is for users outside its group.
+    os.umask(0o027)
+    asyncio.run(app.serve(home, socket_path, config.load(paths.config_paths())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What could be wrong on the daemon's side, each line with its mend."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import sqlite3
+from collections.abc import Iterator
+
+from zhcache.protocol.messages import Check, Checks
+from zhcached.api.route import Call, Route
+from zhcached.api.services import Services
+
+_SQLITE_SOUND = (3, 51, 3)
+_MIN_FILES = 4096
+
+
+async def show(call: Call) -> Checks:
+    """Runs every check."""
+    return Checks(checks=await asyncio.to_thread(lambda: list(_checks(call.services))))
+
+
+def _checks(services: Services) -> Iterator[Check]:
+    yield _user()
+    yield _space(services)
+    yield _index()
+    yield _descriptors()
+    yield from _sources(services)
+    yield from _tokens(services)
+
+
+def _user() -> Check:
+    if os.geteuid() == 0:
+        return Check(
+            name="user",
+            status="warn",
+            detail="the daemon runs as root",
+            fix="run it as its own user: systemd/ has units that do",
+        )
+    return Check(name="user", status="ok", detail=f"the daemon runs as uid {os.geteuid()}")
+
+
+def _space(services: Services) -> Check:
+    free = shutil.disk_usage(services.home).free
+    floor = services.config.store.min_free
+    detail = f"{free / 2**30:.1f} GiB free, {floor / 2**30:.1f} GiB are never touched"
+    if free <= floor:
+        return Check(
+            name="space",
+            status="bad",
+            detail=detail,
+            fix="zhcache gc frees what nothing uses; zhcache rm lets models go; "
+            "or lower store.min_free",
+        )
+    return Check(name="space", status="ok", detail=detail)
+
+
+def _index() -> Check:
+    if sqlite3.sqlite_version_info < _SQLITE_SOUND:
+        return Check(
+            name="sqlite",
+            status="ok",
+            detail=f"SQLite {sqlite3.sqlite_version}; older than 3.51.3, whose WAL reset fault "
+            "needs two writers: the daemon has one",
+        )
+    return Check(name="sqlite", status="ok", detail=f"SQLite {sqlite3.sqlite_version}")
+
+
+def _descriptors() -> Check:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _MIN_FILES:
+        return Check(
+            name="open files",
+            status="warn",
+            detail=f"the limit is {soft}",
+            fix="raise LimitNOFILE in the unit, or ulimit -n in the shell that starts it",
+        )
+    return Check(name="open files", status="ok", detail=f"the limit is {soft}")
+
+
+def _sources(services: Services) -> Iterator[Check]:
+    for source in services.prefetcher.health.report():
+        status = {"down": "bad", "lying": "bad", "slow": "warn", "limited": "warn"}.get(
+            source.state, "ok"
+        )
+        detail = f"{source.endpoint}: {source.state}"
+        if source.error:
+            detail += f", {source.error.message}"
+        yield Check(
+            name=f"source {source.name}",
+            status=status,  # pyright: ignore[reportArgumentType]
+            detail=detail,
+            fix="" if status == "ok" else "other sources are used meanwhile; see zhcache sources",
+        )
+
+
+def _tokens(services: Services) -> Iterator[Check]:
+    for source in services.config.sources:
+        if source.token_env and not os.environ.get(source.token_env):
+            yield Check(
+                name=f"token of {source.name}",
+                status="ok",
+                detail=f"{source.token_env} is not set: gated repositories stay closed",
+            )
+
+
+ROUTES = (Route("GET", "/v1/doctor", show, "Check everything", gives=Checks),)

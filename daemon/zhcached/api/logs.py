@@ -1,0 +1,55 @@
+"""The daemon's log, whole or of one job, as it was or as it is written."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from zhcache.protocol.messages import LogLine
+from zhcached import log as logfile
+from zhcached.api.route import Call, Route, line, stream
+
+POLL_S = 0.3
+MAX_LINES = 10_000
+
+
+async def show(call: Call) -> web.StreamResponse:
+    """Streams the last lines, then new ones if ``follow`` is on, until a followed job has ended."""
+    job = call.request.query.get("job", "")
+    if job:
+        call.services.jobs.find(job)
+    path = call.services.log_file
+    with path.open(encoding="utf-8", errors="replace") as tail:
+        tail.seek(0, 2)
+        wanted = call.number("lines", 200, MAX_LINES)
+        past = await asyncio.to_thread(logfile.read, path, job=job, lines=wanted)
+        response = await stream(call.request)
+        for entry in past:
+            await response.write(line(entry))
+        while call.flag("follow") and not call.services.stopping.is_set():
+            ended = bool(job) and call.services.jobs.find(job).error is not None
+            ended = ended or (bool(job) and call.services.jobs.find(job).state in _ENDED)
+            for entry in logfile.parse_lines(_whole_lines(tail), job=job):
+                await response.write(line(entry))
+            if ended:
+                break
+            await asyncio.sleep(POLL_S)
+    await response.write_eof()
+    return response
+
+
+_ENDED = ("done", "failed", "cancelled")
+
+
+def _whole_lines(tail):
+    while True:
+        start = tail.tell()
+        text = tail.readline()
+        if not text.endswith("\n"):
+            tail.seek(start)
+            return
+        yield text
+
+
+ROUTES = (Route("GET", "/v1/logs", show, "The log", gives=LogLine, streams=True),)

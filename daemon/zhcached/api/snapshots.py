@@ -1,0 +1,68 @@
+"""Snapshots: what is held, with its files; removal, pins, lock files."""
+
+from __future__ import annotations
+
+import asyncio
+
+from zhcache.errors import NotPermitted
+from zhcache.protocol.messages import (
+    LockFile,
+    LockRequest,
+    Removed,
+    SnapshotDetail,
+    Snapshots,
+)
+from zhcache.protocol.names import parse_repo
+from zhcached.api.route import Call, Route
+
+
+async def list_snapshots(call: Call) -> Snapshots:
+    """Lists all snapshots."""
+    return Snapshots(snapshots=await asyncio.to_thread(call.services.store.snapshots))
+
+
+async def show(call: Call) -> SnapshotDetail:
+    """Shows one snapshot with its files."""
+    return await asyncio.to_thread(call.services.store.detail, call.repo(), call.revision())
+
+
+async def remove(call: Call) -> Removed:
+    """Lets a repository go, or one of its revisions."""
+    repo, revision = call.repo(), call.revision()
+    manifest = await asyncio.to_thread(call.services.store.resolve, repo, revision)
+    if not call.peer.may_all and manifest.uid != call.peer.uid:
+        raise NotPermitted(
+            "{repo} was brought here by another user",
+            hint="ask uid {owner} or an administrator to remove it",
+            repo=repo,
+            owner=manifest.uid,
+        )
+    return await asyncio.to_thread(call.services.store.remove, repo, revision)
+
+
+async def pin(call: Call) -> None:
+    """Protects a repository from being removed."""
+    await asyncio.to_thread(call.services.store.pin, call.repo())
+
+
+async def unpin(call: Call) -> None:
+    """Ends that protection."""
+    await asyncio.to_thread(call.services.store.unpin, call.repo())
+
+
+async def lock(call: Call) -> LockFile:
+    """Gives the pinned commits and hashes of repositories held here."""
+    request: LockRequest = call.body
+    repos = [parse_repo(name) for name in request.repos]
+    return await asyncio.to_thread(call.services.store.lock_file, repos)
+
+
+_REPO = "{repo:[^/]+(?:/[^/]+)?}"
+ROUTES = (
+    Route("GET", "/v1/snapshots", list_snapshots, "List snapshots", gives=Snapshots),
+    Route("GET", f"/v1/snapshots/{_REPO}", show, "Show a snapshot", gives=SnapshotDetail),
+    Route("DELETE", f"/v1/snapshots/{_REPO}", remove, "Remove snapshots", gives=Removed),
+    Route("PUT", f"/v1/pins/{_REPO}", pin, "Pin a repository", status=204),
+    Route("DELETE", f"/v1/pins/{_REPO}", unpin, "Unpin a repository", status=204),
+    Route("POST", "/v1/locks", lock, "Write a lock file", takes=LockRequest, gives=LockFile),
+)

@@ -1,0 +1,131 @@
+"""The daemon, joined: the only place where its parts meet.
+
+Start: lock the store, open it, bind the socket, take up unfinished jobs, say ready. Stop: refuse
+new calls, put running jobs back into the queue, close the store. Everything between is events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from zhcache import __version__
+from zhcache.paths import handover_path
+from zhcached import log as logfile
+from zhcached import notify
+from zhcached.api import listen, server
+from zhcached.api.handover import Handover
+from zhcached.api.services import Services
+from zhcached.clock import SystemClock
+from zhcached.config import Config
+from zhcached.jobs.health import Health
+from zhcached.jobs.perform import Performer
+from zhcached.jobs.prefetch import Prefetcher
+from zhcached.jobs.queue import Jobs
+from zhcached.sources.registry import build as build_sources
+from zhcached.store.store import Store
+from zhcached.transport.address import AddressPolicy
+from zhcached.transport.http import Transport
+
+USER_AGENT = f"zhcache/{__version__}"
+STOP_GRACE_S = 10.0
+
+log = structlog.get_logger()
+
+
+async def serve(home: Path, socket_path: Path, config: Config) -> None:
+    """Runs the daemon until it is told to stop.
+
+    Raises:
+        AlreadyRunning: The store or the socket is another daemon's.
+        ZhcacheError: The store cannot be used; the message says why.
+    """
+    clock = SystemClock()
+    store = Store.open(home, config.store, clock)
+    try:
+        logs = logfile.configure(store.layout.logs)
+        services = await _join(store, config, clock, logs, home)
+        async with _listening(services, socket_path):
+            again = await services.jobs.restore()
+            log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
+            notify.notify(f"READY=1\nSTATUS=serving {home}")
+            await _until_stopped(services)
+            notify.notify("STOPPING=1")
+        await services.jobs.stop(STOP_GRACE_S)
+        log.info("daemon.stopped")
+    finally:
+        store.close()
+
+
+async def _join(
+    store: Store, config: Config, clock: SystemClock, logs: Path, home: Path
+) -> Services:
+    transport = Transport(
+        AddressPolicy.from_config(config),
+        connect_timeout_s=config.download.connect_timeout,
+        user_agent=USER_AGENT,
+    )
+    sources = build_sources(config, transport, os.environ)
+    health = Health(store.catalog, config.sources, clock)
+    prefetcher = Prefetcher(store, sources, transport, config, clock, health)
+    performer = Performer(store, prefetcher)
+    return Services(
+        config=config,
+        clock=clock,
+        store=store,
+        jobs=Jobs(store.catalog, clock, performer.perform),
+        prefetcher=prefetcher,
+        performer=performer,
+        log_file=logs,
+        home=home,
+        started=clock.wall(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _listening(services: Services, path: Path) -> AsyncIterator[None]:
+    """Serves the API and the handover socket; our own sockets vanish at the end."""
+    inherited = notify.inherited_sockets()
+    beside = handover_path(path)
+    listeners = inherited or [listen.bind(path)]
+    ours = [] if inherited else [(path, path.lstat())]
+    handover = Handover(services, listen.bind(beside))
+    ours.append((beside, beside.lstat()))
+    runner = server.runner(server.build(services))
+    await runner.setup()
+    try:
+        for listener in listeners:
+            await _site(runner, listener).start()
+        await handover.start()
+        yield
+    finally:
+        for place, identity in ours:
+            listen.remove(place, identity)
+        await handover.stop()
+        await runner.cleanup()
+
+
+def _site(runner: web.AppRunner, listener: socket.socket) -> web.SockSite:
+    listener.setblocking(False)
+    return web.SockSite(runner, listener, backlog=listen.BACKLOG)
+
+
+async def _until_stopped(services: Services) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, services.stopping.set)
+    interval = notify.watchdog_interval_s()
+    while not services.stopping.is_set():
+        # A beat from the loop itself: a loop that hangs sends none and is restarted.
+        try:
+            await asyncio.wait_for(services.stopping.wait(), interval)
+        except TimeoutError:
+            notify.notify("WATCHDOG=1")

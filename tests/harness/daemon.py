@@ -1,0 +1,151 @@
+"""A real zhcached in a folder of its own, and the real command line against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+DEADLINE_S = 30.0
+BIN = Path(sys.executable).parent
+
+
+def source(hub, kind: str = "huggingface", name: str | None = None, **more: str) -> str:
+    """Returns the ``[[source]]`` table for a hub on loopback."""
+    lines = [
+        "[[source]]",
+        f'name = "{name or hub.name}"',
+        f'kind = "{kind}"',
+        f'endpoint = "{hub.url}"',
+    ]
+    lines += [f"{key} = {value}" for key, value in more.items()]
+    return "\n".join(lines) + "\n"
+
+
+class Daemon:
+    """One daemon: its folder, its configuration, its process."""
+
+    def __init__(self, folder: Path, config: str = "", environ: Mapping[str, str] | None = None):
+        self.folder = folder
+        self.home = folder / "store"
+        self.socket = folder / "api.sock"
+        self.config = folder / "config.toml"
+        self.log = folder / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environ = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("ZHCACHE_", "HF_", "XDG_", "LC_")) and key != "LANGUAGE"
+        } | {
+            "HOME": str(folder / "user"),
+            "LANG": "C.UTF-8",
+            "ZHCACHE_HOME": str(self.home),
+            "ZHCACHE_SOCKET": str(self.socket),
+            "ZHCACHE_CONFIG": str(self.config),
+            **(environ or {}),
+        }
+        (folder / "user").mkdir(parents=True, exist_ok=True)
+        self.configure(config)
+
+    def configure(self, text: str) -> None:
+        """Writes the configuration; tests run on small disks, so nothing is kept free."""
+        store = "" if "[store]" in text else '[store]\nmin_free = "0"\n'
+        self.config.write_text(store + text)
+
+    def start(self, **environ: str) -> Daemon:
+        """Starts the process and waits until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "zhcached"],
+                stdout=log,
+                stderr=log,
+                env=self.environ | environ,
+                start_new_session=True,
+            )
+        until(lambda: self._answers() or self._died(), "the daemon answers")
+        return self
+
+    def _answers(self) -> bool:
+        return self.socket.exists() and self.cli("daemon", "status", check=False).returncode == 0
+
+    def _died(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"zhcached ended: {self.log.read_text()[-3000:]}")
+        return False
+
+    def kill(self) -> None:
+        """Ends the process as a power button would, except for the disk."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(DEADLINE_S)
+
+    def stop(self) -> int:
+        """Ends the process as a service manager would; returns its exit code."""
+        if self.process is None or self.process.poll() is not None:
+            return self.process.returncode if self.process else 0
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        return self.process.wait(DEADLINE_S)
+
+    def popen(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
+        """Starts the command line and does not wait."""
+        return subprocess.Popen(
+            [str(BIN / "zhcache"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environ | environ,
+        )
+
+    def cli(
+        self, *arguments: str, check: bool = True, timeout: float = 120, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the command line to its end."""
+        done = subprocess.run(
+            [str(BIN / "zhcache"), *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environ | environ,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def json(self, *arguments: str, code: int = 0, **environ: str):
+        """Runs a command with ``--json`` and returns the last line's object."""
+        done = self.cli(*arguments, "--json", check=False, **environ)
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr, self.tail())
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def tail(self) -> str:
+        """Returns the end of the daemon's own output."""
+        return self.log.read_text()[-3000:]
+
+    def blobs(self) -> dict[str, Path]:
+        """Returns every blob of the store by its name."""
+        found = (self.home / "blobs" / "sha256").glob("*/*")
+        return {path.name: path for path in found if path.is_file()}
+
+
+def until(claim, meaning: str, deadline_s: float = DEADLINE_S):
+    """Waits for ``claim()`` to be true; returns its value."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        value = claim()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {deadline_s} s in vain until {meaning}")
+
+
+def lines(text: str) -> Sequence[dict]:
+    """Returns the JSON objects of a stream of lines."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
