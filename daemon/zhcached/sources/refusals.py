@@ -1,0 +1,92 @@
+"""How a hub says no, as what the user is to read: one error and one next step for each reason."""
+
+from __future__ import annotations
+
+from zhcache.errors import Gated, NotFound, NotPermitted, ZhcacheError
+from zhcached.errors import RepoUnavailable
+
+
+def missing_or_private(source: str, repo: str) -> RepoUnavailable:
+    """The hub does not tell a missing repository from a private or gated one."""
+    return _no(
+        source,
+        NotFound(
+            "{source} shows no repository {repo}",
+            hint="check the spelling; a private or gated one looks the same without a token "
+            "(token_env of the source), and hubs name models differently ([alias])",
+            source=source,
+            repo=repo,
+        ),
+    )
+
+
+def revision_missing(source: str, repo: str, revision: str) -> RepoUnavailable:
+    """The repository is there, the branch, tag or commit is not."""
+    return _no(
+        source,
+        NotFound(
+            "{repo} at {source} has no revision {revision}",
+            hint="leave --revision out for the newest; commits of one hub do not exist at another",
+            source=source,
+            repo=repo,
+            revision=revision,
+        ),
+    )
+
+
+def gated(source: str, repo: str, endpoint: str) -> RepoUnavailable:
+    """Its terms must be accepted first, with an account."""
+    return _no(
+        source,
+        Gated(
+            "{repo} is gated at {source}",
+            hint="accept its terms at {endpoint}/{repo} and give the daemon the token of that "
+            "account (token_env of the source)",
+            source=source,
+            repo=repo,
+            endpoint=endpoint,
+        ),
+    )
+
+
+def bad_token(source: str, token_env: str | None) -> RepoUnavailable:
+    """The token that was sent is not one."""
+    return _no(
+        source,
+        Gated(
+            "{source} does not accept the token in {variable}",
+            hint="renew it at the hub, put it into the daemon's environment and restart the daemon",
+            source=source,
+            variable=token_env or "use",
+        ),
+    )
+
+
+def taken_down(source: str, repo: str) -> RepoUnavailable:
+    """The hub has disabled it."""
+    return _no(
+        source,
+        NotPermitted(
+            "{source} has disabled access to {repo}",
+            hint="another source may still have it: zhcache sources",
+            source=source,
+            repo=repo,
+        ),
+    )
+
+
+def forbidden(source: str, repo: str) -> RepoUnavailable:
+    """The hub or mirror refuses without saying why."""
+    return _no(
+        source,
+        NotPermitted(
+            "{source} refuses to show {repo}",
+            hint="mirrors refuse some names; another source may have it, or a token is needed",
+            source=source,
+            repo=repo,
+        ),
+    )
+
+
+def _no(source: str, error: ZhcacheError) -> RepoUnavailable:
+    return RepoUnavailable(error, source=source)

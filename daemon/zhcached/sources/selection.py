@@ -1,0 +1,111 @@
+"""What is taken of a listing, and why the rest is left out. Pure.
+
+First the user's globs, then on request only what ``from_pretrained`` reads, then the rule on
+pickles, so that a file nobody wants is never a reason to refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from zhcache.errors import NotFound, UsageError
+from zhcache.protocol.names import RepoPath
+from zhcached.sources import pickles, pipeline_files
+from zhcached.sources.base import RemoteFile
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """What of a listing is taken.
+
+    Attributes:
+        taken: The files to fetch, in the order of the listing.
+        left_out: Each other file with the reason.
+        redundant_bytes: How much of ``taken`` no ``from_pretrained`` reads; what
+            ``--only-pipeline`` would save.
+    """
+
+    taken: tuple[RemoteFile, ...]
+    left_out: dict[str, str]
+    redundant_bytes: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that matters is taken: only pickles with a safe twin are missing."""
+        harmless = (pickles.LEFT_OUT_BESIDE, pickles.LEFT_OUT_TRAINING)
+        return all(reason in harmless for reason in self.left_out.values())
+
+
+def select(
+    files: Sequence[RemoteFile],
+    *,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    only_pipeline: bool = False,
+    variant: str | None = None,
+    components: Collection[str] | None = None,
+) -> Selection:
+    """Returns what of ``files`` is to be fetched.
+
+    Args:
+        files: A whole listing.
+        include: Globs over the path, of which one must match; ``unet/`` means the folder. ``*``
+            matches slashes too. None at all means everything.
+        exclude: Globs over the path, of which none may match; stronger than ``include``.
+        only_pipeline: Take only what diffusers and transformers read.
+        variant: The published dtype variant ``from_pretrained(variant=...)`` is to find, where a
+            component has one; for ``only_pipeline``.
+        components: The folders ``model_index.json`` names, if it was read already
+            (``pipeline_files.components_of``); makes ``only_pipeline`` exact.
+
+    Raises:
+        UnsafeWeights: Wanted weights exist only as pickle.
+        NotFound: The globs leave nothing, or the variant is not published.
+        UsageError: A glob is empty.
+    """
+    listing = frozenset(file.path for file in files)
+    left_out = _globbed(listing, _patterns(include), _patterns(exclude))
+    pipeline = pipeline_files.read_by_from_pretrained(
+        listing, variant=variant if only_pipeline else None, components=components
+    )
+    if only_pipeline:
+        for path in listing - pipeline:
+            left_out.setdefault(path, "not read by from_pretrained")
+    _require_rest(listing, left_out)
+    wanted = [file.path for file in files if file.path not in left_out]
+    left_out.update(pickles.leave_out(wanted, listing))
+    if len(left_out) == len(listing):
+        raise pickles.refusal(wanted)
+    taken = tuple(file for file in files if file.path not in left_out)
+    redundant = sum(file.size for file in taken if file.path not in pipeline)
+    return Selection(taken, {path: left_out[path] for path in sorted(left_out)}, redundant)
+
+
+def _patterns(globs: Iterable[str]) -> tuple[str, ...]:
+    patterns = tuple(glob + "*" if glob.endswith("/") else glob for glob in globs)
+    if "" in patterns:
+        raise UsageError("an empty glob matches nothing", hint="leave it out, or write '*'")
+    return patterns
+
+
+def _globbed(
+    listing: Iterable[RepoPath], include: tuple[str, ...], exclude: tuple[str, ...]
+) -> dict[RepoPath, str]:
+    left_out: dict[RepoPath, str] = {}
+    for path in listing:
+        if include and not any(fnmatchcase(path, glob) for glob in include):
+            left_out[path] = "not matched by --include"
+        elif matched := next((glob for glob in exclude if fnmatchcase(path, glob)), None):
+            left_out[path] = f"matched by --exclude {matched}"
+    return left_out
+
+
+def _require_rest(listing: frozenset[RepoPath], left_out: dict[RepoPath, str]) -> None:
+    if len(left_out) == len(listing):
+        raise NotFound(
+            "of {count} files none is left by --include, --exclude and --only-pipeline",
+            hint="`zhcache prefetch --dry-run REPO` lists them",
+            count=len(listing),
+        )
