@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from demohub import Hub
 
 
@@ -15,7 +16,7 @@ def pipeline_dir() -> Path:
     """A tiny real Stable Diffusion pipeline; built once per recipe and kept between runs."""
     from demohub import pipeline
 
-    return pipeline.build(Path(tempfile.gettempdir()) / f"demohub-pipeline-{pipeline.RECIPE}")
+    return pipeline.build(pipeline.shared_folder(Path(tempfile.gettempdir())))
 
 
 @pytest.fixture
