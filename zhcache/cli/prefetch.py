@@ -1,0 +1,218 @@
+"""``zhcache prefetch REPO...``: fetch into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
+from zhcache.cli.follow import follow
+from zhcache.cli.outcomes import Outcomes
+from zhcache.cli.table import table
+from zhcache.errors import UsageError
+from zhcache.i18n import mark, translate
+from zhcache.progress import size
+from zhcache.protocol.messages import (
+    Job,
+    LockedRepo,
+    LockFile,
+    PrefetchPlan,
+    PrefetchRequest,
+    PrefetchResult,
+)
+from zhcache.results import result_of
+
+_PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
+
+
+@click.command(
+    "prefetch",
+    cls=Command,
+    help=mark("Fetch repositories into the store, verified; joins a job that is under way."),
+)
+@click.argument("repos", metavar="REPO...", nargs=-1)
+@click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
+@click.option(
+    "--variant",
+    "variants",
+    cls=Option,
+    metavar="V",
+    multiple=True,
+    help=mark("Make this variant as well; may be repeated."),
+)
+@click.option(
+    "--include",
+    cls=Option,
+    metavar="GLOB",
+    multiple=True,
+    help=mark("Only files that match; may be repeated."),
+)
+@click.option(
+    "--exclude",
+    cls=Option,
+    metavar="GLOB",
+    multiple=True,
+    help=mark("No files that match; may be repeated."),
+)
+@click.option(
+    "--only-pipeline",
+    cls=Option,
+    is_flag=True,
+    help=mark("Leave out what from_pretrained would not read."),
+)
+@click.option("--source", cls=Option, metavar="NAME", help=mark("Ask this source alone."))
+@click.option("--detach", cls=Option, is_flag=True, help=mark("Print the job's id and return."))
+@click.option(
+    "--dry-run", cls=Option, is_flag=True, help=mark("Show what would be fetched, fetch nothing.")
+)
+@click.option(
+    "--lock",
+    "lock_file",
+    cls=Option,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help=mark("Accept only the commits and hashes of this lock file."),
+)
+@output_options
+@pass_session
+def command(
+    session: Session,
+    *,
+    repos: Sequence[str],
+    revision: str | None,
+    variants: Sequence[str],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    source: str | None,
+    lock_file: Path | None,
+    output: Output,
+    only_pipeline: bool,
+    detach: bool,
+    dry_run: bool,
+) -> int:
+    """Fetches each repository; one result for each."""
+    locks = _locks(lock_file)
+    requests = [
+        PrefetchRequest(
+            repo=repo,
+            revision=revision,
+            variants=list(variants),
+            include=list(include),
+            exclude=list(exclude),
+            source=source,
+            lock=_locked(repo, locks, lock_file),
+            only_pipeline=only_pipeline,
+        )
+        for repo in repos or locks
+    ]
+    if not requests:
+        raise UsageError("no repository is named", hint="zhcache prefetch OWNER/NAME")
+    outcomes = Outcomes(session, output)
+    if dry_run:
+        for request in requests:
+            with outcomes.attempt():
+                _show_plan(session.client.plan(request), output)
+        return outcomes.exit_code
+    started: list[Job] = []
+    for request in requests:
+        with outcomes.attempt(is_last=False):
+            started.append(session.client.submit(request))
+    for number, job in enumerate(started):
+        with outcomes.attempt():
+            if detach:
+                _show_detached(job, output)
+            else:
+                over = follow(session, job, output, started[number + 1 :])
+                show_result(result_of(over), output)
+    return outcomes.exit_code
+
+
+def show_result(result: PrefetchResult, output: Output) -> None:
+    """Prints what a finished prefetch or import brought."""
+    for warning in result.warnings:
+        output.say(mark("Warning: {warning}"), warning=translate(warning))
+    output.emit(result, ids=[result.path], text=lambda: _result_lines(result))
+
+
+def _result_lines(result: PrefetchResult) -> Iterator[str]:
+    yield translate(
+        mark("{repo} {commit}: {files} files, {size}, {fetched} fetched in {seconds} s, {trust}"),
+        repo=result.repo,
+        commit=result.commit[:12],
+        files=result.files,
+        size=size(result.bytes),
+        fetched=size(result.bytes_fetched),
+        seconds=f"{result.seconds:.1f}",
+        trust=result.trust,
+    )
+    if result.sources:
+        shares = ", ".join(f"{name} {size(count)}" for name, count in result.sources.items())
+        yield translate(mark("from {sources}"), sources=shares)
+    for path, reason in result.left_out.items():
+        yield translate(mark("left out: {path}: {reason}"), path=path, reason=translate(reason))
+    yield result.path
+
+
+def _show_detached(job: Job, output: Output) -> None:
+    output.emit(
+        job,
+        ids=[job.id],
+        text=lambda: [
+            translate(
+                mark("{repo}: job {job} runs in the background; `zhcache wait {job}`"),
+                repo=job.repo,
+                job=job.id,
+            )
+        ],
+    )
+
+
+def _show_plan(plan: PrefetchPlan, output: Output) -> None:
+    output.emit(plan, ids=[file.path for file in plan.files], text=lambda: _plan_lines(plan))
+
+
+def _plan_lines(plan: PrefetchPlan) -> Iterator[str]:
+    yield translate(
+        mark("{repo} {commit}: {size} in {files} files, {held} held already, {trust}"),
+        repo=plan.repo,
+        commit=plan.commit[:12],
+        size=size(plan.bytes),
+        files=len(plan.files),
+        held=size(plan.bytes_present),
+        trust=plan.trust,
+    )
+    rows = [(f.path, size(f.size), size(f.present), " ".join(f.sources)) for f in plan.files]
+    yield from table(_PLAN, rows, right=(1, 2))
+    for path, reason in plan.left_out.items():
+        yield translate(mark("left out: {path}: {reason}"), path=path, reason=translate(reason))
+
+
+def _locks(file: Path | None) -> dict[str, LockedRepo]:
+    if file is None:
+        return {}
+    try:
+        lock = msgspec.json.decode(file.read_bytes(), type=LockFile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(
+            "{file} is not a lock file: {reason}",
+            hint="zhcache lock OWNER/NAME > FILE",
+            file=file,
+            reason=error,
+        ) from error
+    return {locked.repo: locked for locked in lock.repos}
+
+
+def _locked(repo: str, locks: dict[str, LockedRepo], file: Path | None) -> LockedRepo | None:
+    if file is None:
+        return None
+    if repo not in locks:
+        raise UsageError(
+            "the lock file {file} does not name {repo}",
+            hint="zhcache lock {repo} > {file}",
+            file=file,
+            repo=repo,
+        )
+    return locks[repo]

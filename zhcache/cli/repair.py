@@ -1,0 +1,27 @@
+"""``zhcache repair``: rebuild the index from the disk, fetch again what is damaged."""
+
+from __future__ import annotations
+
+import click
+
+from zhcache.cli.base import Command, Output, Session, output_options, pass_session
+from zhcache.cli.follow import follow
+from zhcache.cli.verify import finding
+from zhcache.errors import IntegrityError
+from zhcache.i18n import mark
+from zhcache.results import raise_failure
+
+
+@click.command(
+    "repair",
+    cls=Command,
+    help=mark("Rebuild the index from the disk and fetch again what is damaged."),
+)
+@output_options
+@pass_session
+def command(session: Session, output: Output) -> int:
+    """Repairs; what stays missing is exit code 9."""
+    job = follow(session, session.client.repair(), output)
+    found = finding(job, output)
+    raise_failure(job)
+    return IntegrityError.exit_code if found.missing else 0

@@ -1,0 +1,51 @@
+"""``zhcache show REPO``: one snapshot with its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
+from zhcache.cli.table import table, when
+from zhcache.i18n import mark, translate
+from zhcache.progress import size
+from zhcache.protocol.messages import SnapshotDetail
+
+_HEADS = (mark("PATH"), mark("SIZE"), "SHA256", mark("TRUST"))
+
+
+@click.command("show", cls=Command, help=mark("Show one snapshot: files, hashes, variants, trust."))
+@click.argument("repo")
+@click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
+@output_options
+@pass_session
+def command(session: Session, repo: str, revision: str | None, output: Output) -> None:
+    """Shows one snapshot."""
+    snapshot = session.client.show(repo, revision=revision)
+    output.emit(snapshot, ids=[file.path for file in snapshot.files], text=lambda: _lines(snapshot))
+
+
+def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
+    facts = (
+        (mark("Repository"), snapshot.repo),
+        (mark("Commit"), snapshot.commit),
+        (mark("Revisions"), ", ".join(snapshot.revisions) or "-"),
+        (mark("Path"), snapshot.path),
+        (mark("Size"), size(snapshot.bytes)),
+        (mark("Trust"), snapshot.trust),
+        (mark("Source"), snapshot.source or "-"),
+        (mark("Fetched"), when(snapshot.created)),
+        (mark("Pinned"), translate(mark("yes") if snapshot.pinned else mark("no"))),
+        (mark("Complete"), translate(mark("yes") if snapshot.complete else mark("no"))),
+    )
+    for name, value in facts:
+        yield f"{translate(name)}: {value}"
+    for name, variant in snapshot.variants.items():
+        yield f"{translate(mark('Variant'))}: {name} {size(variant.bytes)} {variant.path}"
+    yield ""
+    yield from table(
+        _HEADS,
+        [(file.path, size(file.size), file.sha256, file.trust) for file in snapshot.files],
+        right=(1,),
+    )

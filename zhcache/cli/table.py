@@ -1,0 +1,53 @@
+"""Plain tables. Counts terminal cells, of which a Chinese character takes two."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from zhcache.i18n import translate
+
+
+def width(text: str) -> int:
+    """Returns how many terminal cells ``text`` takes."""
+    cells = 0
+    for char in text:
+        if unicodedata.combining(char) or unicodedata.category(char) in ("Cf", "Mn", "Me"):
+            continue
+        cells += 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1
+    return cells
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
+) -> Iterator[str]:
+    """Yields the lines of a table.
+
+    Args:
+        heads: Column heads, translated here.
+        rows: Cells.
+        right: Columns aligned to the right: numbers.
+    """
+    shown = [[translate(head) for head in heads], *([_printable(c) for c in row] for row in rows)]
+    widths = [max(width(row[i]) for row in shown) for i in range(len(heads))]
+    for row in shown:
+        cells = [_pad(cell, widths[i], to_right=i in right) for i, cell in enumerate(row)]
+        yield "  ".join(cells).rstrip()
+
+
+def when(seconds: float | None) -> str:
+    """Returns a moment as local time."""
+    if not seconds:
+        return "-"
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _pad(cell: str, cells: int, *, to_right: bool) -> str:
+    space = " " * (cells - width(cell))
+    return space + cell if to_right else cell + space
+
+
+def _printable(cell: str) -> str:
+    # A name from a hub may hold what moves a terminal's cursor.
+    return "".join(char if char.isprintable() else "�" for char in cell)

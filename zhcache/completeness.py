@@ -1,0 +1,64 @@
+"""Whether a folder holds what ``from_pretrained`` will ask of it. Reads JSON files, no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".msgpack", ".h5", ".onnx")
+
+
+def gaps(folder: Path) -> list[str]:
+    """Returns what is missing from a model's folder, as paths relative to it.
+
+    A pipeline needs each component that ``model_index.json`` names; a component that has a shard
+    index needs each shard of it. A single model needs its ``config.json``. A folder that is
+    neither is taken as lacking its configuration.
+    """
+    index = _json(folder / "model_index.json")
+    if index is None:
+        return [] if (folder / "config.json").exists() else ["model_index.json"]
+    lacking: list[str] = []
+    for name, kind in index.items():
+        if not name.startswith("_") and _is_component(kind):
+            lacking += _component_gaps(folder, name)
+    return lacking
+
+
+def _is_component(kind: Any) -> bool:
+    return isinstance(kind, list) and len(kind) == 2 and all(isinstance(k, str) for k in kind)
+
+
+def _component_gaps(folder: Path, name: str) -> list[str]:
+    part = folder / name
+    held = {entry.name for entry in part.iterdir()} if part.is_dir() else set[str]()
+    if not held:
+        return [f"{name}/"]
+    lacking = {
+        shard
+        for index in held
+        if ".safetensors.index" in index
+        for shard in shards(part / index)
+        if shard not in held
+    }
+    is_model = "config.json" in held and not any(entry.startswith("tokenizer") for entry in held)
+    if is_model and not any(entry.endswith(WEIGHTS) for entry in held):
+        return [f"{name}/*.safetensors"]
+    return [f"{name}/{shard}" for shard in sorted(lacking)]
+
+
+def shards(index: Path) -> set[str]:
+    """Returns the files a shard index names; none if it cannot be read."""
+    table = _json(index) or {}
+    weight_map = table.get("weight_map")
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    return {name for name in names if isinstance(name, str)}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,112 @@
+"""Hands open files to the daemon over the descriptor socket, so that it need not be let in.
+
+The daemon runs under another account and may not read the caller's folders; a descriptor carries
+the caller's own permission for exactly these bytes.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from zhcache.channel import dial, error_of, unreachable
+from zhcache.errors import NotFound, UsageError
+from zhcache.paths import handover_path
+from zhcache.protocol import messages
+
+BATCH = 64
+"""Descriptors in one message; the kernel takes at most 253. Source: unix(7), SCM_MAX_FD."""
+
+MAX_REPLY = 16 * 2**20
+_LENGTH = struct.Struct(">I")
+_SILENCE_S = 600.0
+
+
+def hand_over(
+    api_socket: Path, request: messages.ImportRequest, files: Sequence[Path]
+) -> messages.Job:
+    """Sends ``request`` with a descriptor for each of ``files``; returns the job that takes them.
+
+    Args:
+        api_socket: The daemon's API socket, which the descriptor socket stands beside.
+        request: Names and sizes, in the order of ``files``.
+        files: Real files, symlinks already resolved.
+
+    Raises:
+        NotFound: A file is gone.
+        UsageError: A file is a symlink, or no regular file.
+        DaemonUnreachable: The daemon went away meanwhile.
+        ZhcacheError: What the daemon reported.
+    """
+    path = handover_path(api_socket)
+    with dial(path) as line:
+        line.settimeout(_SILENCE_S)
+        try:
+            _send(line, request, files)
+        except (BrokenPipeError, ConnectionResetError):
+            # It refused in mid-sending; why stands in the answer it left behind.
+            pass
+        except OSError as error:
+            raise unreachable(path, error) from error
+        try:
+            raw = _receive(line)
+        except OSError as error:
+            raise unreachable(path, error) from error
+    return _job(raw)
+
+
+def _send(line: socket.socket, request: messages.ImportRequest, files: Sequence[Path]) -> None:
+    head = msgspec.json.encode(request)
+    line.sendall(_LENGTH.pack(len(head)) + head)
+    for start in range(0, len(files), BATCH):
+        batch: list[int] = []
+        try:
+            for file in files[start : start + BATCH]:
+                batch.append(_open(file))
+            rights = array.array("i", batch)
+            line.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        finally:
+            for descriptor in batch:
+                os.close(descriptor)
+
+
+def _open(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound("{file} is gone", hint="start the import again", file=file) from error
+    except OSError as error:
+        raise UsageError(
+            "{file} cannot be read: {reason}", file=file, reason=error.strerror or "?"
+        ) from error
+
+
+def _receive(line: socket.socket) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(line, _LENGTH.size))
+    if length > MAX_REPLY:
+        raise ConnectionError(f"an answer of {length} bytes")
+    return _exactly(line, length)
+
+
+def _exactly(line: socket.socket, count: int) -> bytes:
+    parts: list[bytes] = []
+    while count:
+        part = line.recv(min(count, 65536))
+        if not part:
+            raise ConnectionError("the daemon closed the connection")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _job(raw: bytes) -> messages.Job:
+    try:
+        return msgspec.json.decode(raw, type=messages.Job)
+    except msgspec.ValidationError:
+        raise error_of(msgspec.json.decode(raw, type=messages.ErrorReply).error) from None

@@ -1,0 +1,88 @@
+"""What came of a request: the judgement of a finished job, the check of a snapshot's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhcache.channel import error_of
+from zhcache.completeness import gaps
+from zhcache.errors import Cancelled, IntegrityError, NotFound, ZhcacheError
+from zhcache.protocol import messages
+
+TERMINAL = frozenset({"done", "failed", "cancelled"})
+"""States after which a job never changes."""
+
+
+def result_of(job: messages.Job) -> messages.PrefetchResult:
+    """Returns what a finished prefetch or import brought.
+
+    Raises:
+        ZhcacheError: It failed, with the job's own error; ``Cancelled`` if it was cancelled.
+    """
+    raise_failure(job)
+    if job.result is None:
+        raise ZhcacheError(
+            "job {job} is a {kind} and brought no snapshot", job=job.id, kind=job.kind
+        )
+    return job.result
+
+
+def raise_failure(job: messages.Job) -> None:
+    """Raises what went wrong in a job that is over, if something did.
+
+    Raises:
+        ZhcacheError: The job's own error.
+        Cancelled: It was cancelled.
+    """
+    if job.error is not None:
+        raise error_of(job.error)
+    if job.state == "cancelled":
+        raise Cancelled(
+            "job {job} was cancelled",
+            hint="what it fetched is kept; the same command takes it up again",
+            job=job.id,
+        )
+    if job.state == "failed":
+        raise ZhcacheError("job {job} failed", hint="see `zhcache logs {job}`", job=job.id)
+
+
+def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path:
+    """Returns the folder of ``snapshot`` or of its variant, once its files are seen to be there.
+
+    Sizes are compared, content is not: that is what ``verify`` is for.
+
+    Raises:
+        NotFound: No such variant, or files that a pipeline needs were left out.
+        IntegrityError: A file is gone or has another size.
+    """
+    for file in snapshot.files:
+        try:
+            size = (Path(snapshot.path) / file.path).stat().st_size
+        except OSError:
+            size = -1
+        if size != file.size:
+            raise IntegrityError(
+                "{repo}: {file} is damaged in the store",
+                hint="run `zhcache repair`",
+                repo=snapshot.repo,
+                file=file.path,
+            )
+    if variant is not None:
+        made = snapshot.variants.get(variant)
+        if made is None:
+            raise NotFound(
+                "{repo} has no variant {variant} here",
+                hint="zhcache prefetch {repo} --variant {variant}",
+                repo=snapshot.repo,
+                variant=variant,
+            )
+        return Path(made.path)
+    lacking = [] if snapshot.complete else gaps(Path(snapshot.path))
+    if lacking:
+        raise NotFound(
+            "{repo} is held only in part: {lacking} is missing",
+            hint="zhcache prefetch {repo}",
+            repo=snapshot.repo,
+            lacking=lacking[0],
+        )
+    return Path(snapshot.path)
