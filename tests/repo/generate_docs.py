@@ -1,15 +1,13 @@
 """Writes the documents that are made from the code: ``make docs``. With ``--check`` only compares.
 
-Three sources: module docstrings (the file table of ARCHITECTURE.md and docs/modules.md), the table of
-job states (its diagram), and the command line's own help (docs/commands.md).
+Three sources: module docstrings (the file table of ARCHITECTURE.md and docs/modules.md), the table
+of job states (its diagram), and the command line's own help (docs/commands.md).
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
-import inspect
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -72,16 +70,13 @@ def state_diagram() -> str:
 
 def commands() -> str:
     """Returns docs/commands.md: the help of every command, as the command line prints it."""
-    # Help follows the reader's language; the document is in one.
-    os.environ.update({"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "LANGUAGE": "", "COLUMNS": "90"})
     import click
 
-    cli = importlib.import_module("zhcache.cli")
-    (group,) = {
-        id(found): found
-        for _, found in inspect.getmembers(cli, lambda thing: isinstance(thing, click.Group))
-        if found.name in ("zhcache", "cli", "main", "root")
-    }.values()
+    from zhcache.cli import cli as group
+    from zhcache.i18n import use
+
+    # Help follows the reader's language; the document is in one.
+    use("en")
     top = click.Context(group, info_name="zhcache", max_content_width=90, terminal_width=90)
     lines = ["# Commands", "", "Made by `make docs` from `zhcache COMMAND --help`.", ""]
     for name, text in helps(group, top):
