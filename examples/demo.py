@@ -30,10 +30,12 @@ AT_HUGGINGFACE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 AT_MODELSCOPE = "AI-ModelScope/stable-diffusion-v1-5"
 PROMPT = "一幅中国山水画,有青山绿水和云雾缭绕,传统水墨画风格"
 
+# Progress bars and hints of libraries that are not what the demo shows.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
 WHOLE_DEADLINE_S = 480
-CONNECTIONS = 4
-DOWNLOAD_S = 6
-"""How long the throttled download is to take, so that there is a middle to be killed in."""
+DOWNLOAD_S = 8
+"""How long the largest file is to take, so that there is a middle to be killed in."""
 
 # However the demo ends, even by kill -9, the kernel ends what it started: PR_SET_PDEATHSIG (1) with
 # SIGKILL (9) survives the exec. Not a preexec_fn, because the hubs are threads of this process.
@@ -142,15 +144,13 @@ class Daemon:
             self.kill()
 
 
-def build_pipeline() -> dict[str, bytes | Path]:
+def build_pipeline() -> dict[str, Path]:
     """Makes the demo's pipeline and returns its files as a hub serves them."""
     target = PLACE / "pipeline"
     # In a process of its own: torch's memory and threads are not the hub's.
-    build = (
-        "import sys, pathlib; from demohub.pipeline import build; build(pathlib.Path(sys.argv[1]))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "examples")}
-    run([sys.executable, "-c", build, target], env, deadline_s=180, shown="build a small pipeline")
+    env = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT / "examples")}
+    command = [sys.executable, "-m", "demohub.pipeline", target]
+    run(command, env, deadline_s=180, shown=f"python -m demohub.pipeline {target}")
     return {
         str(path.relative_to(target)): path for path in sorted(target.rglob("*")) if path.is_file()
     }
@@ -181,7 +181,7 @@ kind = "modelscope"
 endpoint = "{modelscope.url}"
 
 [download]
-files = {CONNECTIONS}
+files = 4
 connections = 1
 """,
         "utf-8",
@@ -210,6 +210,7 @@ def environment(config: Path, sockets: Path) -> dict[str, str]:
     }
     return {
         **kept,
+        **QUIET,
         "ZHCACHE_HOME": str(PLACE / "store"),
         "ZHCACHE_SOCKET": str(sockets / "api.sock"),
         "ZHCACHE_CONFIG": str(config),
@@ -265,11 +266,12 @@ def resumed_prefetch(
         raise DemoError("the download started over instead of going on")
 
 
-def demonstrate(hubs: Sequence[Hub], files: Mapping[str, bytes | Path]) -> Path:
+def demonstrate(hubs: Sequence[Hub], files: Mapping[str, Path]) -> Path:
     """Walks through the whole job and returns where the image lies."""
-    total = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
+    sizes = [path.stat().st_size for path in files.values()]
+    total = sum(sizes)
     for hub in hubs:
-        hub.fault("rate", rate=max(total // (DOWNLOAD_S * CONNECTIONS), 1024), plane="bytes")
+        hub.fault("rate", rate=max(sizes) // DOWNLOAD_S, plane="bytes")
     zhcache = Path(sys.executable).with_name("zhcache")
     with socket_folder() as sockets, contextlib.ExitStack() as ends:
         env = environment(write_config(hubs), sockets)
