@@ -1,0 +1,95 @@
+"""What a download is given: where to ask, and how to talk to whoever wants the file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from zhcache.errors import ZhcacheError
+from zhcached.errors import StatusError
+from zhcached.store.ranges import Ranges
+from zhcached.transport.http import Target
+
+EventKind = Literal[
+    "retry", "switch", "limited", "slow", "relocate", "changed", "given up", "lied", "no ranges"
+]
+
+
+def _no_explanation(_error: StatusError) -> ZhcacheError | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One source's word that it has the file.
+
+    Attributes:
+        source: Its name.
+        locate: Returns where to ask; called again when a signed address has expired. Raises
+            errors of ``zhcached.errors``. Called from several threads.
+        max_connections: At most as many at once.
+        min_segment: A file shorter than this comes over one connection.
+        explain: Returns what a status of this source means for a user, if it means more than
+            that the source failed (a gated repository).
+    """
+
+    source: str
+    locate: Callable[[], Target]
+    max_connections: int = 8
+    min_segment: int = 8 * 2**20
+    explain: Callable[[StatusError], ZhcacheError | None] = _no_explanation
+
+
+def _no_bytes(_source: str, _count: int) -> None:
+    pass
+
+
+def _no_event(_kind: EventKind, _source: str, _detail: str) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class Control:
+    """The caller's end of a running download. The callbacks come from several threads.
+
+    Attributes:
+        cancelled: Set it, and the download ends with ``Cancelled`` within about a second.
+        on_bytes: Source, and how many bytes came from it just now.
+        on_event: Kind, source and a text for people.
+    """
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    on_bytes: Callable[[str, int], None] = _no_bytes
+    on_event: Callable[[EventKind, str, str], None] = _no_event
+
+
+class Receiver(Protocol):
+    """What a download writes into: an ingest, or something that looks over its shoulder."""
+
+    size: int
+
+    def missing(self) -> Ranges:
+        """Returns what has not been received yet."""
+        ...
+
+    def write(self, offset: int, chunk: memoryview | bytes, source: str) -> None:
+        """Takes bytes; offsets that are there already are skipped."""
+        ...
+
+    def contributions(self) -> dict[str, Ranges]:
+        """Returns which source sent which range."""
+        ...
+
+    def discard(self, ranges: Ranges | None = None) -> None:
+        """Forgets ranges, all of them by default."""
+        ...
+
+    def maybe_sync(self) -> None:
+        """Makes what came durable if enough has come."""
+        ...
+
+    def sync(self) -> None:
+        """Makes what came durable."""
+        ...
