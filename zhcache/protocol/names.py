@@ -137,7 +137,9 @@ def _path_fault(text: str) -> str:
         return "has no name"
     if text.startswith("/") or "\\" in text:
         return "is absolute or has a backslash"
-    if any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn") for char in text):
+    if any(
+        unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in text
+    ):
         return "has control or unassigned characters"
     if unicodedata.normalize("NFC", text) != text:
         return "is not in Unicode form NFC"

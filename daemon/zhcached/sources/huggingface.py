@@ -168,12 +168,17 @@ class HuggingFaceSource:
         files: tuple[RemoteFile, ...],
         credential: Credential | None,
     ) -> None:
-        """Asks for one small file: a gated listing is open to all, its files are not."""
-        guarded = [f for f in files if f.sha256 is None and not is_document(f.path)]
-        if guarded:
-            smallest = min(guarded, key=lambda file: file.size)
-            url = self._resolve_url(repo, commit, smallest.path)
-            self._ask(talk, url, credential, repo, commit)
+        """Asks for a byte of one file: a gated listing is open to all, its files are not."""
+        guarded = [file for file in files if file.size and not is_document(file.path)]
+        if not guarded:
+            return
+        # A git file is answered by the hub itself; a large one costs a trip to its data plane.
+        easiest = min(guarded, key=lambda file: (file.sha256 is not None, file.size))
+        url = self._resolve_url(repo, commit, easiest.path)
+        try:
+            talk.probe(url, credential)
+        except StatusError as error:
+            raise self._refusal(error, repo, commit) or error from error
 
     def _ask(
         self,
@@ -186,10 +191,7 @@ class HuggingFaceSource:
         try:
             return talk.get(url, credential)
         except StatusError as error:
-            refusal = self._refusal(error, repo, revision)
-            if refusal is None:
-                raise
-            raise refusal from error
+            raise self._refusal(error, repo, revision) or error from error
 
     def _refusal(self, error: StatusError, repo: str, revision: str) -> RepoUnavailable | None:
         code = error.headers.get("X-Error-Code", "")

@@ -6,6 +6,8 @@ mirror that redirects to another hub is no second witness.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
 from zhcached.clock import Clock, SystemClock
@@ -13,8 +15,11 @@ from zhcached.errors import AddressRefused, RemoteError, RemoteInvalid
 from zhcached.sources.listing import MAX_PAGE_BYTES
 from zhcached.transport.address import Origin
 from zhcached.transport.dial import Deadline
-from zhcached.transport.http import Credential, Target, Transport
+from zhcached.transport.http import Credential, Response, Target, Transport
 from zhcached.transport.message import Headers
+
+_READ_SLICE_S = 0.5
+"""How long one read may wait before the deadline is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +58,42 @@ class Conversation:
             RemoteInvalid: The answer is malformed or longer than ``MAX_PAGE_BYTES``.
             AddressRefused: It leads where the configuration does not allow.
         """
+        with self._open(url, credential) as response:
+            body = response.read_limited(MAX_PAGE_BYTES, self._deadline)
+            return Answer(response.headers, body, response.origin)
+
+    def probe(self, url: str, credential: Credential | None = None) -> None:
+        """Asks for the first byte of ``url`` and reads nothing.
+
+        Raises:
+            StatusError: It would not be sent.
+            TransportError: As ``get``.
+            RemoteInvalid: As ``get``.
+            AddressRefused: As ``get``.
+        """
+        with self._open(url, credential, {"Range": "bytes=0-0"}):
+            pass
+
+    @contextlib.contextmanager
+    def _open(
+        self, url: str, credential: Credential | None, headers: Mapping[str, str] | None = None
+    ) -> Generator[Response]:
         deadline = self._deadline
         try:
             deadline.slice_s("waiting for the answer")
             with self._transport.open(
                 Target(url, credential=credential),
-                read_timeout_s=0.5,
+                headers=headers,
+                read_timeout_s=_READ_SLICE_S,
                 head_timeout_s=self._deadline_s,
                 abort=lambda: deadline.slice_s("waiting for the answer") <= 0,
             ) as response:
                 if not 200 <= response.status < 300:
                     raise self._transport.status_error(response, deadline)
-                body = response.read_limited(MAX_PAGE_BYTES, deadline)
-                return Answer(response.headers, body, response.origin)
+                yield response
         except RemoteError as error:
             error.source = error.source or self._source
             raise
-        except ValueError as error:
-            raise RemoteInvalid(
-                f"the request cannot be sent: {error}", source=self._source
-            ) from error
 
 
 def expect_same_origin(url: str, allowed: tuple[Origin, ...], *, source: str) -> str:

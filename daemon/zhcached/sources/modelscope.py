@@ -4,8 +4,7 @@ One listing carries size and sha256 of every file. ModelScope has no commit of a
 is derived: equal listings, and only they, have equal commits. The listing is cut without a word
 at 3000 entries and knows no pages; a larger one is walked folder by folder.
 
-The token is sent only after the hub refused without it: nothing else tells whether a repository
-is private.
+A listing is asked for without the token first: nothing else tells whether a repository is private.
 
 Source: ``LegacyApi.list_repo_files``, ``_walk_repo_files`` and ``get_download_url`` of
 modelscope-hub 0.5.
@@ -118,11 +117,11 @@ class ModelScopeSource:
         )
 
     def locate(self, resolution: Resolution, path: RepoPath) -> Target:
-        """Returns the address of ``path``; only a private repository's gets the token."""
+        """Returns the address of ``path``; the token goes with it to this hub's origin alone."""
         return Target(
             f"{self._endpoint}/api/v1/models/{resolution.repo}/repo"
             f"?Revision={quote_plus(resolution.revision)}&FilePath={quote_plus(path)}",
-            credential=self._tokens.credential() if resolution.private else None,
+            credential=self._tokens.credential(),
         )
 
     def listing_url(self, repo: str, branch: str, root: str, *, recursive: bool) -> str:
