@@ -1,0 +1,253 @@
+"""Recognises what other tools left on the disk: Hugging Face and ModelScope caches, plain folders.
+
+Reads names, links and sizes, never contents; ModelScope's own records there are pickles and are
+not opened at all. Layouts: huggingface_hub ``models--O--N/{refs,snapshots,blobs}``; modelscope
+``models/O--N/snapshots/BRANCH`` and before that ``models/O/N`` or ``O/N`` with ``___`` for a dot.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zhcache.errors import NotFound, UsageError, ZhcacheError
+from zhcache.protocol.messages import ImportFile, ImportRequest
+from zhcache.protocol.names import RepoId, is_commit, parse_path, parse_repo, parse_revision
+
+_FOREIGN_NAMES = frozenset(
+    {".git", ".cache", ".msc", ".mdl", ".mv", "._____temp", ".locks", ".lock"}
+)
+_FOREIGN_ENDS = (".incomplete", ".lock")
+
+
+@dataclass
+class Found:
+    """One snapshot that can be taken in.
+
+    Attributes:
+        repo: Its name, checked.
+        commit: Its commit where the layout knows one.
+        revision: The branch or tag that pointed at it.
+        files: Paths in the repository and the real files that hold them, symlinks resolved.
+        is_linkable: Whether all files are blobs of a content-addressed cache, which nobody
+            writes in place, so that a hard link may stand in for a copy.
+        skipped: What cannot be taken, as shown to the user.
+    """
+
+    repo: RepoId
+    commit: str | None = None
+    revision: str | None = None
+    files: list[tuple[str, Path, int]] = field(default_factory=list)
+    is_linkable: bool = False
+    skipped: list[str] = field(default_factory=list)
+
+    def request(self) -> ImportRequest:
+        """Returns the head of the import."""
+        return ImportRequest(
+            repo=str(self.repo),
+            commit=self.commit,
+            revision=self.revision,
+            files=[ImportFile(path=path, size=size) for path, _, size in self.files],
+            link=self.is_linkable,
+        )
+
+
+def find(folder: Path, *, repo: str | None = None, revision: str | None = None) -> list[Found]:
+    """Returns the snapshots that lie under ``folder``.
+
+    Args:
+        folder: A cache's root, one repository's folder in it, or a plain folder.
+        repo: Takes this one alone; for a plain folder, what it is.
+        revision: What a plain folder's snapshot is to be called.
+
+    Raises:
+        NotFound: No such folder, or nothing in it.
+        UsageError: A plain folder and no name for it.
+    """
+    if not folder.is_dir():
+        raise NotFound("there is no folder {folder}", folder=folder)
+    wanted = parse_repo(repo) if repo is not None else None
+    known = list(_hugging_face(folder)) or list(_modelscope(folder))
+    if known:
+        found = [snapshot for snapshot in known if wanted in (None, snapshot.repo)]
+    elif wanted is not None:
+        found = [_plain(folder, wanted, revision)]
+    else:
+        raise UsageError(
+            "{folder} is neither a Hugging Face nor a ModelScope cache",
+            hint="say what it is: zhcache import {folder} --repo OWNER/NAME",
+            folder=folder,
+        )
+    found = [snapshot for snapshot in found if snapshot.files]
+    if not found:
+        raise NotFound("nothing in {folder} can be imported", folder=folder)
+    return found
+
+
+# --- Hugging Face -------------------------------------------------------------------------------
+
+
+def _hugging_face(folder: Path) -> Iterator[Found]:
+    for root in (folder, folder / "hub"):
+        if _is_hub_repo(root):
+            yield from _hub_snapshots(root)
+            return
+        repos = [entry for entry in _folders(root) if _is_hub_repo(entry)]
+        for entry in repos:
+            yield from _hub_snapshots(entry)
+        if repos:
+            return
+
+
+def _is_hub_repo(folder: Path) -> bool:
+    return folder.name.startswith("models--") and (folder / "snapshots").is_dir()
+
+
+def _hub_snapshots(folder: Path) -> Iterator[Found]:
+    try:
+        repo = RepoId.from_folder(folder.name)
+    except UsageError:
+        return
+    refs = _refs(folder / "refs")
+    blobs = (_real(folder / "blobs"), _real(folder.parent / "blobs"))
+    for snapshot in _folders(folder / "snapshots"):
+        if not is_commit(snapshot.name):
+            continue
+        found = Found(repo, commit=snapshot.name, revision=refs.get(snapshot.name))
+        _collect(found, snapshot)
+        found.is_linkable = all(
+            any(real.is_relative_to(place) for place in blobs) for _, real, _ in found.files
+        )
+        yield found
+
+
+def _refs(folder: Path) -> dict[str, str]:
+    """Returns for each commit the name that points at it; ``main`` before any other."""
+    named: dict[str, str] = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if not file.is_file() or not _is_revision(name):
+            continue
+        commit = file.read_text("ascii", "replace").strip()
+        if name == "main" or commit not in named:
+            named[commit] = name
+    return named
+
+
+# --- ModelScope ---------------------------------------------------------------------------------
+
+
+def _modelscope(folder: Path) -> Iterator[Found]:
+    if (folder / "snapshots").is_dir():
+        yield from _scope_snapshots(folder)
+        return
+    roots = (folder / "models", folder / "hub" / "models", folder / "hub", folder)
+    for root in roots:
+        for entry in _folders(root):
+            if (entry / "snapshots").is_dir():
+                yield from _scope_snapshots(entry)
+            elif entry.name not in ("models", "hub"):
+                yield from _scope_legacy(entry)
+
+
+def _scope_snapshots(folder: Path) -> Iterator[Found]:
+    repo = _repo(folder.name.replace("--", "/", 1))
+    if repo is None or not repo.owner:
+        return
+    for branch in _folders(folder / "snapshots"):
+        if _is_revision(branch.name):
+            found = Found(repo, revision=branch.name)
+            _collect(found, branch)
+            yield found
+
+
+def _scope_legacy(owner: Path) -> Iterator[Found]:
+    for folder in _folders(owner):
+        repo = _repo(f"{owner.name}/{folder.name.replace('___', '.')}")
+        if repo is not None and _looks_like_model(folder):
+            found = Found(repo, revision="master")
+            _collect(found, folder)
+            yield found
+
+
+def _looks_like_model(folder: Path) -> bool:
+    # Only what ModelScope's own client leaves: a config.json would make a component of a plain
+    # pipeline folder a repository.
+    return any((folder / name).exists() for name in (".msc", ".mdl", "configuration.json"))
+
+
+# --- plain folders ------------------------------------------------------------------------------
+
+
+def _plain(folder: Path, repo: RepoId, revision: str | None) -> Found:
+    if revision is not None:
+        parse_revision(revision)
+    found = Found(repo, commit=_local_dir_commit(folder), revision=revision)
+    _collect(found, folder)
+    return found
+
+
+def _local_dir_commit(folder: Path) -> str | None:
+    """Returns the commit that ``hf download --local-dir`` noted, if all files agree on it."""
+    notes = folder / ".cache" / "huggingface" / "download"
+    commits = {
+        file.read_text("utf-8", "replace").partition("\n")[0].strip()
+        for file in notes.rglob("*.metadata")
+        if file.is_file()
+    }
+    commit = commits.pop() if len(commits) == 1 else ""
+    return commit if is_commit(commit) else None
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+
+def _collect(found: Found, folder: Path) -> None:
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _FOREIGN_NAMES)
+        for name in sorted(names):
+            if name in _FOREIGN_NAMES or name.endswith(_FOREIGN_ENDS):
+                continue
+            file = Path(base) / name
+            path = file.relative_to(folder).as_posix()
+            try:
+                parse_path(path)
+                # Resolved here and opened without following: what is seen is what is sent.
+                real = file.resolve(strict=True)
+                status = real.stat()
+            except (OSError, ZhcacheError):
+                found.skipped.append(path)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                found.files.append((path, real, status.st_size))
+            else:
+                found.skipped.append(path)
+
+
+def _folders(folder: Path) -> list[Path]:
+    # ModelScope leaves a symlink under the true name beside a folder with ``___``.
+    if not folder.is_dir():
+        return []
+    return sorted(e for e in folder.iterdir() if e.is_dir() and not e.is_symlink())
+
+
+def _repo(text: str) -> RepoId | None:
+    try:
+        return parse_repo(text)
+    except UsageError:
+        return None
+
+
+def _is_revision(text: str) -> bool:
+    try:
+        parse_revision(text)
+    except UsageError:
+        return False
+    return True
+
+
+def _real(path: Path) -> Path:
+    return path.resolve()

@@ -1,0 +1,37 @@
+"""``zhcache doctor``: everything that could be wrong, each line with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from zhcache.cli.base import Command, Output, Session, output_options, pass_session
+from zhcache.diagnosis import Finding, examine
+from zhcache.i18n import mark, translate
+from zhcache.protocol.messages import Checks
+
+_STATES = {"ok": mark("ok"), "warn": mark("warning"), "bad": mark("bad")}
+
+
+@click.command("doctor", cls=Command, help=mark("Check everything; each line with its mend."))
+@output_options
+@pass_session
+def command(session: Session, output: Output) -> int:
+    """Examines; anything bad is exit code 1."""
+    found = examine(session.client)
+    output.emit(
+        Checks(checks=[finding.check() for finding in found]),
+        ids=[finding.name for finding in found if finding.status != "ok"],
+        text=lambda: _lines(found),
+    )
+    return 1 if any(finding.status == "bad" for finding in found) else 0
+
+
+def _lines(found: Sequence[Finding]) -> Iterator[str]:
+    for finding in found:
+        state = translate(_STATES[finding.status])
+        yield f"[{state}] {finding.name}: {translate(finding.detail, **finding.values)}"
+        if finding.fix and finding.status != "ok":
+            fix = translate(finding.fix, **finding.values)
+            yield f"    {translate(mark('Next: {hint}'), hint=fix)}"

@@ -1,0 +1,53 @@
+"""``zhcache import DIR``: take in what other tools have downloaded already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from zhcache.caches import Found, find
+from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
+from zhcache.cli.follow import follow
+from zhcache.cli.outcomes import Outcomes
+from zhcache.cli.prefetch import show_result
+from zhcache.i18n import mark
+from zhcache.results import result_of
+
+
+@click.command(
+    "import",
+    cls=Command,
+    help=mark("Take in a Hugging Face or ModelScope cache, or a plain folder; it stays as it is."),
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--repo",
+    cls=Option,
+    metavar="OWNER/NAME",
+    help=mark("What a plain folder is; of a cache, the only one to take."),
+)
+@click.option(
+    "--revision", cls=Option, metavar="R", help=mark("What to call a plain folder's snapshot.")
+)
+@output_options
+@pass_session
+def command(
+    session: Session, folder: Path, repo: str | None, revision: str | None, output: Output
+) -> int:
+    """Imports each snapshot found."""
+    outcomes = Outcomes(session, output)
+    for found in find(folder.expanduser().absolute(), repo=repo, revision=revision):
+        with outcomes.attempt():
+            _take(session, found, output)
+    return outcomes.exit_code
+
+
+def _take(session: Session, found: Found, output: Output) -> None:
+    for path in found.skipped:
+        output.say(
+            mark("{repo}: {path} cannot be read and is left out"), repo=found.repo, path=path
+        )
+    files = [real for _, real, _ in found.files]
+    job = session.client.import_folder(found.request(), files)
+    show_result(result_of(follow(session, job, output)), output)
