@@ -10,30 +10,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from demohub.faults import KINDS
 from demohub.hub import Hub
 from demohub.repos import folder_files
 
 
 def parse_fault(text: str) -> tuple[str, dict[str, Any]]:
-    """Reads ``KIND`` or ``KIND:name=value,name=value``; values are Python literals or words.
+    """Reads a kind and its options, written as a call: ``cut(path="*.safetensors", at=1000)``.
 
     Raises:
-        argparse.ArgumentTypeError: The kind does not exist or a part has no ``=``.
+        argparse.ArgumentTypeError: It is no such call, or a value is no literal.
     """
-    kind, _, rest = text.partition(":")
-    if kind not in KINDS:
-        raise argparse.ArgumentTypeError(f"no fault {kind!r}; there are {', '.join(KINDS)}")
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise argparse.ArgumentTypeError(f"{part!r} is not name=value")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
-    return kind, options
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Name(kind):
+                return kind, {}
+            case ast.Call(ast.Name(kind), [], keywords):
+                return kind, {k.arg or "**": ast.literal_eval(k.value) for k in keywords}
+    except (SyntaxError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error}") from error
+    raise argparse.ArgumentTypeError(f"{text!r} is not KIND or KIND(name=value, ...)")
 
 
 def parse_repo(text: str) -> tuple[str, Path]:
@@ -61,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=int, default=0, help="bytes per second and connection")
     parser.add_argument(
-        "--fault", type=parse_fault, action="append", default=[], metavar="KIND[:NAME=VALUE,...]"
+        "--fault", type=parse_fault, action="append", default=[], metavar="KIND(NAME=VALUE, ...)"
     )
     return parser
 

@@ -19,7 +19,7 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     # Instead of the answer.
     "delay": {"seconds": 1.0},
     "status": {"status": 503, "headers": {}, "body": b""},
-    "redirect": {"to": REQUIRED, "status": 302},
+    "redirect": {"to": REQUIRED, "status": 302},  # {target} in it is the request's own
     "html": {"body": b"<!DOCTYPE html><html><body>Please log in to the network.</body></html>"},
     "slow_header": {"interval": 0.05},
     "expire": {"uses": 1},
@@ -49,7 +49,11 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 }
 """Each kind's parameters and their defaults. Bytes, seconds, bytes per second."""
 
-_LISTING: Final = frozenset({"hostile_listing", "endless_pages", "huge_listing", "deep_json"})
+LISTING_FAULTS: Final = frozenset({"endless_pages", "huge_listing", "deep_json"})
+"""Strike once per listing, whatever its path."""
+
+STANDING_FAULTS: Final = frozenset({"lie", "hostile_listing"})
+"""States of the hub rather than events: they hold on both planes until healed."""
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ class Fault:
         return (
             plane == self.plane
             and fnmatchcase(repo, self.repo)
-            and (fnmatchcase(path, self.path) or self.kind in _LISTING)
+            and (fnmatchcase(path, self.path) or self.kind in LISTING_FAULTS)
         )
 
 
@@ -96,7 +100,7 @@ def new_fault(
     after: int = 0,
     **params: Any,
 ) -> Fault:
-    """A fault of a known kind; listing faults are on the meta plane unless told otherwise.
+    """A fault of a known kind, on the plane of listings if it is of listings.
 
     Raises:
         ValueError: The kind or the plane does not exist.
@@ -104,11 +108,13 @@ def new_fault(
     """
     if kind not in KINDS:
         raise ValueError(f"no fault {kind!r}; there are {', '.join(sorted(KINDS))}")
-    plane = plane or ("meta" if kind in _LISTING else "bytes")
+    plane = plane or ("meta" if kind in LISTING_FAULTS else "bytes")
     if plane not in {"bytes", "meta"}:
         raise ValueError(f"no plane {plane!r}; there are bytes and meta")
     if unknown := params.keys() - KINDS[kind].keys():
         raise TypeError(f"{kind} takes {sorted(KINDS[kind])}, not {sorted(unknown)}")
+    if kind in STANDING_FAULTS and (times is not None or after):
+        raise TypeError(f"{kind} stands until healed; it takes neither times nor after")
     merged = KINDS[kind] | params
     if missing := [name for name, value in merged.items() if value is REQUIRED]:
         raise TypeError(f"{kind} needs {missing}")
@@ -138,13 +144,14 @@ class FaultBook:
         with self._lock:
             self._faults = [kept for kept in self._faults if kept is not fault]
 
-    def standing(self, kind: str, repo: str, path: str) -> Fault | None:
-        """A fault that is a state rather than an event: no counting, on both planes."""
+    def standing(self, repo: str) -> list[Fault]:
+        """The faults of ``STANDING_FAULTS`` in force for a repository."""
         with self._lock:
-            for fault in self._faults:
-                if fault.kind == kind and fault.covers(repo, path, fault.plane):
-                    return fault
-        return None
+            return [
+                fault
+                for fault in self._faults
+                if fault.kind in STANDING_FAULTS and fnmatchcase(repo, fault.repo)
+            ]
 
     def strike(
         self,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hmac
 import itertools
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from demohub import huggingface, modelscope
-from demohub.faults import Fault, FaultBook, new_fault
+from demohub.faults import LISTING_FAULTS, Fault, FaultBook, new_fault
 from demohub.repos import PROTOCOLS, Commit, LfsRule, Repo, StoredFile, lfs_by_default, new_repo
 from demohub.routes import Route, parse_target
 from demohub.server import Server
@@ -22,7 +23,6 @@ from demohub.serving import BODY_FAULTS, RANGE_FAULTS, bent, file_answer, suits_
 from demohub.wire import Answer, Request
 
 _ANSWER_FAULTS = frozenset({"delay", "status", "redirect", "html", "slow_header"})
-_LISTING_FAULTS = frozenset({"hostile_listing", "endless_pages", "huge_listing", "deep_json"})
 _BACKLOG = 1024
 _STOP_S = 5.0
 _SETTLE_S = 1.0
@@ -168,22 +168,17 @@ class Hub(Server):
 
     def listing_faults(self, repo: str) -> list[Fault]:
         """The listing faults that strike this request."""
-        return self._faults.strike(_LISTING_FAULTS, repo, "", "meta")
+        return self._faults.strike(LISTING_FAULTS, repo, "", "meta")
 
     def seen(self, repo: Repo, commit: Commit) -> Commit:
-        """A commit as this hub tells it: where a lie stands, content and promises are another's."""
-        lies = {
-            path: (file, lie)
-            for path, file in commit.files.items()
-            if (lie := self._faults.standing("lie", repo.name, path))
-        }
-        if not lies:
-            return commit
+        """A commit as this hub tells it: lies have other content, with promises that agree."""
         told = dict(commit.files)
-        for path, (file, lie) in lies.items():
-            told[path] = (
-                file.altered() if lie["content"] is None else file.with_content(lie["content"])
-            )
+        for fault in self._faults.standing(repo.name):
+            if fault.kind == "hostile_listing":
+                told |= {name: StoredFile.of(name, b"hostile\n") for name in fault["names"]}
+                continue
+            for path in fnmatch.filter(commit.files, fault.path):
+                told[path] = _other(told[path], fault["content"])
         return replace(commit, files=told)
 
     # How it answers.
@@ -199,8 +194,7 @@ class Hub(Server):
         """The answer to a GET or HEAD of a file, faults of range and body included."""
         where = (request.repo, request.file, request.plane)
         for fault in self._faults.strike(frozenset({"change"}), *where):
-            content = fault["content"]
-            file = file.altered() if content is None else file.with_content(content)
+            file = _other(file, fault["content"])
             headers = headers | {"ETag": f'"{file.etag}"'}
         ranged = self._faults.strike(RANGE_FAULTS, *where, lambda _: request.range is not None)
         answered = file_answer(
@@ -255,23 +249,30 @@ class Hub(Server):
         request.repo = self.renamed.get(route.repo, route.repo)
         request.file = route.path if route.verb == "file" else ""
         request.plane = "bytes" if route.verb == "file" and request.method == "GET" else "meta"
-        slow: dict[str, float] = {}
-        for fault in self._faults.strike(_ANSWER_FAULTS, request.repo, request.file, request.plane):
-            match fault.kind:
-                case "delay":
-                    slow["delay_s"] = fault["seconds"]
-                case "slow_header":
-                    slow["header_interval_s"] = fault["interval"]
-                case _:
-                    return replace(_instead(fault), **slow)  # pyright: ignore[reportArgumentType]
+        struck = self._faults.strike(_ANSWER_FAULTS, request.repo, request.file, request.plane)
+        instead = [fault for fault in struck if fault.kind not in {"delay", "slow_header"}]
+        answered = _instead(instead[0], request) if instead else self._routed(request, route)
+        for fault in struck:
+            if fault.kind == "delay":
+                answered.delay_s = fault["seconds"]
+            if fault.kind == "slow_header":
+                answered.header_interval_s = fault["interval"]
+        return answered
+
+    def _routed(self, request: Request, route: Route) -> Answer:
         match route.protocol:
             case "signed":
-                answered = self._answer_signed(request, route)
+                return self._answer_signed(request, route)
             case "modelscope":
-                answered = modelscope.answer(self, request, route)
+                return modelscope.answer(self, request, route)
             case _:
-                answered = huggingface.answer(self, request, route)
-        return replace(answered, **slow)  # pyright: ignore[reportArgumentType]
+                return huggingface.answer(self, request, route)
+
+
+@lru_cache(maxsize=64)
+def _other(file: StoredFile, content: bytes | None) -> StoredFile:
+    """The file with other content; kept, since each listing tells the digests of all lies."""
+    return file.altered() if content is None else file.with_content(content)
 
 
 def _access_denied(message: str) -> Answer:
@@ -281,13 +282,14 @@ def _access_denied(message: str) -> Answer:
     return Answer.of(403, body.encode(), Content_Type="application/xml")
 
 
-def _instead(fault: Fault) -> Answer:
+def _instead(fault: Fault, request: Request) -> Answer:
     match fault.kind:
         case "status":
             answered = Answer.of(fault["status"], fault["body"])
             answered.headers = {"Content-Type": "text/plain"} | fault["headers"]
             return answered
         case "redirect":
-            return Answer.of(fault["status"], b"", Location=fault["to"])
+            location = fault["to"].replace("{target}", request.path)
+            return Answer.of(fault["status"], b"", Location=location)
         case _:
             return Answer.of(200, fault["body"], Content_Type="text/html; charset=utf-8")

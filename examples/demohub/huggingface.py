@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
-from demohub.listing import folders_of, json_answer, shown_files, swollen
+from demohub.listing import folders_of, json_answer, swollen
 from demohub.repos import Commit, Repo, StoredFile, sorted_files
 from demohub.routes import Route
 from demohub.wire import Answer, Request
@@ -80,7 +80,7 @@ def _listing(hub: Hub, request: Request, route: Route, repo: Repo, commit: Commi
     faults = hub.listing_faults(repo.name)
     if answered := swollen(faults):
         return answered
-    files = shown_files(commit, faults)
+    files = dict(commit.files)
     match route.verb:
         case "info":
             return json_answer(_info(route, repo, commit, files))
@@ -166,8 +166,8 @@ def _some(request: Request, files: dict[str, StoredFile]) -> list[dict[str, Any]
 def _tree(
     hub: Hub, request: Request, route: Route, files: dict[str, StoredFile], *, is_endless: bool
 ) -> Answer:
-    first = int(route.query.get("cursor") or 0)
-    size = min(hub.page_size, int(route.query.get("limit") or hub.page_size))
+    first, size = _number(route.query.get("cursor"), 0), hub.page_size
+    size = min(size, _number(route.query.get("limit"), size))
     entries = _tree_entries(route, files)
     if is_endless:
         page = [_entry(StoredFile.of(f"more/{first + n}.txt", b"")) for n in range(size)]
@@ -183,6 +183,10 @@ def _tree(
     host = request.headers.get("host", hub.address)
     url = f"http://{host}{target}?{query}&cursor={first + size}"
     return json_answer(page, Link=f'<{url}>; rel="next"')
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text and text.isdigit() else default
 
 
 def _tree_entries(route: Route, files: dict[str, StoredFile]) -> list[dict[str, Any]]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from demohub.faults import Fault
-from demohub.repos import Commit, StoredFile
 from demohub.wire import Answer
-
-HOSTILE_CONTENT = b"hostile\n"
 
 
 def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:
@@ -19,16 +16,7 @@ def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:
     return Answer.of(status, body, Content_Type="application/json; charset=utf-8", **headers)
 
 
-def shown_files(commit: Commit, faults: list[Fault]) -> dict[str, StoredFile]:
-    """The files a listing shows, hostile names included."""
-    shown = dict(commit.files)
-    for fault in faults:
-        if fault.kind == "hostile_listing":
-            shown |= {name: StoredFile.of(name, HOSTILE_CONTENT) for name in fault["names"]}
-    return shown
-
-
-def folders_of(paths: Mapping[str, StoredFile]) -> list[str]:
+def folders_of(paths: Iterable[str]) -> list[str]:
     """Every folder above the paths, sorted."""
     found: set[str] = set()
     for path in paths:

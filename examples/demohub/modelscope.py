@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from demohub.listing import folders_of, json_answer, shown_files, swollen
+from demohub.listing import folders_of, json_answer, swollen
 from demohub.repos import Commit, Repo, StoredFile, sorted_files
 from demohub.routes import Route
 from demohub.wire import Answer, Request
@@ -111,7 +111,7 @@ def _files(hub: Hub, route: Route, repo: Repo, commit: Commit) -> Answer:
     faults = hub.listing_faults(repo.name)
     if answered := swollen(faults):
         return answered
-    files = shown_files(commit, faults)
+    files = commit.files
     entries = [_tree(path, commit) for path in folders_of(files)]
     entries += [_blob(file, commit) for file in sorted_files(files)]
     below = f"{route.path.strip('/')}/" if route.path.strip("/") else ""

@@ -5,6 +5,9 @@ Everything about it is as published pipelines are, the size of its weights aside
 bytes. ``python -m demohub.pipeline DIR`` builds one. Needs torch and diffusers.
 """
 
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false
+# diffusers exports lazily and its annotations of tuples are narrower than what it takes.
+
 from __future__ import annotations
 
 import json

@@ -5,10 +5,13 @@ Knows no repository and no fault by name. A clean answer of a file on disk goes 
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import time
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -21,6 +24,7 @@ _INLINE_BYTES = 128 << 10
 _SENDFILE_BYTES = 8 << 20
 _CHUNK_BYTES = 256 << 10
 _PACE_S = 0.02
+_DRAIN_S = 1.0
 
 
 class ClientGone(Exception):  # noqa: N818  (an event of a connection's life, not an error)
@@ -162,7 +166,7 @@ class Connection:
         return request
 
     def _receive(self) -> bool:
-        received = self._sock.recv(_CHUNK_BYTES)
+        received = self._sock.recv(MAX_HEAD_BYTES)
         self._buffer += received
         return bool(received)
 
@@ -258,8 +262,8 @@ class Connection:
 
     def _end(self, request: Request, answer: Answer, limit: int) -> bool:
         if answer.ending == "reset":
-            # A zero linger makes close() send RST instead of FIN. What the client has not yet
-            # read is lost to it, as on a real reset.
+            # A zero linger makes close() send RST instead of FIN and drop what is unsent.
+            self._drain()
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
         if answer.ending == "close":
@@ -270,6 +274,14 @@ class Connection:
         rest = replace(answer, start=answer.start + limit, rate_from=0)
         self._send_body(request, rest, b"", rest.length)
         return True
+
+    def _drain(self) -> None:
+        """Waits until the client's kernel has all that was sent, if that is soon."""
+        deadline = time.monotonic() + _DRAIN_S
+        unsent = array.array("i", [1])
+        while unsent[0] and time.monotonic() < deadline:
+            fcntl.ioctl(self._sock, termios.TIOCOUTQ, unsent)
+            self._wait(_PACE_S / 10 if unsent[0] else 0)
 
     def _wait(self, seconds: float | None) -> None:
         """Waits, but no longer than the client and the hub last.
@@ -283,7 +295,7 @@ class Connection:
             raise ClientGone("the client closed or the hub stops")
 
     def close(self) -> None:
-        """Closes the socket; a client still sending is not reset before it has read the answer."""
+        """Closes the socket."""
         self._sock.close()
 
 
