@@ -1,0 +1,329 @@
+"""The index: SQLite through sqlite-utils, a cache of what manifests and blobs say.
+
+One connection, one lock, BEGIN IMMEDIATE for what reads and then writes (a deferred transaction
+fails at once when it upgrades). ``synchronous=FULL``, because leases and jobs are only here. No
+mmap: SQLite before 3.51.3 has a WAL bug that it widens. Every error of SQLite stops here.
+
+A file that is damaged or of another version is never mended in place: it is set aside as
+``index.sqlite.damaged-N``, and the store rebuilds a fresh one from disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from zhcache.errors import NoSpace, ZhcacheError
+from zhcached.errors import StoreDamaged
+from zhcached.store.files import disk_errors
+
+VERSION: Final = 1
+_TABLES: Final[dict[str, dict[str, Any]]] = {
+    "blobs": {
+        "columns": {
+            "sha256": str, "size": int, "inode": int, "mtime_ns": int, "ctime_ns": int,
+            "verified_at": float, "committed_at": float, "boot": str, "mono": float,
+            "released": int, "suspect": int,
+        },
+        "pk": "sha256",
+    },
+    "snapshots": {
+        "columns": {
+            "id": int, "repo": str, "commit_hash": str, "created": float, "source": str,
+            "trust": str, "uid": int, "complete": int, "removing": int, "rows_crc": int,
+            "inode": int, "size": int, "mtime_ns": int,
+        },
+        "pk": "id",
+    },
+    "files": {
+        "columns": {
+            "snapshot": int, "path": str, "size": int, "sha256": str, "git_sha1": str,
+            "trust": str,
+        },
+        "pk": ("snapshot", "path"),
+        "foreign_keys": [("snapshot", "snapshots", "id")],
+    },
+    "refs": {"columns": {"repo": str, "ref": str, "commit_hash": str}, "pk": ("repo", "ref")},
+    "pins": {"columns": {"repo": str}, "pk": "repo"},
+    "leases": {
+        "columns": {
+            "id": str, "repo": str, "commit_hash": str, "uid": int, "pid": int,
+            "pid_start": int, "granted": float,
+        },
+        "pk": "id",
+    },
+    "jobs": {
+        "columns": {
+            "id": str, "key": str, "kind": str, "state": str, "uid": int, "created": float,
+            "updated": float, "record": bytes,
+        },
+        "pk": "id",
+    },
+    "source_health": {"columns": {"name": str, "record": bytes}, "pk": "name"},
+}  # fmt: skip
+_INDEXES: Final = (
+    ("snapshots", ["repo", "commit_hash"], True),
+    ("files", ["sha256"], False),
+    ("files", ["git_sha1"], False),
+    ("leases", ["repo", "commit_hash"], False),
+    ("jobs", ["state", "updated"], False),
+)
+_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "mmap_size=0",
+    "temp_store=MEMORY",
+    "journal_size_limit=67108864",
+)
+
+
+class Catalog:
+    """The index of one store. Thread-safe; calls are short.
+
+    Args:
+        path: The SQLite file. Its folder is on a local disk.
+
+    Raises:
+        NoSpace: No room.
+        ZhcacheError: The disk failed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self.set_aside: Path | None = None
+        self.is_new = not path.exists()
+        with _sqlite_errors(path):
+            try:
+                self._db = self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+                    raise
+                self.set_aside = self._move_aside()
+                self.is_new = True
+                self._db = self._open()
+
+    def _open(self) -> Database:
+        conn = sqlite3.connect(
+            self._path, check_same_thread=False, isolation_level=None, timeout=5.0
+        )
+        try:
+            db = Database(conn, execute_plugins=False)
+            version = int(conn.execute("PRAGMA user_version").fetchone()[0])
+            for pragma in _PRAGMAS if version in (0, VERSION) else ():
+                conn.execute(f"PRAGMA {pragma}").fetchall()
+            if version == 0:
+                _create(db)
+            _check(db)
+        except BaseException:
+            conn.close()
+            raise
+        return db
+
+    def _move_aside(self) -> Path:
+        names = (f"{self._path.name}.damaged-{number}" for number in count(1))
+        target = next(t for name in names if not (t := self._path.with_name(name)).exists())
+        for suffix in ("", "-wal", "-shm"):
+            source = self._path.with_name(self._path.name + suffix)
+            if source.exists():
+                source.replace(target.with_name(target.name + suffix))
+        return target
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._db.close()
+
+    def start_over(self) -> None:
+        """Sets a damaged file aside and begins an empty index.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock, _sqlite_errors(self._path):
+            self._db.close()
+            self.set_aside = self._move_aside()
+            self._db = self._open()
+
+    @contextlib.contextmanager
+    def write(self) -> Generator[Database]:
+        """One IMMEDIATE transaction; what is read inside still holds at its end.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock, _sqlite_errors(self._path):
+            if self._db.conn.in_transaction:  # inside another write() of this thread
+                yield self._db
+                return
+            self._db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.conn.execute("COMMIT")
+            except BaseException:
+                if self._db.conn.in_transaction:
+                    self._db.conn.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def read(self) -> Generator[sqlite3.Connection]:
+        """The connection, for statements that only read.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock, _sqlite_errors(self._path):
+            yield self._db.conn
+
+    def rows(self, sql: str, params: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Returns all rows of a statement that only reads.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        with self.read() as conn:
+            return conn.execute(sql, params).fetchall()
+
+    def clear(self, tables: Iterable[str]) -> None:
+        """Empties tables, in one transaction.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+        """
+        with self.write() as db:
+            for table in tables:
+                db.conn.execute(f"DELETE FROM {table}")  # noqa: S608
+
+    # Jobs and source health: records of the daemon that only ride along.
+
+    def save_job(  # noqa: PLR0917 - one for each column
+        self,
+        job_id: str,
+        key: str,
+        kind: str,
+        state: str,
+        uid: int,
+        created: float,
+        updated: float,
+        record: bytes,
+    ) -> None:
+        """Writes or replaces a job's record.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+        """
+        row = (job_id, key, kind, state, uid, created, updated, record)
+        with self.write() as db:
+            db.conn.execute("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?)", row)
+
+    def load_jobs(
+        self, states: Iterable[str] | None = None, limit: int = 1000
+    ) -> list[tuple[str, bytes]]:
+        """Returns id and record of jobs in these states, or any; newest first.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        wanted = None if states is None else tuple(states)
+        where = "" if wanted is None else f"WHERE state IN ({','.join('?' * len(wanted))})"
+        sql = f"SELECT id, record FROM jobs {where} ORDER BY updated DESC LIMIT ?"  # noqa: S608
+        return [(str(a), bytes(b)) for a, b in self.rows(sql, (*(wanted or ()), limit))]
+
+    def delete_jobs_before(self, updated: float, states: Iterable[str]) -> int:
+        """Forgets jobs in these states that were last touched before ``updated``; says how many.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+        """
+        wanted = tuple(states)
+        marks = ",".join("?" * len(wanted))
+        with self.write() as db:
+            sql = f"DELETE FROM jobs WHERE updated < ? AND state IN ({marks})"  # noqa: S608
+            return db.conn.execute(sql, (updated, *wanted)).rowcount
+
+    def save_health(self, name: str, record: bytes) -> None:
+        """Writes or replaces what is known of a source.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+        """
+        with self.write() as db:
+            db.conn.execute("INSERT OR REPLACE INTO source_health VALUES (?,?)", (name, record))
+
+    def load_health(self) -> dict[str, bytes]:
+        """Returns what is known of each source.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        rows = self.rows("SELECT name, record FROM source_health")
+        return {str(name): bytes(record) for name, record in rows}
+
+
+def _create(db: Database) -> None:
+    with db.atomic():
+        for name, shape in _TABLES.items():
+            db.table(name).create(
+                shape["columns"], pk=shape["pk"], foreign_keys=shape.get("foreign_keys", ())
+            )
+        for table, columns, unique in _INDEXES:
+            db.table(table).create_index(columns, unique=unique)
+        db.conn.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _check(db: Database) -> None:
+    """Refuses a file that is damaged or that this version did not make."""
+    version = db.conn.execute("PRAGMA user_version").fetchone()[0]
+    if version != VERSION:
+        raise sqlite3.DatabaseError(f"malformed: version {version} is another zhcache's")
+    verdict = db.conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(f"malformed: {verdict}")
+    for name, shape in _TABLES.items():
+        found = [row[1] for row in db.conn.execute(f"PRAGMA table_info({name})")]
+        if found != list(shape["columns"]):
+            raise sqlite3.DatabaseError(f"malformed: table {name} is not as this version makes it")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return any(sign in text for sign in ("malformed", "not a database", "no such", "corrupt"))
+
+
+@contextlib.contextmanager
+def _sqlite_errors(path: Path) -> Generator[None]:
+    try:
+        with disk_errors(path):
+            yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "full" in text:
+            raise NoSpace(
+                "no room left on the disk for the index {path}",
+                hint="free some outside of the store, then `zhcache gc`",
+                path=path,
+            ) from error
+        if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+            raise ZhcacheError(
+                "the index {path} cannot be used: {reason}",
+                hint="look at the disk with `zhcache doctor`",
+                path=path,
+                reason=text,
+            ) from error
+        raise StoreDamaged(f"the index {path}: {text}") from error

@@ -1,0 +1,284 @@
+"""Manifests: what a repository at a commit consists of, and which refs point at it.
+
+They lie on disk as JSON, one file each, written whole and durably, and are the truth from which
+the index is rebuilt. They are read as carefully as a listing from the network: whoever can write
+here must not be able to lead a path out of the view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from zhcache.errors import IntegrityError, UsageError, ZhcacheError
+from zhcache.protocol.messages import Trust
+from zhcache.protocol.names import (
+    RepoId,
+    RepoPath,
+    check_listing,
+    is_commit,
+    is_sha256,
+    parse_path,
+    parse_repo,
+    parse_revision,
+)
+from zhcached.errors import StoreDamaged
+from zhcached.store import files
+from zhcached.store.layout import Layout
+
+_RANK: dict[Trust, int] = {"first-use": 0, "quorum": 1, "pinned": 2}
+_SHA1 = re.compile(r"[0-9a-f]{40}")
+
+
+class ManifestFile(msgspec.Struct, frozen=True):
+    """One file. ``git_sha1`` is there exactly if the hub keeps the file in git, not in LFS."""
+
+    path: str
+    size: int
+    sha256: str
+    git_sha1: str | None = None
+    trust: Trust = "first-use"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository at a commit, as held here.
+
+    ``complete`` is False if files of the listing were left out; ``left_out`` says why, by path.
+    """
+
+    repo: str
+    commit: str
+    created: float
+    source: str
+    trust: Trust
+    uid: int
+    files: tuple[ManifestFile, ...]
+    complete: bool = True
+    left_out: dict[str, str] = {}
+    format: int = 1
+
+    @property
+    def repo_id(self) -> RepoId:
+        """The repository, parsed."""
+        return parse_repo(self.repo)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files, each path counted."""
+        return sum(file.size for file in self.files)
+
+
+class _Ref(msgspec.Struct):
+    ref: str
+    commit: str
+
+
+def check(manifest: Manifest) -> Manifest:
+    """Returns the manifest if every name in it is sound.
+
+    Raises:
+        IntegrityError: A name, digest or size is not, or two files contradict each other.
+        UsageError: The repository's name is not sound.
+    """
+    parse_repo(manifest.repo)
+    if manifest.format != 1 or not is_commit(manifest.commit):
+        raise IntegrityError("{commit} is not a commit", commit=repr(manifest.commit[:50]))
+    check_listing([parse_path(file.path) for file in manifest.files])
+    by_sha1: dict[str, str] = {}
+    for file in manifest.files:
+        sha1 = file.git_sha1
+        if not is_sha256(file.sha256) or file.size < 0 or (sha1 and not _SHA1.fullmatch(sha1)):
+            raise IntegrityError("{path} has no sound digest or size", path=file.path)
+        if sha1 and by_sha1.setdefault(sha1, file.sha256) != file.sha256:
+            raise IntegrityError("one git sha1 stands for two contents: {sha1}", sha1=sha1)
+    return manifest
+
+
+def merge(old: Manifest, new: Manifest) -> Manifest:
+    """Returns the manifest that holds the files of both.
+
+    Raises:
+        IntegrityError: They disagree about a file. A commit never changes, so one was lied to.
+    """
+    by_path = {file.path: file for file in old.files}
+    before = set(by_path)
+    for file in new.files:
+        known = by_path.get(file.path, file)
+        if (known.sha256, known.size) != (file.sha256, file.size):
+            raise IntegrityError(
+                "{repo} at {commit} has {path} here already, with other content",
+                hint="one source lied; compare with another one, or pin with `zhcache lock`",
+                repo=new.repo,
+                commit=new.commit,
+                path=file.path,
+            )
+        by_path[file.path] = msgspec.structs.replace(
+            file,
+            git_sha1=file.git_sha1 or known.git_sha1,
+            trust=max(file.trust, known.trust, key=_RANK.__getitem__),
+        )
+    after = {file.path for file in new.files}
+    left_out = {k: v for k, v in {**old.left_out, **new.left_out}.items() if k not in by_path}
+    # What only one of the two vouches for drags the grade down to that one's.
+    grade = max if after == before else min
+    return msgspec.structs.replace(
+        new,
+        created=old.created,
+        trust=new.trust if before < after else grade(old.trust, new.trust, key=_RANK.__getitem__),
+        files=tuple(by_path[path] for path in sorted(by_path)),
+        complete=old.complete or new.complete or not left_out,
+        left_out=left_out,
+    )
+
+
+class Manifests:
+    """The records under ``repos/``. Writers are serialised by the store; readers need no lock.
+
+    Args:
+        layout: Where the store lies.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def write(self, manifest: Manifest) -> Manifest:
+        """Makes the snapshot durable, merged with what is known of its commit; returns the whole.
+
+        Raises:
+            IntegrityError: A name is not sound, or a file contradicts what is known.
+            StoreDamaged: The manifest that is here cannot be read.
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        check(manifest)
+        repo = manifest.repo_id
+        path = self._layout.manifest(repo, manifest.commit)
+        self._make_folders(repo)
+        with contextlib.suppress(FileNotFoundError):
+            manifest = check(merge(self._decode(path), manifest))
+        in_order = sorted(manifest.files, key=lambda file: file.path)
+        manifest = msgspec.structs.replace(manifest, files=tuple(in_order))
+        files.write_durably(path, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        return manifest
+
+    def read(self, repo: RepoId, commit: str) -> Manifest:
+        """Returns the snapshot's record, every name in it checked again.
+
+        Raises:
+            FileNotFoundError: There is none.
+            StoreDamaged: The file is not a sound manifest of that snapshot.
+        """
+        path = self._layout.manifest(repo, commit)
+        manifest = self._decode(path)
+        if manifest.commit != commit or manifest.repo_id.folder != repo.folder:
+            raise StoreDamaged(f"{path} is the manifest of another snapshot")
+        return manifest
+
+    def list(self) -> Iterator[tuple[RepoId, str, os.stat_result]]:
+        """Yields repository, commit and stat of every manifest file, unread."""
+        for repo in self.repos():
+            with (
+                contextlib.suppress(FileNotFoundError),
+                os.scandir(self._layout.repo(repo) / "snapshots") as entries,
+            ):
+                for entry in entries:
+                    commit = entry.name.removesuffix(".json")
+                    if is_commit(commit) and entry.is_file(follow_symlinks=False):
+                        yield repo, commit, entry.stat(follow_symlinks=False)
+
+    def repos(self) -> Iterator[RepoId]:
+        """Yields every repository that has a folder."""
+        with os.scandir(self._layout.repos) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        for name in names:
+            with contextlib.suppress(UsageError):
+                yield RepoId.from_folder(name)
+
+    def remove(self, repo: RepoId, commit: str) -> None:
+        """Removes the snapshot's record durably, and the repository's folder with its last."""
+        path = self._layout.manifest(repo, commit)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            files.sync_dir(path.parent)
+        self._drop_empty(repo)
+
+    def set_ref(self, repo: RepoId, ref: str, commit: str) -> None:
+        """Points a branch or tag at a commit, durably.
+
+        Raises:
+            UsageError: The ref's name is not sound.
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        parse_revision(ref)
+        self._make_folders(repo)
+        files.write_durably(self._layout.ref(repo, ref), msgspec.json.encode(_Ref(ref, commit)))
+
+    def refs(self, repo: RepoId) -> dict[str, str]:
+        """Returns the commit of each branch and tag. A damaged ref is as good as none."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self._layout.repo(repo) / "refs").iterdir():
+                if files.is_temporary(path.name):
+                    continue
+                with contextlib.suppress(msgspec.DecodeError, ZhcacheError, OSError):
+                    record = msgspec.json.decode(path.read_bytes(), type=_Ref)
+                    if is_commit(record.commit) and self._layout.ref(repo, record.ref) == path:
+                        found[parse_revision(record.ref)] = record.commit
+        return found
+
+    def remove_ref(self, repo: RepoId, ref: str) -> None:
+        """Removes a branch or tag durably."""
+        path = self._layout.ref(repo, ref)
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            files.sync_dir(path.parent)
+
+    def pin(self, repo: RepoId) -> None:
+        """Marks the repository as pinned, durably."""
+        self._make_folders(repo)
+        files.write_durably(self._layout.pinned(repo), b"")
+
+    def unpin(self, repo: RepoId) -> None:
+        """Takes the mark away, durably."""
+        self._layout.pinned(repo).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            files.sync_dir(self._layout.repo(repo))
+        self._drop_empty(repo)
+
+    def pinned(self, repo: RepoId) -> bool:
+        """Tells whether the repository is pinned."""
+        return self._layout.pinned(repo).exists()
+
+    def _decode(self, path: Path) -> Manifest:
+        content = path.read_bytes()
+        try:
+            return check(msgspec.json.decode(content, type=Manifest))
+        except (msgspec.DecodeError, ZhcacheError) as error:
+            raise StoreDamaged(f"{path}: {error}") from error
+
+    def _make_folders(self, repo: RepoId) -> None:
+        home = self._layout.repo(repo)
+        if (home / "snapshots").is_dir() and (home / "refs").is_dir():
+            return
+        with files.disk_errors(home):
+            for folder in (home / "snapshots", home / "refs"):
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            files.sync_dir(home)
+            files.sync_dir(home.parent)
+
+    def _drop_empty(self, repo: RepoId) -> None:
+        home = self._layout.repo(repo)
+        for folder in (home / "snapshots", home / "refs", home):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def file_paths(manifest: Manifest) -> list[RepoPath]:
+    """Returns the checked paths of the manifest's files."""
+    return [parse_path(file.path) for file in manifest.files]

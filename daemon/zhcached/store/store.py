@@ -1,0 +1,515 @@
+"""The door of the store: everything the rest of the daemon may do with it.
+
+Thread-safe. Three locks, always taken in this order and never held across a download: the writers'
+lock (publish, remove, collect, rebuild), the index's, and the blobs' names'. Removing a snapshot
+or a blob goes from what is visible inward, making one visible goes outward, so that a crash in
+between leaves something unseen and never something seen and broken.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Self
+
+from zhcache.errors import Busy, IntegrityError, NotFound, UsageError
+from zhcache.protocol import messages
+from zhcache.protocol.names import RepoId, is_commit, parse_repo, parse_revision
+from zhcached.clock import Clock
+from zhcached.config import StoreConfig
+from zhcached.errors import StoreDamaged
+from zhcached.store import listing, records
+from zhcached.store.blobs import Blobs
+from zhcached.store.catalog import Catalog
+from zhcached.store.digest import Committed, Promise
+from zhcached.store.failpoints import hit
+from zhcached.store.fsck import Fsck
+from zhcached.store.gc import Collector
+from zhcached.store.ingest import Ingest
+from zhcached.store.layout import Layout, StoreLock, reserves_natively
+from zhcached.store.leases import Leases, boot_id
+from zhcached.store.snapshots import Manifest, Manifests
+from zhcached.store.space import Space
+from zhcached.store.view import HubView
+
+_REBUILT = ("files", "snapshots", "blobs", "refs", "pins")
+
+
+class Store:
+    """One store, open. Made by ``Store.open``.
+
+    ``problems`` lists what was found damaged at opening, for the log and ``doctor``.
+    """
+
+    def __init__(self, layout: Layout, config: StoreConfig, clock: Clock, lock: StoreLock) -> None:
+        self.layout = layout
+        self.config = config
+        self._clock = clock
+        self._lock = lock
+        self._boot = boot_id()
+        self._writing = threading.RLock()
+        self._active_lock = threading.Lock()
+        self._active: dict[str, str] = {}
+        self._fallocate = reserves_natively(layout.root)
+        self.blobs = Blobs(layout)
+        self.manifests = Manifests(layout)
+        self.view = HubView(layout)
+        self.catalog = Catalog(layout.index)
+        self.leases = Leases(self.catalog, clock)
+        self.space = Space(layout, config, self._blob_bytes)
+        self._fsck = Fsck(
+            layout,
+            catalog=self.catalog,
+            blobs=self.blobs,
+            manifests=self.manifests,
+            view=self.view,
+            clock=clock,
+            boot=self._boot,
+        )
+        self._collector = Collector(
+            layout,
+            config,
+            catalog=self.catalog,
+            blobs=self.blobs,
+            leases=self.leases,
+            clock=clock,
+            boot=self._boot,
+            is_active=self._active.__contains__,
+        )
+
+    @classmethod
+    def open(cls, root: Path, config: StoreConfig, clock: Clock) -> Self:
+        """Opens the store at ``root``, made if it is not there, and mends what a crash left.
+
+        Raises:
+            AlreadyRunning: Another daemon has it.
+            NotPermitted: On a file system where it would not be safe.
+            VersionMismatch: Written by another version.
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        layout = Layout(root.absolute())
+        layout.check(force=config.force)
+        lock = layout.take_lock()
+        try:
+            layout.create()
+            store = cls(layout, config, clock, lock)
+            try:
+                store._start()
+            except BaseException:
+                store.catalog.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+        return store
+
+    def _start(self) -> None:
+        if self.catalog.set_aside is not None:
+            self._fsck.problems.append(
+                f"the index was damaged; it is kept as {self.catalog.set_aside} and made anew"
+            )
+        with self._writing:
+            self._fsck.mend()
+        self.leases.prune_dead()
+
+    def close(self) -> None:
+        """Closes the store and lets another daemon have it."""
+        self.catalog.close()
+        self._lock.release()
+
+    @property
+    def problems(self) -> list[str]:
+        """What was found damaged since opening."""
+        return list(self._fsck.problems)
+
+    # --- bytes in --------------------------------------------------------------------------------
+
+    def begin(self, promise: Promise, owner_job: str) -> Ingest:
+        """Starts or resumes the ingest of the promised bytes, with room for them set aside.
+
+        Once committed, the blob is held for ``owner_job`` until ``leases.release_holds``.
+
+        Raises:
+            Busy: Another job has this ingest open.
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        key = promise.key
+        with self._active_lock:
+            if key in self._active:
+                raise Busy("another job, {job}, is fetching the same file", job=self._active[key])
+            self._active[key] = owner_job
+        return Ingest(
+            self.layout.ingest(key),
+            promise,
+            blobs=self.blobs,
+            space=self.space,
+            clock=self._clock,
+            fallocate=self._fallocate,
+            on_verified=lambda came: self.leases.hold(owner_job, came.sha256),
+            on_committed=self._record,
+            on_closed=lambda: self._end_ingest(key),
+        )
+
+    def adopt(
+        self, fd: int, promise: Promise | None, *, link_ok: bool, owner_job: str
+    ) -> Committed:
+        """Takes in a file through a descriptor, without a second copy where that can be had.
+
+        Raises:
+            UsageError: Not a regular file.
+            DigestMismatch: Not the promised bytes.
+            NoSpace: No room for a copy.
+            ZhcacheError: The disk failed.
+        """
+        with self.space.reserve(os.fstat(fd).st_size):
+            came = self.blobs.adopt_file(
+                fd,
+                promise,
+                link_ok=link_ok,
+                on_verified=lambda came: self.leases.hold(owner_job, came.sha256),
+            )
+            self._record(came)
+        return came
+
+    def find(self, promise: Promise, owner_job: str | None = None) -> Committed | None:
+        """Returns the promised bytes if they are here; with ``owner_job`` they are held for it.
+
+        A blob that somebody touched since it was recorded is read again first.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        for sha256 in listing.candidates(self.catalog, promise):
+            if owner_job is not None:
+                self.leases.hold(owner_job, sha256)
+            if not self._is_sound(sha256, promise.size):
+                continue
+            git_sha1 = promise.git_sha1
+            if git_sha1 is not None and not listing.is_known_as(self.catalog, sha256, git_sha1):
+                git_sha1 = self.blobs.hash(sha256, want_git=True).git_sha1
+            if git_sha1 == promise.git_sha1:
+                return Committed(sha256, git_sha1, promise.size)
+        return None
+
+    def _is_sound(self, sha256: str, size: int) -> bool:
+        recorded = listing.recorded(self.catalog, sha256)
+        if recorded is None:
+            return False
+        identity, is_suspect = recorded
+        if is_suspect or self.blobs.identity(sha256) != identity:
+            return bool(self._fsck.recheck(sha256)) and identity.size == size
+        return identity.size == size
+
+    def _record(self, came: Committed) -> None:
+        identity = self.blobs.identity(came.sha256)
+        if identity is None:
+            raise StoreDamaged(f"blob {came.sha256} vanished as it was committed")
+        now = self._clock.wall()
+        mono = self._clock.monotonic()
+        with self.catalog.write() as db:
+            records.put_blob(db, records.BlobRow(came.sha256, identity, now, now, self._boot, mono))
+        hit("commit.after_record")
+
+    def _end_ingest(self, key: str) -> None:
+        with self._active_lock:
+            self._active.pop(key, None)
+
+    def _blob_bytes(self) -> int:
+        return int(self.catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")[0][0])
+
+    # --- snapshots -------------------------------------------------------------------------------
+
+    def publish(self, manifest: Manifest, ref: str | None) -> Path:
+        """Makes a snapshot visible whole, then moves the ref; returns the snapshot's folder.
+
+        Raises:
+            IntegrityError: A blob is missing, or a file contradicts what is known of the commit.
+            NoSpace: No room.
+            StoreDamaged: Index or manifest is damaged.
+            ZhcacheError: The disk failed.
+        """
+        repo = manifest.repo_id
+        hold = f"publish:{repo}@{manifest.commit}"
+        with self._writing:
+            for file in manifest.files:
+                self.leases.hold(hold, file.sha256)
+            try:
+                self._demand_blobs(manifest)
+                hit("publish.before_manifest")
+                whole = self.manifests.write(manifest)
+                hit("publish.after_manifest")
+                folder = self.view.publish(whole)
+                hit("publish.after_view")
+                # Rows are what ``resolve`` sees, so they come once all else is there. A crash
+                # before them leaves a manifest newer than its rows; the next start carries on.
+                with self.catalog.write() as db:
+                    stat = self.layout.manifest(repo, manifest.commit).stat()
+                    records.put_manifest(db, whole, stat)
+                hit("publish.after_rows")
+                if ref is not None:
+                    self._move_ref(repo, ref, manifest.commit)
+            finally:
+                self.leases.release_holds(hold)
+        return folder
+
+    def _move_ref(self, repo: RepoId, ref: str, commit: str) -> None:
+        self.manifests.set_ref(repo, ref, commit)
+        hit("publish.after_ref")
+        self.view.set_ref(repo, ref, commit)
+        with self.catalog.write() as db:
+            db.conn.execute("INSERT OR REPLACE INTO refs VALUES (?,?,?)", (str(repo), ref, commit))
+
+    def _demand_blobs(self, manifest: Manifest) -> None:
+        for file in manifest.files:
+            if not self._is_sound(file.sha256, file.size):
+                raise IntegrityError(
+                    "{path} of {repo} is not in the store",
+                    hint="prefetch it again",
+                    path=file.path,
+                    repo=manifest.repo,
+                )
+
+    def resolve(self, repo: RepoId, revision: str | None) -> Manifest:
+        """Returns the snapshot that ``revision`` means here, without network.
+
+        Args:
+            repo: The repository.
+            revision: Branch, tag, commit, the first 7 or more digits of one, or None for
+                ``main``, else ``master``, else the newest.
+
+        Raises:
+            NotFound: No such snapshot here.
+            IntegrityError: Its bytes were found damaged.
+            UsageError: The revision is malformed or means several commits.
+            StoreDamaged: Index or manifest is damaged.
+        """
+        commit = self._commit_of(repo, revision)
+        for sha256, size in listing.suspects(self.catalog, repo, commit):
+            self._is_sound(sha256, size)
+        if holes := listing.holes_of(self.catalog, repo, commit):
+            raise IntegrityError(
+                "{path} of {repo} was damaged on disk or is missing",
+                hint="run `zhcache repair`",
+                path=holes,
+                repo=repo,
+            )
+        try:
+            return self.manifests.read(repo, commit)
+        except FileNotFoundError:
+            raise StoreDamaged(f"the manifest of {repo} at {commit} is missing") from None
+
+    def _commit_of(self, repo: RepoId, revision: str | None) -> str:
+        commits = listing.commits(self.catalog, repo)
+        refs = listing.refs(self.catalog, repo)
+        if not commits:
+            raise NotFound(
+                "{repo} is not in the store",
+                hint="fetch it with `zhcache prefetch {repo}`",
+                repo=repo,
+            )
+        if revision is None:
+            return refs.get("main") or refs.get("master") or commits[0]
+        wanted = refs.get(parse_revision(revision), revision)
+        if wanted in commits:
+            return wanted
+        is_prefix = len(revision) >= 7 and is_commit(revision.ljust(40, "0"))
+        found = [commit for commit in commits if is_prefix and commit.startswith(revision)]
+        if len(found) > 1:
+            raise UsageError("{revision} begins several commits", revision=revision)
+        if not found:
+            raise NotFound(
+                "{repo} has no revision {revision} in the store",
+                hint="here are {here}; `zhcache prefetch {repo} --revision {revision}` fetches it",
+                repo=repo,
+                revision=revision,
+                here=", ".join([*sorted(refs), *commits][:8]),
+            )
+        return found[0]
+
+    def snapshots(self) -> list[messages.Snapshot]:
+        """Returns every snapshot here."""
+        return listing.snapshots(self.catalog, self.view)
+
+    def detail(self, repo: RepoId, revision: str | None) -> messages.SnapshotDetail:
+        """Returns one snapshot with its files.
+
+        Raises:
+            NotFound: No such snapshot here.
+            UsageError: The revision is malformed or means several commits.
+        """
+        commit = self._commit_of(repo, revision)
+        return listing.detail(self.catalog, self.view, self.blobs, repo, commit)
+
+    def space_report(self) -> messages.Space:
+        """Returns what takes how much room."""
+        return listing.space(self.catalog, self.space, self.config)
+
+    def lock_file(self, repos: Iterable[str]) -> messages.LockFile:
+        """Returns the commits and hashes of snapshots here, each named ``OWNER/NAME[@REVISION]``.
+
+        Raises:
+            NotFound: One is not here.
+            UsageError: A name is malformed.
+        """
+        locked: list[messages.LockedRepo] = []
+        for text in repos:
+            name, _, revision = text.partition("@")
+            repo = parse_repo(name)
+            manifest = self.resolve(repo, revision or None)
+            files = [
+                messages.LockedFile(path=f.path, size=f.size, sha256=f.sha256)
+                for f in manifest.files
+            ]
+            locked.append(
+                messages.LockedRepo(
+                    repo=str(repo),
+                    revision=revision or self._name_of(repo, manifest.commit),
+                    commit=manifest.commit,
+                    files=files,
+                )
+            )
+        return messages.LockFile(repos=locked)
+
+    def _name_of(self, repo: RepoId, commit: str) -> str:
+        refs = listing.refs(self.catalog, repo)
+        names = [name for name in ("main", "master", *sorted(refs)) if refs.get(name) == commit]
+        return names[0] if names else commit
+
+    # --- letting go ------------------------------------------------------------------------------
+
+    def pin(self, repo: RepoId) -> None:
+        """Keeps a repository from being removed.
+
+        Raises:
+            NotFound: It is not here.
+        """
+        with self._writing:
+            if not listing.commits(self.catalog, repo):
+                raise NotFound("{repo} is not in the store", repo=repo)
+            self.manifests.pin(repo)
+            with self.catalog.write() as db:
+                db.conn.execute("INSERT OR IGNORE INTO pins VALUES (?)", (str(repo),))
+
+    def unpin(self, repo: RepoId) -> None:
+        """Ends ``pin``; does nothing to a repository that is not pinned."""
+        with self._writing:
+            self.manifests.unpin(repo)
+            with self.catalog.write() as db:
+                db.conn.execute("DELETE FROM pins WHERE repo=?", (str(repo),))
+
+    def remove(self, repo: RepoId, revision: str | None) -> messages.Removed:
+        """Removes one snapshot, or all of a repository; ``gc`` then frees the bytes at once.
+
+        Raises:
+            NotFound: Nothing such is here.
+            Busy: Somebody leases it; the message names who.
+            UsageError: The repository is pinned, or the revision is malformed.
+            ZhcacheError: The disk failed.
+        """
+        with self._writing:
+            if revision is None:
+                commits = listing.commits(self.catalog, repo)
+                if not commits:
+                    raise NotFound("{repo} is not in the store", repo=repo)
+            else:
+                commits = [self._commit_of(repo, revision)]
+            self._mark_removing(repo, commits)
+            hit("remove.after_mark")
+            released = sum(self._remove_one(repo, commit) for commit in commits)
+        return messages.Removed(repo=str(repo), commits=commits, bytes_released=released)
+
+    def _mark_removing(self, repo: RepoId, commits: list[str]) -> None:
+        """Decides in one transaction; ``grant`` refuses marked snapshots, so none slips in."""
+        with self.catalog.write() as db:
+            if db.conn.execute("SELECT 1 FROM pins WHERE repo=?", (str(repo),)).fetchone():
+                raise UsageError(
+                    "{repo} is pinned", hint="run `zhcache unpin {repo}` first", repo=repo
+                )
+            self.leases.prune_dead()
+            holders = [text for c in commits for text in self.leases.holders(repo, c)]
+            if holders:
+                raise Busy(
+                    "{repo} is in use by {holders}",
+                    hint="it can be removed once they end",
+                    repo=repo,
+                    holders=", ".join(sorted(set(holders))),
+                )
+            for commit in commits:
+                db.conn.execute(
+                    "UPDATE snapshots SET removing=1 WHERE repo=? AND commit_hash=?",
+                    (str(repo), commit),
+                )
+
+    def _remove_one(self, repo: RepoId, commit: str) -> int:
+        for ref, target in self.manifests.refs(repo).items():
+            if target == commit:
+                self.view.remove_ref(repo, ref)
+                self.manifests.remove_ref(repo, ref)
+        with self.catalog.write() as db:
+            db.conn.execute("DELETE FROM refs WHERE repo=? AND commit_hash=?", (str(repo), commit))
+        hit("remove.after_refs")
+        return self._fsck.finish_removal(repo, commit)
+
+    def gc(self, *, dry_run: bool = False) -> messages.GcReport:
+        """Frees what nothing needs, and says why the rest stays.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        if dry_run:
+            return self._collector.collect(dry_run=True)
+        with self._writing:
+            self.leases.prune_dead()
+            return self._collector.collect(dry_run=False)
+
+    # --- checking --------------------------------------------------------------------------------
+
+    def verify(
+        self,
+        repo: RepoId | None = None,
+        progress: Callable[[int], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> messages.VerifyResult:
+        """Reads every byte, or every byte of a repository; what changed goes to quarantine.
+
+        Raises:
+            Cancelled: ``stop`` was set.
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        return self._fsck.verify(repo, progress, stop)
+
+    def holes(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str, Promise]]:
+        """Returns (repository, commit, path, promise) of each file whose bytes must be refetched.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        return [
+            (parse_repo(name), commit, path, Promise(size, sha256, git_sha1))
+            for name, commit, path, size, sha256, git_sha1 in self._fsck.holes(repo)
+        ]
+
+    def rebuild(self) -> None:
+        """Makes index and view anew from manifests and blobs alone, without network.
+
+        Leases, jobs and the health of sources stay, if the index can still be read.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self._writing:
+            try:
+                with self.catalog.write():
+                    self.catalog.clear(_REBUILT)
+                    self._fsck.mend(relink=True)
+            except StoreDamaged:
+                self.catalog.start_over()
+                self._fsck.mend(relink=True)
