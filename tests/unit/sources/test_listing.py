@@ -1,92 +1,12 @@
-import unicodedata
-
 import pytest
 
+from corpora.hostile_names import HARMLESS_NAMES, HOSTILE_NAMES
 from zhcached.errors import RemoteInvalid
 from zhcached.sources import listing
 from zhcached.sources.listing import Listing, decode
 
 SHA256 = "a" * 64
 GIT = "b" * 40
-
-HOSTILE_NAMES = {
-    "empty": "",
-    "absolute": "/etc/passwd",
-    "absolute_windows": "C:\\Windows\\system.ini",
-    "network_share": "\\\\server\\share",
-    "double_slash_start": "//etc/passwd",
-    "dot": ".",
-    "dot_dot": "..",
-    "parent": "../x",
-    "parent_twice": "../../x",
-    "parent_inside": "unet/../../x",
-    "parent_at_end": "unet/..",
-    "dot_inside": "unet/./x",
-    "dot_start": "./x",
-    "empty_segment": "unet//x",
-    "slash_end": "unet/",
-    "only_slash": "/",
-    "backslash": "unet\\x",
-    "backslash_parent": "..\\x",
-    "mixed_parent": "unet/..\\..\\x",
-    "nul": "x\0.safetensors",
-    "nul_alone": "\0",
-    "newline": "x\ny",
-    "carriage_return": "x\ry",
-    "tab": "x\ty",
-    "escape": "\x1b[2Jx",
-    "bell": "x\x07",
-    "backspace": "safe\x08\x08\x08\x08evil",
-    "delete": "x\x7f",
-    "c1_control": "x\x9by",
-    "bidi_override": "x\u202egnp.exe",
-    "bidi_embedding": "x\u202by",
-    "bidi_isolate": "x\u2066y\u2069",
-    "right_to_left_mark": "x\u200fy",
-    "zero_width_space": "mo\u200bdel.safetensors",
-    "zero_width_joiner": "mo\u200ddel.safetensors",
-    "word_joiner": "mo\u2060del",
-    "byte_order_mark": "\ufeffmodel_index.json",
-    "soft_hyphen": "mo\u00addel",
-    "tag_character": "x\U000e0041",
-    "lone_surrogate": "x\ud800",
-    "private_use": "x\ue000",
-    "unassigned": "x\u0378",
-    "noncharacter": "x\uffff",
-    "not_nfc": unicodedata.normalize("NFD", "modèle.json"),
-    "not_nfc_hangul": unicodedata.normalize("NFD", "한.json"),
-    "ohm_sign": "10\u2126.json",
-    "leading_space": " x",
-    "trailing_space": "x ",
-    "space_segment": "unet/ /x",
-    "trailing_nbsp": "x\u00a0",
-    "long_segment": "x" * 256,
-    "long_segment_utf8": "模" * 86,
-    "long_path": "/".join(["x" * 200] * 6),
-    "too_deep": "/".join(["d"] * 33),
-    "git_folder": ".git/config",
-    "git_hook": ".git/hooks/post-checkout",
-    "git_alone": ".git",
-    "percent_is_not_decoded_but_parent_is": "%2e%2e/../x",
-    "home_is_literal_but_parent_is_not": "~/../x",
-    "proc": "/proc/self/environ",
-    "line_separator": "a\u2028b",
-    "paragraph_separator": "a\u2029b",
-}
-
-HARMLESS_NAMES = [
-    "model_index.json",
-    "unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
-    "中文 提示词/说明.txt",
-    "a b.json",
-    "a%2Fb.json",
-    "~x",
-    "...",
-    ".gitattributes",
-    "-rf",
-    "x" * 255,
-    "é.json",
-]
 
 
 def added(name, **changes):
