@@ -12,6 +12,9 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import click
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (ROOT / "zhcache", ROOT / "daemon" / "zhcached")
@@ -23,7 +26,7 @@ def modules() -> Iterator[tuple[Path, str]]:
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
             text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-            summary = " ".join(text.split("\n\n")[0].split())
+            summary = " ".join(text.split("\n\n")[0].split()).replace("``", "`")
             yield path.relative_to(ROOT), summary
 
 
@@ -70,40 +73,32 @@ def state_diagram() -> str:
 
 def commands() -> str:
     """Returns docs/commands.md: the help of every command, as the command line prints it."""
-    import click
-
     from zhcache.cli import cli as group
     from zhcache.i18n import use
 
     # Help follows the reader's language; the document is in one.
     use("en")
-    top = click.Context(group, info_name="zhcache", max_content_width=90, terminal_width=90)
+    top = click.Context(group, info_name="zhcache", **settings(group))
     lines = ["# Commands", "", "Made by `make docs` from `zhcache COMMAND --help`.", ""]
     for name, text in helps(group, top):
         lines += [f"## {name}", "", "```text", text.rstrip(), "```", ""]
     return "\n".join(lines)
 
 
-def helps(command: object, context: object) -> Iterator[tuple[str, str]]:
+def helps(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
     """Yields the full name and the help text of ``command`` and of everything below it."""
-    import click
-
-    assert isinstance(command, click.Command) and isinstance(context, click.Context)
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
-                yield from helps(
-                    below,
-                    click.Context(
-                        below,
-                        info_name=name,
-                        parent=context,
-                        max_content_width=90,
-                        terminal_width=90,
-                    ),
-                )
+                inner = click.Context(below, name, parent=context, **settings(below))
+                yield from helps(below, inner)
+
+
+def settings(command: click.Command) -> dict[str, Any]:
+    """Returns a command's own settings at a width that does not depend on the terminal."""
+    return {**command.context_settings, "max_content_width": 90, "terminal_width": 90}
 
 
 def between(text: str, mark: str, inner: str) -> str:

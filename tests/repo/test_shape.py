@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from zhcached import config
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
-FILE_LINES_MAX = 450
+FILE_LINES_MAX = 550
+FILE_LINES_MEDIAN = 150
 FUNCTION_LINES_MAX = 80
 
 
@@ -55,11 +57,15 @@ def test_tests_hold_no_packages_and_no_name_twice():
     assert sorted(names) == sorted(set(names))
 
 
-def test_every_source_file_has_a_docstring_and_a_readable_size():
-    for path in sources():
-        text = path.read_text("utf-8")
-        assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
-        assert len(text.splitlines()) <= FILE_LINES_MAX or path.name == "messages.py", path
+def test_every_source_file_says_what_it_is():
+    silent = [p for p in sources() if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    assert silent == []
+
+
+def test_files_are_of_a_size_to_be_read():
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in sources()}
+    assert [path for path, count in lines.items() if count > FILE_LINES_MAX] == []
+    assert statistics.median(lines.values()) <= FILE_LINES_MEDIAN
 
 
 def test_functions_fit_on_a_screen():
