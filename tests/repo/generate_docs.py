@@ -92,7 +92,7 @@ def helps(command: click.Command, context: click.Context) -> Iterator[tuple[str,
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             if below is not None and not below.hidden:
-                inner = click.Context(below, name, parent=context, **settings(below))
+                inner = click.Context(below, context, name, **settings(below))
                 yield from helps(below, inner)
 
 
