@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from demohub import vocabulary
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Version of what ``build`` makes; a folder made by another one is built anew."""
 
 _SEED: Final = 20_260_101
@@ -100,9 +100,7 @@ def _write(folder: Path) -> None:
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     _publish_keys(folder / "text_encoder" / "model.safetensors")
-    # transformers 5 saves tokenizer.json alone; published pipelines have these two, and readers
-    # before it need them.
-    _write_vocabulary(folder / "tokenizer")
+    _publish_tokenizer(folder / "tokenizer")
     (folder / "README.md").write_text(_CARD, encoding="utf-8")
 
 
@@ -182,6 +180,20 @@ def _scheduler() -> Any:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+
+
+def _publish_tokenizer(folder: Path) -> None:
+    """Makes the tokenizer's folder as published ones are.
+
+    transformers 5 leaves out the two vocabulary files that readers before it need, and writes how
+    it came to its own files, which differs with the environment.
+    """
+    _write_vocabulary(folder)
+    config = folder / "tokenizer_config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for trace in ("is_local", "local_files_only"):
+        settings.pop(trace, None)
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _publish_keys(weights: Path) -> None:
