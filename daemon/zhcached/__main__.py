@@ -20,15 +20,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
-        print(f"zhcached needs {', '.join(missing)}: pip install 'zhcache[daemon]'", file=sys.stderr)
+        _say(f"zhcached needs {', '.join(missing)}: pip install 'zhcache[daemon]'")
         sys.exit(5)
     try:
         _run(options)
     except ZhcacheError as error:
-        print(f"zhcached: {error.message}", file=sys.stderr)
+        _say(f"zhcached: {error.message}")
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            _say(f"  {error.hint}")
         sys.exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -26,11 +25,13 @@ from zhcached.api.handover import Handover
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config
+from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.sources.registry import build as build_sources
+from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
@@ -69,13 +70,14 @@ async def _join(
     store: Store, config: Config, clock: SystemClock, logs: Path, home: Path
 ) -> Services:
     transport = Transport(
-        AddressPolicy.from_config(config),
+        AddressPolicy(configured_origins(config.sources)),
         connect_timeout_s=config.download.connect_timeout,
         user_agent=USER_AGENT,
     )
-    sources = build_sources(config, transport, os.environ)
+    sources = build_sources(config.sources, transport)
     health = Health(store.catalog, config.sources, clock)
-    prefetcher = Prefetcher(store, sources, transport, config, clock, health)
+    fetcher = Fetcher(store, transport, config.download, health)
+    prefetcher = Prefetcher(fetcher, sources, config.alias, clock)
     performer = Performer(store, prefetcher)
     return Services(
         config=config,

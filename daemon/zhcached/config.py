@@ -171,7 +171,7 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
 def _units(tables: dict[str, Any], name: str) -> dict[str, Any]:
     table = tables.get(name, {})
     if not isinstance(table, dict):
-        raise ValueError(f"[{name}] is not a table")
+        raise ValueError(f"[{name}] is not a table")  # noqa: TRY004 - one kind for all of _build
     converted: dict[str, Any] = {}
     for key, value in table.items():  # pyright: ignore[reportUnknownVariableType]
         if (name, key) in _SIZES:

@@ -7,7 +7,6 @@ shape of the value, and from the query of every URL (signed addresses are secret
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import threading
@@ -71,7 +70,7 @@ class LogFile:
 
     def _rotate(self) -> None:
         self._file.close()
-        os.replace(self.path, self.path.with_suffix(".1.jsonl"))
+        self.path.replace(self.path.with_suffix(".1.jsonl"))
         self._file = self.path.open("a", encoding="utf-8")
 
 

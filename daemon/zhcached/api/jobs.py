@@ -29,9 +29,7 @@ async def prefetch(call: Call) -> Job | PrefetchPlan | web.Response:
     if request.dry_run:
         plan = await asyncio.to_thread(call.services.prefetcher.plan, request)
         return web.Response(body=line(plan), content_type="application/json")
-    submitting = call.services.jobs.submit(
-        state.Prefetch(request), key_of(request), call.peer.uid
-    )
+    submitting = call.services.jobs.submit(state.Prefetch(request), key_of(request), call.peer.uid)
     return await asyncio.shield(submitting)
 
 

@@ -14,67 +14,80 @@ from aiohttp import web
 from zhcache.errors import NotFound, NotPermitted, UsageError
 from zhcache.protocol.messages import Lease, LeaseRequest, Resident, Residents
 from zhcache.protocol.names import parse_repo, parse_revision
+from zhcached.api.peer import Peer
 from zhcached.api.route import Call, Route, line, stream
+from zhcached.store.store import Store
 
 HEARTBEAT_S = 20.0
 
 
 async def hold(call: Call) -> web.StreamResponse:
     """Grants a lease that lasts as long as the answer's connection."""
-    request: LeaseRequest = call.body
-    if request.variant is not None:
-        raise UsageError(
-            "this release makes no variants yet: {name}", name=request.variant
-        )
-    store = call.services.store
-    repo = parse_repo(request.repo)
-    revision = parse_revision(request.revision) if request.revision else None
-    lease = await asyncio.to_thread(store.lease, repo, revision, call.peer)
+    store, stopping = call.services.store, call.services.stopping
+    lease = await asyncio.to_thread(_grant, store, call.body, call.peer)
     try:
         response = await stream(call.request)
         await response.write(line(lease))
-        while not call.services.stopping.is_set():
+        while not stopping.is_set():
             try:
-                await asyncio.wait_for(call.services.stopping.wait(), HEARTBEAT_S)
+                await asyncio.wait_for(stopping.wait(), HEARTBEAT_S)
             except TimeoutError:
                 await response.write(b"\n")
         return response
     finally:
-        if not call.services.stopping.is_set():
-            # Shielded: the cancellation that ends this handler must not keep the lease alive.
+        # A daemon that stops leaves the record: the process still uses the files, and the next
+        # daemon ends the lease when that process is gone.
+        if not stopping.is_set():
             await asyncio.shield(asyncio.to_thread(store.leases.end, lease.id))
+
+
+def _grant(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
+    if request.variant is not None:
+        raise UsageError("this release makes no variants yet: {name}", name=request.variant)
+    repo = parse_repo(request.repo)
+    manifest = store.resolve(repo, parse_revision(request.revision) if request.revision else None)
+    lease = store.leases.grant(repo, manifest.commit, uid=peer.uid, pid=peer.pid)
+    return Lease(
+        id=lease,
+        repo=manifest.repo,
+        commit=manifest.commit,
+        path=str(store.view.snapshot_dir(repo, manifest.commit)),
+        bytes=manifest.bytes,
+    )
 
 
 async def release(call: Call) -> None:
     """Ends a lease of the caller's before its connection closes."""
-    store = call.services.store
-    lease_id = call.request.match_info["id"]
-    found = [l for l in await asyncio.to_thread(store.leases.all) if l.id == lease_id]
-    if not found:
-        raise NotFound("there is no lease {id}", id=lease_id[:40])
-    if found[0].uid != call.peer.uid and not call.peer.may_all:
-        raise NotPermitted("lease {id} belongs to another user", id=lease_id)
-    await asyncio.to_thread(store.leases.end, lease_id)
+    leases = call.services.store.leases
+    lease = call.request.match_info["id"]
+    owner = await asyncio.to_thread(leases.owner, lease)
+    if owner is None:
+        raise NotFound("there is no lease {id}", id=lease[:40])
+    if owner != call.peer.uid and not call.peer.may_all:
+        raise NotPermitted("lease {id} belongs to another user", id=lease)
+    await asyncio.to_thread(leases.end, lease)
 
 
 async def resident(call: Call) -> Residents:
     """Lists what is in use: one line for each model and user."""
-    held: dict[tuple[str, int], Resident] = {}
-    for lease in await asyncio.to_thread(call.services.store.leases.all):
-        entry = held.setdefault(
-            (lease.repo, lease.uid),
-            Resident(
-                repo=lease.repo,
-                variant=None,
-                device="cpu",
-                bytes=lease.bytes,
-                leases=0,
-                uid=lease.uid,
-                expires=None,
-            ),
+    return Residents(resident=await asyncio.to_thread(_resident, call.services.store))
+
+
+def _resident(store: Store) -> list[Resident]:
+    store.leases.prune_dead()
+    sizes = {(s.repo, s.commit): s.bytes for s in store.snapshots()}
+    return [
+        Resident(
+            repo=repo,
+            variant=None,
+            device="cpu",
+            bytes=sizes.get((repo, commit), 0),
+            leases=count,
+            uid=uid,
+            expires=None,
         )
-        entry.leases += 1
-    return Residents(resident=list(held.values()))
+        for (repo, commit, uid), count in store.leases.counts().items()
+    ]
 
 
 ROUTES = (

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import TextIO
 
 from aiohttp import web
 
 from zhcache.protocol.messages import LogLine
 from zhcached import log as logfile
 from zhcached.api.route import Call, Route, line, stream
+from zhcached.jobs.events import ENDED
 
 POLL_S = 0.3
 MAX_LINES = 10_000
@@ -28,8 +31,7 @@ async def show(call: Call) -> web.StreamResponse:
         for entry in past:
             await response.write(line(entry))
         while call.flag("follow") and not call.services.stopping.is_set():
-            ended = bool(job) and call.services.jobs.find(job).error is not None
-            ended = ended or (bool(job) and call.services.jobs.find(job).state in _ENDED)
+            ended = bool(job) and call.services.jobs.find(job).state in ENDED
             for entry in logfile.parse_lines(_whole_lines(tail), job=job):
                 await response.write(line(entry))
             if ended:
@@ -39,10 +41,8 @@ async def show(call: Call) -> web.StreamResponse:
     return response
 
 
-_ENDED = ("done", "failed", "cancelled")
-
-
-def _whole_lines(tail):
+def _whole_lines(tail: TextIO) -> Iterator[str]:
+    """Yields what has been written whole; a line under way is left for the next time."""
     while True:
         start = tail.tell()
         text = tail.readline()

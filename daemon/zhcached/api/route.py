@@ -82,7 +82,9 @@ class Route:
     streams: bool = False
 
 
-async def stream(request: web.Request, content_type: str = "application/x-ndjson") -> web.StreamResponse:
+async def stream(
+    request: web.Request, content_type: str = "application/x-ndjson"
+) -> web.StreamResponse:
     """Starts an answer of unknown length."""
     response = web.StreamResponse(
         headers={"Content-Type": content_type, "Cache-Control": "no-store"}

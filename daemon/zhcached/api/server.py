@@ -77,12 +77,12 @@ def failure(error: ZhcacheError) -> web.Response:
     body = msgspec.json.encode(ErrorReply(error=to_info(error)))
     status = _STATUS.get(error.exit_code, 500)
     headers = {"Retry-After": "5"} if status == 429 else {}
-    return web.Response(
-        body=body, status=status, content_type="application/json", headers=headers
-    )
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
-def _entry(route: Route, services: Services) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _entry(
+    route: Route, services: Services
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     decoder = msgspec.json.Decoder(route.takes) if route.takes else None
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -120,13 +120,7 @@ def _guard(calls: Counter[int]) -> Callable[..., Awaitable[web.StreamResponse]]:
         request["peer"] = peer = of_socket(transport.get_extra_info("socket"))
         calls[peer.uid] += 1
         try:
-            if calls[peer.uid] > MAX_CALLS_PER_UID:
-                raise Busy(
-                    "uid {uid} has {count} calls open, the most one user may have",
-                    hint="close some and try again",
-                    uid=peer.uid,
-                    count=MAX_CALLS_PER_UID,
-                )
+            _check_share(calls, peer.uid)
             if request.path != "/v1/version":
                 version.check(request.headers.get(version.HEADER))
             return await handler(request)
@@ -151,6 +145,16 @@ def _guard(calls: Counter[int]) -> Callable[..., Awaitable[web.StreamResponse]]:
                 del calls[peer.uid]
 
     return guard
+
+
+def _check_share(calls: Counter[int], uid: int) -> None:
+    if calls[uid] > MAX_CALLS_PER_UID:
+        raise Busy(
+            "uid {uid} has {count} calls open, the most one user may have",
+            hint="close some and try again",
+            uid=uid,
+            count=MAX_CALLS_PER_UID,
+        )
 
 
 def _from_http(error: web.HTTPException, request: web.Request) -> ZhcacheError:

@@ -12,7 +12,6 @@ from zhcache.protocol.messages import (
     SnapshotDetail,
     Snapshots,
 )
-from zhcache.protocol.names import parse_repo
 from zhcached.api.route import Call, Route
 
 
@@ -53,8 +52,7 @@ async def unpin(call: Call) -> None:
 async def lock(call: Call) -> LockFile:
     """Gives the pinned commits and hashes of repositories held here."""
     request: LockRequest = call.body
-    repos = [parse_repo(name) for name in request.repos]
-    return await asyncio.to_thread(call.services.store.lock_file, repos)
+    return await asyncio.to_thread(call.services.store.lock_file, request.repos)
 
 
 _REPO = "{repo:[^/]+(?:/[^/]+)?}"

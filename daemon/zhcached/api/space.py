@@ -16,7 +16,7 @@ async def show(call: Call) -> Space:
 async def collect(call: Call) -> GcReport:
     """Frees what nothing needs, and says why the rest stays."""
     request: GcRequest = call.body
-    return await asyncio.to_thread(call.services.store.gc, request.dry_run)
+    return await asyncio.to_thread(call.services.store.gc, dry_run=request.dry_run)
 
 
 ROUTES = (

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from zhcache.protocol.messages import Job
 
-_ENDED = ("done", "failed", "cancelled")
+ENDED = ("done", "failed", "cancelled")
 
 
 class Feed:
@@ -43,7 +43,7 @@ class Feed:
         while True:
             serial, job = self._serial, self._job
             yield job
-            if job.state in _ENDED:
+            if job.state in ENDED:
                 return
             while self._serial == serial:
                 changed = self._changed

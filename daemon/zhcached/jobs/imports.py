@@ -40,16 +40,15 @@ def take_in(
     wanted = {file.path for file in selection.taken}
     total = sum(file.size for file in selection.taken)
     kept: list[ManifestFile] = []
-    reused = done = 0
+    done = 0
     try:
         for file, descriptor in zip(request.files, arrivals.take(len(request.files)), strict=True):
             control.check()
             path = RepoPath(file.path)
             if path not in wanted:
                 continue
-            committed, was_there = store.adopt(descriptor, link_ok=request.link, job=record.id)
+            committed = store.adopt(descriptor, None, link_ok=request.link, owner_job=record.id)
             done += committed.size
-            reused += committed.size if was_there else 0
             kept.append(
                 ManifestFile(
                     path=path, size=committed.size, sha256=committed.sha256, trust="first-use"
@@ -82,9 +81,9 @@ def take_in(
             files=len(kept),
             bytes=size,
             bytes_fetched=0,
-            bytes_reused=reused,
+            bytes_reused=size,
             seconds=round(time.monotonic() - started, 3),
-            sources={SOURCE: size - reused},
+            sources={},
             trust="first-use",
             left_out=selection.left_out,
         )

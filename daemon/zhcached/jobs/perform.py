@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-
-import msgspec
+from collections import defaultdict
 
 from zhcache.errors import IntegrityError, UsageError
-from zhcache.protocol.messages import ImportRequest, PrefetchRequest, VerifyResult
+from zhcache.protocol.messages import ImportRequest, VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.jobs import state
 from zhcached.jobs.arrivals import Arrivals
@@ -49,7 +48,7 @@ class Performer:
                 repo = parse_repo(request.repo) if request.repo else None
                 return self._verify(repo, control)
             case state.Repair():
-                return self._repair(control)
+                return self._repair(record, control)
             case state.Import():
                 return self._import(record, control)
 
@@ -71,27 +70,29 @@ class Performer:
 
     def _verify(self, repo: RepoId | None, control: Control) -> state.Done:
         control.enter(state.Running())
-        found = self._hash_all(repo, control)
+        found = self._hash(repo, control)
         if found.damaged or found.missing:
-            raise _damage(found)
+            raise _Damaged(found)
         return state.Done(verify=found)
 
-    def _repair(self, control: Control) -> state.Done:
-        """Rebuilds the index from disk, then refetches what is damaged or missing."""
+    def _repair(self, record: state.Record, control: Control) -> state.Done:
+        """Rebuilds the index from disk, re-hashes all, then refetches what is lost."""
         control.enter(state.Running())
         self._store.rebuild()
-        found = self._hash_all(None, control)
+        found = self._hash(None, control)
         found.rebuilt = True
-        lost = sorted({user for blob in found.damaged for user in blob.used_by})
-        for repo, commit in self._store.incomplete():
-            request = PrefetchRequest(repo=repo, revision=commit)
-            self._prefetcher.refetch(request, control)
-            found.refetched += 1
+        lost: dict[tuple[RepoId, str], set[str]] = defaultdict(set)
+        for repo, commit, path, _ in self._store.holes():
+            lost[repo, commit].add(path)
+        for (repo, commit), paths in lost.items():
+            control.check()
+            manifest = self._store.manifests.read(repo, commit)
+            self._prefetcher.refetch(manifest, paths, record.id, control)
+            found.refetched += len(paths)
         found.missing = []
-        control.note(", ".join(lost))
         return state.Done(verify=found)
 
-    def _hash_all(self, repo: RepoId | None, control: Control) -> VerifyResult:
+    def _hash(self, repo: RepoId | None, control: Control) -> VerifyResult:
         done = 0
 
         def count(step: int) -> None:
@@ -102,13 +103,15 @@ class Performer:
         return self._store.verify(repo, count, control.cancelled)
 
 
-def _damage(found: VerifyResult) -> IntegrityError:
-    names = sorted({user for blob in found.damaged for user in blob.used_by} | set(found.missing))
-    error = IntegrityError(
-        "{count} blobs are damaged or missing; {names} cannot be used as they are",
-        hint="zhcache repair fetches them again",
-        count=len(found.damaged) + len(found.missing),
-        names=", ".join(names) or "nothing in use",
-    )
-    error.verify = msgspec.structs.replace(found)  # pyright: ignore[reportAttributeAccessIssue]
-    return error
+class _Damaged(IntegrityError):
+    """A verification that found damage; carries its report."""
+
+    def __init__(self, found: VerifyResult) -> None:
+        self.verify = found
+        names = {user for blob in found.damaged for user in blob.used_by} | set(found.missing)
+        super().__init__(
+            "{count} files are damaged or missing; they concern {names}",
+            hint="zhcache repair fetches them again",
+            count=len(found.damaged) + len(found.missing),
+            names=", ".join(sorted(names)) or "nothing that is in use",
+        )

@@ -90,7 +90,7 @@ class Jobs:
         """Takes up the jobs an earlier daemon left; returns how many run again."""
         rows = await asyncio.to_thread(self._catalog.load_jobs, None, MAX_HISTORY)
         again = 0
-        for row in reversed(rows):
+        for _, row in reversed(rows):
             try:
                 record = _decoder.decode(row)
             except msgspec.MsgspecError as error:
@@ -264,7 +264,7 @@ class Jobs:
 
     def _save(self, record: state.Record) -> None:
         self._catalog.save_job(
-            id=record.id,
+            job_id=record.id,
             key=record.key,
             kind=record.kind,
             state=state.name(record.state),

@@ -21,12 +21,12 @@ from zhcache.errors import (
 )
 from zhcache.protocol.names import RepoId, Revision, parse_repo
 from zhcached.errors import RemoteError, RepoUnavailable
+from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Resolution, Source
+from zhcached.sources.registry import resolve_by_any_name
 
 GRACE_S = 3.0
 DEADLINE_S = 30.0
-
-NamesAt = Callable[[RepoId, str], Sequence[RepoId]]
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class Answers:
 def ask(
     sources: Sequence[Source],
     repo: RepoId,
-    revision: Revision | None,
-    names_at: NamesAt,
+    revision_at: Callable[[Source], Revision | None],
+    aliases: Mapping[str, HubNames],
     check: Callable[[], None] = lambda: None,
 ) -> Answers:
     """Resolves ``repo`` at every source at once.
@@ -49,16 +49,17 @@ def ask(
     Args:
         sources: In order of preference; ``Answers.found`` keeps it.
         repo: As the user named it.
-        revision: As the user named it; None is each source's default branch.
-        names_at: Gives the names to try at a kind of source, best first.
+        revision_at: What to ask a source for; None is its default branch.
+        aliases: The user's own names for repositories at each kind of hub.
         check: Raises when the job is to end.
     """
     arrived: queue.Queue[tuple[int, Resolution | Exception]] = queue.Queue()
 
     def work(place: int, source: Source) -> None:
         try:
-            arrived.put((place, _resolve(source, repo, revision, names_at)))
-        except Exception as error:
+            wanted = revision_at(source)
+            arrived.put((place, resolve_by_any_name(source, repo, wanted, DEADLINE_S, aliases)))
+        except Exception as error:  # noqa: BLE001 - handed to the waiting thread
             arrived.put((place, error))
 
     for place, source in enumerate(sources):
@@ -77,20 +78,6 @@ def ask(
                 answers.found.append(found)
     _agree_on_commit(answers, {source.name: source for source in sources})
     return answers
-
-
-def _resolve(
-    source: Source, repo: RepoId, revision: Revision | None, names_at: NamesAt
-) -> Resolution:
-    refusal: Exception | None = None
-    for name in names_at(repo, source.kind):
-        try:
-            return source.resolve(name, revision, DEADLINE_S)
-        except RepoUnavailable as error:
-            if not isinstance(error.error, NotFound):
-                raise
-            refusal = refusal or error
-    raise refusal or RepoUnavailable(NotFound("{repo} has no name here", repo=repo))
 
 
 def _gather(

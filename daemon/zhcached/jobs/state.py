@@ -69,16 +69,14 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     by_uid: int
 
 
-State = (
-    Queued | Resolving | Fetching | Publishing | Running | Done | Failed | Cancelled
-)
+State = Queued | Resolving | Fetching | Publishing | Running | Done | Failed | Cancelled
 
 ENDED = (Done, Failed, Cancelled)
 _ENDINGS = frozenset({Failed, Cancelled})
 
 STEPS: dict[type[State], frozenset[type[State]]] = {
     Queued: frozenset({Resolving, Running}) | _ENDINGS,
-    Resolving: frozenset({Fetching, Queued}) | _ENDINGS,
+    Resolving: frozenset({Fetching, Done, Queued}) | _ENDINGS,
     Fetching: frozenset({Publishing, Resolving, Queued}) | _ENDINGS,
     Publishing: frozenset({Done, Queued}) | _ENDINGS,
     Running: frozenset({Done, Queued}) | _ENDINGS,

@@ -97,7 +97,7 @@ def compare(
     honest = [r for r in resolutions if r.source not in liars]
     warnings = [f"{name} is not used: {proof}" for name, proof in liars.items()]
     files = [_founded(honest, listings, path, warnings) for path in wanted]
-    return Comparison(tuple(files), _overall(files), liars, tuple(warnings))
+    return Comparison(tuple(files), overall(files), liars, tuple(warnings))
 
 
 def is_document(path: str) -> bool:
@@ -270,7 +270,8 @@ def _locked(
     return FileTrust(path, promise, promise, served, "pinned")
 
 
-def _overall(files: Sequence[FileTrust]) -> Trust:
+def overall(files: Sequence[FileTrust]) -> Trust:
+    """Returns a snapshot's grade from those of its files, the documents aside."""
     loaded = [file for file in files if not is_document(file.path)] or list(files)
     agreed = bool(loaded) and all(file.grade == "quorum" for file in loaded)
     return "quorum" if agreed else "first-use"

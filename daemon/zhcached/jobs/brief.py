@@ -1,0 +1,192 @@
+"""What a prefetch is going to fetch, decided before the first byte: the brief.
+
+Resolving asks the network; everything after it here is a pure joining of what the sources said,
+what the user selected and whom to believe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zhcache.errors import UsageError
+from zhcache.protocol.messages import LockedRepo, PrefetchRequest
+from zhcache.protocol.names import (
+    RepoId,
+    Revision,
+    is_commit,
+    parse_path,
+    parse_repo,
+    parse_revision,
+)
+from zhcached.config import DownloadConfig
+from zhcached.errors import AddressRefused, RemoteInvalid, StatusError, TransportError
+from zhcached.fetch.offer import Offer
+from zhcached.jobs.health import Health
+from zhcached.jobs.resolve import Answers, ask, explain
+from zhcached.sources import ranking
+from zhcached.sources.alias import HubNames
+from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.selection import Selection, select
+from zhcached.sources.trust import Comparison, FileTrust, compare
+
+DEFAULT_REF = "main"
+# Third parties saw ModelScope answer 404 under several ranges of one object below this size
+# (hubdl's notes), so such a file comes in one stream.
+MODELSCOPE_MIN_SEGMENT = 32 * 2**20
+MIN_SEGMENT = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """One repository at one commit, and where each wanted file may come from."""
+
+    repo: RepoId
+    ref: str | None
+    primary: Resolution
+    resolutions: Mapping[str, Resolution]
+    selection: Selection
+    comparison: Comparison
+    sources: Mapping[str, Source]
+
+    @property
+    def revision(self) -> str:
+        """What the user asked for, in words to show."""
+        return self.ref or self.primary.commit
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should hear."""
+        spoken = [w for r in self.resolutions.values() for w in r.warnings]
+        return [*spoken, *self.comparison.warnings]
+
+    def offers(self, file: FileTrust, config: DownloadConfig) -> tuple[list[Offer], list[Offer]]:
+        """Returns who promises the same digest as the first source, and who promises another kind.
+
+        A hub that names a file by sha256 and one that names it by git's sha1 may mean different
+        files of one size; that shows only when the bytes are there, and is no lie.
+        """
+        alike: list[Offer] = []
+        others: list[Offer] = []
+        for name in file.served_by:
+            same = self._promises(name, file)
+            (alike if same else others).append(self._offer(name, file, config))
+        return alike, others
+
+    def _promises(self, source: str, file: FileTrust) -> bool:
+        listed = next((f for f in self.resolutions[source].files if f.path == file.path), None)
+        if listed is None:
+            return False
+        first = file.first_promise
+        by_sha256 = first.sha256 is not None and listed.sha256 == first.sha256
+        return by_sha256 or (first.git_sha1 is not None and listed.git_sha1 == first.git_sha1)
+
+    def _offer(self, name: str, file: FileTrust, config: DownloadConfig) -> Offer:
+        source, resolution = self.sources[name], self.resolutions[name]
+        min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
+        return Offer(
+            source=name,
+            locate=lambda: source.locate(resolution, file.path),
+            max_connections=config.connections,
+            min_segment=min_segment,
+        )
+
+
+def prepare(
+    request: PrefetchRequest,
+    sources: Sequence[Source],
+    health: Health,
+    aliases: Mapping[str, HubNames],
+    check: Callable[[], None] = lambda: None,
+) -> Brief:
+    """Asks the sources and returns the brief.
+
+    Raises:
+        NotFound: No source has the repository or the revision, or the globs leave nothing.
+        Gated: Its terms must be accepted, or the token is wrong.
+        NotPermitted: It was taken down.
+        UnsafeWeights: Wanted weights exist only as pickle.
+        IntegrityError: The sources contradict each other, or a listing is hostile.
+        SourcesFailed: None could be asked.
+    """
+    repo = parse_repo(request.repo)
+    asked = _ranked(sources, health, request.source)
+    answers = ask(asked, repo, _revision_at(request), aliases, check)
+    _remember(answers, health)
+    if not answers.found:
+        raise explain(repo, answers.failures)
+    resolutions = answers.found
+    selection, comparison = _decide(request, resolutions)
+    for name, proof in comparison.liars.items():
+        health.observe(name, ranking.Lied(proof))
+    if resolutions[0].source in comparison.liars:
+        # What a liar lists is no ground to select from.
+        resolutions = [r for r in resolutions if r.source not in comparison.liars]
+        selection, comparison = _decide(request, resolutions)
+    return Brief(
+        repo=repo,
+        ref=_ref(request),
+        primary=resolutions[0],
+        resolutions={resolution.source: resolution for resolution in resolutions},
+        selection=selection,
+        comparison=comparison,
+        sources={source.name: source for source in asked},
+    )
+
+
+def _decide(
+    request: PrefetchRequest, resolutions: Sequence[Resolution]
+) -> tuple[Selection, Comparison]:
+    listing = _locked_files(request.lock) if request.lock else resolutions[0].files
+    selection = select(
+        listing,
+        include=request.include,
+        exclude=request.exclude,
+        only_pipeline=request.only_pipeline,
+    )
+    paths = [file.path for file in selection.taken]
+    return selection, compare(resolutions, paths, lock=request.lock)
+
+
+def _locked_files(lock: LockedRepo) -> list[RemoteFile]:
+    return [RemoteFile(parse_path(file.path), file.size, file.sha256) for file in lock.files]
+
+
+def _ranked(sources: Sequence[Source], health: Health, only: str | None) -> list[Source]:
+    by_name = {source.name: source for source in sources}
+    if only is not None:
+        if only not in by_name:
+            raise UsageError(
+                "there is no source named {name}",
+                hint="zhcache sources lists them: {known}",
+                name=only[:80],
+                known=", ".join(by_name),
+            )
+        return [by_name[only]]
+    return [by_name[ranked.name] for ranked in health.ranked() if ranked.name in by_name]
+
+
+def _revision_at(request: PrefetchRequest) -> Callable[[Source], Revision | None]:
+    asked = parse_revision(request.revision) if request.revision else None
+    if request.lock is None:
+        return lambda _: asked
+    pinned = parse_revision(request.lock.commit)
+    # A hub without commits cannot be asked for one; its files are held to the lock's hashes.
+    return lambda source: None if source.kind == "modelscope" else pinned
+
+
+def _ref(request: PrefetchRequest) -> str | None:
+    named = request.lock.revision if request.lock else request.revision
+    if not named:
+        return DEFAULT_REF
+    return None if is_commit(named) else named
+
+
+def _remember(answers: Answers, health: Health) -> None:
+    for resolution in answers.found:
+        health.observe(resolution.source, ranking.Delivered(0, 0.0))
+    for name, error in answers.failures.items():
+        if isinstance(error, StatusError) and error.status == 429:
+            health.observe(name, ranking.Limited(error.retry_after_s or 60.0))
+        elif isinstance(error, (TransportError, StatusError, RemoteInvalid, AddressRefused)):
+            health.observe(name, ranking.Failed(str(error)))

@@ -1,0 +1,259 @@
+"""Bringing in the files of a brief: several at once, each set of bytes once in the whole daemon."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import msgspec
+import structlog
+
+from zhcache.errors import IntegrityError, NoSpace, SourcesFailed
+from zhcached.config import DownloadConfig
+from zhcached.fetch import offer
+from zhcached.fetch.download import Obtained, obtain
+from zhcached.fetch.limits import RateLimiter
+from zhcached.jobs.brief import Brief
+from zhcached.jobs.health import Health
+from zhcached.jobs.meter import Meter
+from zhcached.jobs.queue import Control
+from zhcached.jobs.stop import Either
+from zhcached.sources import ranking
+from zhcached.sources.trust import FileTrust
+from zhcached.store.digest import Committed, Promise
+from zhcached.store.ingest import Ingest
+from zhcached.store.store import Store
+from zhcached.transport.http import Transport
+
+TICK_S = 0.2
+LIMITED_S = 60.0
+
+log = structlog.get_logger()
+
+
+class Fetcher:
+    """What all jobs share: the store, the line, its rate, and who brings what at the moment."""
+
+    def __init__(
+        self, store: Store, transport: Transport, config: DownloadConfig, health: Health
+    ) -> None:
+        self.store = store
+        self.transport = transport
+        self.config = config
+        self.health = health
+        self.limiter = RateLimiter(config.rate)
+        self._claims: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def claim(self, promise: Promise, control: Control) -> Iterator[None]:
+        """Makes the caller the only one in this daemon who brings these bytes in."""
+        while True:
+            with self._lock:
+                taken = self._claims.get(promise.key)
+                if taken is None:
+                    mine = self._claims[promise.key] = threading.Event()
+                    break
+            while not taken.wait(TICK_S):
+                control.check()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._claims[promise.key]
+            mine.set()
+
+    def make_room(self, size: int) -> None:
+        """Makes sure ``size`` bytes fit, collecting garbage once if they do not.
+
+        Raises:
+            NoSpace: They do not fit even so.
+        """
+        try:
+            self.store.space.reserve(size).release()
+        except NoSpace:
+            freed = self.store.gc(dry_run=False).bytes_freed
+            log.info("prefetch.collected", bytes=freed)
+            self.store.space.reserve(size).release()
+
+
+class Gathering:
+    """One job's files on their way.
+
+    Attributes:
+        committed: The blob of each path that is there.
+        fetched: Bytes received, by source; wrong ones included.
+        reused: Bytes that were there before.
+        doubted: Paths whose second promise, of another kind of digest, did not hold.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, brief: Brief, job: str, control: Control, meter: Meter
+    ) -> None:
+        self._fetcher = fetcher
+        self._store = fetcher.store
+        self._brief = brief
+        self._job = job
+        self._control = control
+        self._meter = meter
+        self._lock = threading.Lock()
+        self.committed: dict[str, Committed] = {}
+        self.fetched: Counter[str] = Counter()
+        self.reused = 0
+        self.doubted: set[str] = set()
+
+    def run(self) -> None:
+        """Brings every file in.
+
+        Raises:
+            ZhcacheError: The first error of any file; the others are stopped and keep what came.
+        """
+        missing = self._missing()
+        self._fetcher.make_room(sum(file.promise.size for file in missing))
+        # The largest first: a long one begun last would leave the line to itself at the end.
+        missing.sort(key=lambda file: file.promise.size, reverse=True)
+        failed = threading.Event()
+        with ThreadPoolExecutor(self._fetcher.config.files, "file") as pool:
+            waiting = {pool.submit(self._one, file, failed) for file in missing}
+            try:
+                self._watch(waiting)
+            except BaseException:
+                failed.set()
+                for future in waiting:
+                    future.cancel()
+                raise
+            finally:
+                self._meter.close()
+
+    def trust(self) -> Sequence[FileTrust]:
+        """Returns the files with their grades as they stand now that the bytes are there."""
+        return [
+            msgspec.structs.replace(file, grade="first-use") if file.path in self.doubted else file
+            for file in self._brief.comparison.files
+        ]
+
+    def _missing(self) -> list[FileTrust]:
+        missing: dict[str, FileTrust] = {}
+        for file in self._brief.comparison.files:
+            self._control.check()
+            twin = missing.get(file.promise.key)
+            found = None if twin else self._present(file)
+            if found is not None:
+                self._keep(file, found, file.promise.size)
+            elif twin is None:
+                missing[file.promise.key] = file
+        return list(missing.values())
+
+    def _present(self, file: FileTrust) -> Committed | None:
+        found = self._store.find(file.promise, self._job)
+        if found is None and file.first_promise != file.promise:
+            found = self._store.find(file.first_promise, self._job)
+            if found is not None:
+                self._doubt(file)
+        return found
+
+    def _watch(self, waiting: set[Future[None]]) -> None:
+        pending = set(waiting)
+        while pending:
+            done, pending = wait(pending, TICK_S, FIRST_COMPLETED)
+            self._control.progress = self._meter.picture()
+            for future in done:
+                future.result()
+            self._control.check()
+
+    def _one(self, file: FileTrust, failed: threading.Event) -> None:
+        structlog.contextvars.bind_contextvars(job=self._job, repo=str(self._brief.repo))
+        with self._fetcher.claim(file.promise, self._control):
+            found = self._present(file)
+            if found is not None:
+                self._share(file, found, file.promise.size)
+                return
+            came, before = self._bring(file, failed)
+        with self._lock:
+            self.fetched.update(came.fetched)
+        found = Committed(came.sha256, came.git_sha1, came.size)
+        if file.promise != file.first_promise and self._store.find(file.promise) is None:
+            self._doubt(file)
+        self._share(file, found, before)
+        log.info("file.verified", path=file.path, bytes=found.size, sha256=found.sha256)
+
+    def _bring(self, file: FileTrust, failed: threading.Event) -> tuple[Obtained, int]:
+        alike, others = self._brief.offers(file, self._fetcher.config)
+        try:
+            return self._obtain(file, file.first_promise, alike, failed, may_accuse=True)
+        except (SourcesFailed, IntegrityError):
+            if not others or file.first_promise == file.promise:
+                raise
+            # These promise a digest of another kind. Their bytes count only if both promises
+            # hold; if they do not, that is another file and no lie.
+            return self._obtain(file, file.promise, others, failed, may_accuse=False)
+
+    def _obtain(
+        self,
+        file: FileTrust,
+        promise: Promise,
+        offers: Sequence[offer.Offer],
+        failed: threading.Event,
+        *,
+        may_accuse: bool,
+    ) -> tuple[Obtained, int]:
+        before = 0
+
+        def begin() -> Ingest:
+            nonlocal before
+            ingest = self._store.begin(promise, self._job)
+            before = ingest.received.total
+            self._meter.begin(file.path, promise.size, before)
+            return ingest
+
+        obtained = obtain(
+            begin,
+            offers,
+            transport=self._fetcher.transport,
+            config=self._fetcher.config,
+            limiter=self._fetcher.limiter,
+            control=self._watcher(file, failed, may_accuse=may_accuse),
+        )
+        return obtained, before
+
+    def _share(self, file: FileTrust, found: Committed, before: int) -> None:
+        for twin in self._brief.comparison.files:
+            if twin.promise.key == file.promise.key:
+                self._keep(twin, found, before if twin.path == file.path else twin.promise.size)
+
+    def _keep(self, file: FileTrust, found: Committed, reused: int) -> None:
+        with self._lock:
+            self.committed[file.path] = found
+            self.reused += reused
+        self._meter.finish(file.path, file.promise.size)
+
+    def _doubt(self, file: FileTrust) -> None:
+        log.warning("file.first_use", path=file.path, reason="only one source means these bytes")
+        with self._lock:
+            self.doubted.add(file.path)
+
+    def _watcher(
+        self, file: FileTrust, failed: threading.Event, *, may_accuse: bool
+    ) -> offer.Control:
+        health = self._fetcher.health
+
+        def on_event(kind: offer.EventKind, source: str, detail: str) -> None:
+            log.info("fetch." + kind.replace(" ", "_"), source=source, detail=detail)
+            if kind == "lied" and may_accuse:
+                health.observe(source, ranking.Lied(detail))
+            elif kind == "limited":
+                health.observe(source, ranking.Limited(LIMITED_S))
+            elif kind in ("given up", "switch"):
+                health.observe(source, ranking.Failed(detail))
+            if kind in ("lied", "changed"):
+                self._meter.restart(file.path)
+            self._meter.note = f"{source}: {detail}"
+
+        return offer.Control(
+            cancelled=Either(self._control.cancelled, failed),
+            on_bytes=lambda source, count: self._meter.add(file.path, source, count),
+            on_event=on_event,
+        )

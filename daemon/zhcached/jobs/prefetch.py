@@ -1,0 +1,235 @@
+"""Journey A: a repository's name becomes verified blobs, a manifest and a view.
+
+Resolve, decide, fetch what is missing, publish. The network is asked in ``resolve``, the
+decisions are ``brief``; here they are carried out, in the thread of the job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from zhcache.errors import IntegrityError, NotFound
+from zhcache.protocol.messages import (
+    LockedFile,
+    LockedRepo,
+    PlannedFile,
+    PrefetchPlan,
+    PrefetchRequest,
+    PrefetchResult,
+)
+from zhcache.protocol.names import is_commit, parse_repo
+from zhcached.clock import Clock
+from zhcached.jobs import state
+from zhcached.jobs.brief import Brief, prepare
+from zhcached.jobs.gather import Fetcher, Gathering
+from zhcached.jobs.meter import Meter
+from zhcached.jobs.queue import Control
+from zhcached.sources.alias import HubNames
+from zhcached.sources.base import Source
+from zhcached.sources.trust import overall
+from zhcached.store.digest import Promise
+from zhcached.store.snapshots import Manifest, ManifestFile
+
+log = structlog.get_logger()
+
+
+def key_of(request: PrefetchRequest) -> str:
+    """Returns the key by which equal requests join one job."""
+    canonical = msgspec.json.encode(
+        msgspec.structs.replace(
+            request, include=sorted(request.include), exclude=sorted(request.exclude)
+        ),
+        order="deterministic",
+    )
+    return "prefetch " + hashlib.sha256(canonical).hexdigest()
+
+
+class Prefetcher:
+    """Carries out prefetches; one for the daemon, used by any number of jobs at once."""
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        sources: Sequence[Source],
+        aliases: Mapping[str, HubNames],
+        clock: Clock,
+    ) -> None:
+        self.health = fetcher.health
+        self._fetcher = fetcher
+        self._store = fetcher.store
+        self._sources = sources
+        self._aliases = aliases
+        self._clock = clock
+
+    def plan(self, request: PrefetchRequest) -> PrefetchPlan:
+        """Returns what ``run`` would do, having asked the sources and fetched nothing."""
+        brief = prepare(request, self._sources, self.health, self._aliases)
+        files = [
+            PlannedFile(
+                path=file.path,
+                size=file.promise.size,
+                present=file.promise.size if self._store.find(file.promise) else 0,
+                sources=list(file.served_by),
+            )
+            for file in brief.comparison.files
+        ]
+        return PrefetchPlan(
+            repo=str(brief.repo),
+            revision=brief.revision,
+            commit=brief.primary.commit,
+            trust=brief.comparison.grade,
+            files=files,
+            bytes=sum(file.size for file in files),
+            bytes_present=sum(file.present for file in files),
+            left_out=brief.selection.left_out,
+        )
+
+    def run(self, request: PrefetchRequest, record: state.Record, control: Control) -> state.Done:
+        """Does one prefetch.
+
+        Raises:
+            ZhcacheError: As ``prepare`` and ``obtain`` do; what was fetched stays for the next
+                time.
+        """
+        started = self._clock.monotonic()
+        control.enter(state.Resolving())
+        if held := self._held(request):
+            outcome = _Outcome(reused=held.bytes)
+            return self._done(held, request.revision, outcome, started)
+        try:
+            brief = self._prepare(request, control)
+            try:
+                return self._bring(brief, record, control, started)
+            except IntegrityError:
+                # A branch may have moved under the download: then the listing is another now.
+                control.enter(state.Resolving())
+                again = self._prepare(request, control)
+                if _promises(again) == _promises(brief):
+                    raise
+                log.warning("prefetch.moved", was=brief.primary.commit, now=again.primary.commit)
+                return self._bring(again, record, control, started)
+        finally:
+            self._store.leases.release_holds(record.id)
+
+    def refetch(
+        self, manifest: Manifest, paths: Collection[str], job: str, control: Control
+    ) -> None:
+        """Brings back files of a snapshot that were lost, held to the digests it records.
+
+        Raises:
+            ZhcacheError: As ``run``.
+        """
+        lost = [
+            LockedFile(path=file.path, size=file.size, sha256=file.sha256)
+            for file in manifest.files
+            if file.path in paths
+        ]
+        commit = manifest.commit
+        pinned = LockedRepo(repo=manifest.repo, revision=commit, commit=commit, files=lost)
+        request = PrefetchRequest(repo=manifest.repo, lock=pinned)
+        brief = self._prepare(request, control)
+        total = sum(file.size for file in lost)
+        meter = Meter(total, self._clock, self.health)
+        try:
+            Gathering(self._fetcher, brief, job, control, meter).run()
+            self._store.publish(manifest, None)
+        finally:
+            self._store.leases.release_holds(job)
+
+    def _prepare(self, request: PrefetchRequest, control: Control) -> Brief:
+        return prepare(request, self._sources, self.health, self._aliases, control.check)
+
+    def _held(self, request: PrefetchRequest) -> Manifest | None:
+        """Returns the snapshot if it cannot have changed and all of it is here."""
+        plain = not (request.include or request.exclude or request.lock or request.only_pipeline)
+        if not plain or request.revision is None or not is_commit(request.revision):
+            return None
+        try:
+            manifest = self._store.resolve(parse_repo(request.repo), request.revision)
+        except (NotFound, IntegrityError):
+            return None
+        return manifest if manifest.complete else None
+
+    def _bring(
+        self, brief: Brief, record: state.Record, control: Control, started: float
+    ) -> state.Done:
+        total = sum(file.promise.size for file in brief.comparison.files)
+        for warning in brief.warnings:
+            log.warning("prefetch.warning", text=warning)
+        control.enter(state.Fetching(total))
+        meter = Meter(total, self._clock, self.health)
+        control.progress = meter.picture()
+        gathering = Gathering(self._fetcher, brief, record.id, control, meter)
+        gathering.run()
+        control.enter(state.Publishing(total))
+        manifest = _manifest(brief, gathering, record)
+        self._store.publish(manifest, brief.ref)
+        outcome = _Outcome(dict(gathering.fetched), gathering.reused, brief.warnings)
+        return self._done(manifest, brief.revision, outcome, started)
+
+    def _done(
+        self, manifest: Manifest, revision: str | None, outcome: _Outcome, started: float
+    ) -> state.Done:
+        result = PrefetchResult(
+            repo=manifest.repo,
+            revision=revision or manifest.commit,
+            commit=manifest.commit,
+            path=str(self._store.view.snapshot_dir(manifest.repo_id, manifest.commit)),
+            files=len(manifest.files),
+            bytes=manifest.bytes,
+            bytes_fetched=sum(outcome.fetched.values()),
+            bytes_reused=outcome.reused,
+            seconds=round(self._clock.monotonic() - started, 3),
+            sources=outcome.fetched,
+            trust=manifest.trust,
+            left_out=manifest.left_out,
+            warnings=outcome.warnings,
+        )
+        return state.Done(result=result)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the line did for a result."""
+
+    fetched: dict[str, int] = field(default_factory=dict[str, int])
+    reused: int = 0
+    warnings: list[str] = field(default_factory=list[str])
+
+
+def _promises(brief: Brief) -> dict[str, Promise]:
+    return {file.path: file.promise for file in brief.comparison.files}
+
+
+def _manifest(brief: Brief, gathering: Gathering, record: state.Record) -> Manifest:
+    listed = {file.path: file for file in brief.primary.files}
+    trust = gathering.trust()
+    files: list[ManifestFile] = []
+    for file in trust:
+        origin = listed.get(file.path)
+        found = gathering.committed[file.path]
+        files.append(
+            ManifestFile(
+                path=file.path,
+                size=found.size,
+                sha256=found.sha256,
+                git_sha1=origin.git_sha1 if origin else None,
+                trust=file.grade,
+            )
+        )
+    return Manifest(
+        repo=str(brief.repo),
+        commit=brief.primary.commit,
+        created=record.created,
+        source=brief.primary.source,
+        trust="pinned" if brief.comparison.grade == "pinned" else overall(trust),
+        uid=record.uid,
+        files=tuple(files),
+        complete=brief.selection.is_complete,
+        left_out=brief.selection.left_out,
+    )
