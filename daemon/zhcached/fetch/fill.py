@@ -28,7 +28,7 @@ from zhcached.transport.http import Response, Target, Transport
 from zhcached.transport.wire import QuietError
 
 # Fits the second-level cache, so that the hash and the write read what the socket just wrote.
-BUFFER_BYTES: Final = 256 * 2**10
+BUFFER_BYTES: Final = 512 * 2**10
 READ_SLICE_S: Final = 0.25
 MIN_PIECE: Final = 4 * 2**20
 MAX_PIECE: Final = 64 * 2**20
@@ -256,9 +256,10 @@ class _Filling:
     # One connection.
 
     def _fetch(self, standing: Standing, segment: Segment, buffer: memoryview) -> None:
-        start = segment.position
-        with self._open(standing, segment) as response:
-            answer = self._accept(standing, segment, response)
+        # Fixed here: while the answer is awaited, another connection may take the later half.
+        start, end = segment.position, segment.end
+        with self._open(standing, start, end) as response:
+            answer = self._accept(standing, segment, (start, end), response)
             with self._entered(standing) as is_wanted:
                 if is_wanted:
                     self._stream(standing, segment, answer, response, buffer)
@@ -288,9 +289,8 @@ class _Filling:
             or not self._roster.is_current(standing)
         )
 
-    def _open(self, standing: Standing, segment: Segment) -> Response:
+    def _open(self, standing: Standing, start: int, end: int) -> Response:
         target = standing.located or standing.offer.locate()
-        start, end = segment.position, segment.end
         headers = {"Range": f"bytes={start}-{end - 1}"}
         pinned = standing.validators.get(target.origin)
         if pinned is not None and standing.trusts_validators:
@@ -314,11 +314,12 @@ class _Filling:
             )
         return response
 
-    def _accept(self, standing: Standing, segment: Segment, response: Response) -> Accepted:
+    def _accept(
+        self, standing: Standing, segment: Segment, asked: tuple[int, int], response: Response
+    ) -> Accepted:
         pinned = standing.validators.get(response.origin) if standing.trusts_validators else None
         answer = accept(
-            segment.position,
-            segment.end,
+            *asked,
             size=self._ingest.size,
             status=response.status,
             headers=response.headers,
