@@ -108,7 +108,7 @@ class Lines(Silence):
         now = self._clock()
         if job.state != self._state:
             self._state = job.state
-            self._write(f"{job.repo}: {state(job.state)}", now)
+            self._write(f"{job.repo or job.kind}: {state(job.state)}", now)
             self._last_total = now
             return
         for file in job.files:
@@ -191,7 +191,7 @@ class Bars:
             self._progress.remove_task(self._rows.pop(path))
         for file in moving:
             self._show(file)
-        text = f"{job.repo} {state(job.state)}"
+        text = f"{job.repo or job.kind} {state(job.state)}"
         if self._total is None:
             self._total = self._progress.add_task(text, total=None, source="")
         self._progress.update(

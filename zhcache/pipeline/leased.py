@@ -1,0 +1,100 @@
+"""Ties a pipeline to its lease, so that the weights' files stay while the pipeline lives.
+
+``with`` looks for ``__enter__`` on the type, and diffusers' types have none, so a pipeline gets a
+subclass of its own class. The subclass carries the same name, module and signature: what
+``save_pretrained`` writes as ``_class_name`` and what ``AutoPipeline`` looks up by name do not
+change. The lease itself is kept beside the pipeline, not in it: copies and ``from_pipe`` kin are
+plain pipelines without a lease. Rejected: methods put on ``diffusers.DiffusionPipeline``, which
+would change every pipeline of the process, ours or not.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, cast
+
+from zhcache.client import Client
+from zhcache.errors import UsageError
+from zhcache.lease import Lease
+
+
+class Held:
+    """A lease and the client it was taken through.
+
+    Both end together, at the latest when the pipeline is collected.
+    """
+
+    def __init__(self, client: Client, lease: Lease) -> None:
+        self.lease = lease
+        self._end = weakref.finalize(self, _end, client, lease)
+
+    def end(self) -> None:
+        """Ends both; a second call does nothing."""
+        self._end()
+
+
+def _end(client: Client, lease: Lease) -> None:
+    lease.end()
+    client.close()
+
+
+_held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+_kinds: dict[type, type] = {}
+
+
+def bind(pipeline: Any, held: Held) -> Any:
+    """Returns ``pipeline``, now the owner of ``held``."""
+    pipeline.__class__ = _leased_kind(type(pipeline))
+    _held[pipeline] = held
+    return pipeline
+
+
+def release(pipe: object) -> None:
+    """Ends the lease of a pipeline that ``load_pipeline`` returned; a second call does nothing.
+
+    The pipeline itself goes on working: its weights are mapped, and a mapping outlives the name.
+
+    Raises:
+        UsageError: ``load_pipeline`` did not return it.
+    """
+    if type(pipe) not in _kinds.values():
+        raise UsageError(
+            "{kind} was not made by zhcache.load_pipeline, so it has no lease to release",
+            kind=type(pipe).__name__,
+        )
+    held = _held.pop(pipe, None)
+    if held is not None:
+        held.end()
+
+
+def _leased_kind(plain: type) -> type:
+    if plain not in _kinds:
+        _kinds[plain] = _make_kind(plain)
+    return _kinds[plain]
+
+
+def _make_kind(plain: type) -> type:
+    def enter(self: object) -> object:
+        return self
+
+    def leave(self: object, *_: object) -> None:
+        release(self)
+
+    def reduce(self: object, protocol: Any) -> Any:
+        # A copy has no lease, so it is what it would be without us.
+        made, arguments, *rest = cast("Any", plain).__reduce_ex__(self, protocol)
+        swapped = tuple(plain if part is type(self) else part for part in arguments)
+        return (made, swapped, *rest)
+
+    return type(
+        plain.__name__,
+        (plain,),
+        {
+            "__doc__": plain.__doc__,
+            "__module__": plain.__module__,
+            "__qualname__": plain.__qualname__,
+            "__enter__": enter,
+            "__exit__": leave,
+            "__reduce_ex__": reduce,
+        },
+    )

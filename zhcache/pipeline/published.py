@@ -1,0 +1,159 @@
+"""In what precision a pipeline was published: read from the weights' headers, without torch.
+
+``from_pretrained`` without a dtype makes float32 of whatever a diffusers component holds, and
+follows its own config in a transformers one, so a half-precision tree comes out mixed and breaks
+at the first step. Asking for the dtype that is on the disk gives what was published, and lets the
+weights stay memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zhcache.errors import IntegrityError, UsageError
+
+MAX_HEADER = 16 * 2**20
+"""Bytes of a safetensors header; the largest published ones are a few MiB."""
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    # Nothing computes in eight bits: stored so, they are read into the type that holds them all.
+    "F8_E4M3": "bfloat16",
+    "F8_E5M2": "bfloat16",
+}
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)"
+    r"(?:\.(?P<variant>[A-Za-z0-9_]+))?"
+    r"(?:-\d{5}-of-\d{5})?"
+    r"(?:\.(?P<late>[A-Za-z0-9_]+))?"
+    r"\.safetensors"
+)
+_PREFERRED = ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a pipeline's folder is to be read.
+
+    Attributes:
+        dtypes: For each component with weights the name of its torch dtype.
+        variant: What ``from_pretrained`` needs as ``variant=`` where some component was
+            published under a variant's file names alone; else None.
+    """
+
+    dtypes: Mapping[str, str]
+    variant: str | None
+
+    @property
+    def default(self) -> str:
+        """The dtype of most components, float32 where none has weights."""
+        most = Counter(self.dtypes.values()).most_common(1)
+        return most[0][0] if most else "float32"
+
+
+def published(folder: Path) -> Published:
+    """Returns how the pipeline in ``folder`` was published.
+
+    Raises:
+        UsageError: ``folder`` is no diffusers pipeline.
+        IntegrityError: A weights file has no sound header.
+    """
+    by_component = {name: _by_variant(folder / name) for name in components(folder)}
+    weighted = {name: files for name, files in by_component.items() if files}
+    variant = _needed_variant(list(weighted.values()))
+    dtypes: dict[str, str] = {}
+    for name, files in weighted.items():
+        read = files.get(variant) or files.get(None) or next(iter(files.values()))
+        dtype = None if _is_quantized(folder / name) else _dtype(read)
+        if dtype is not None:
+            dtypes[name] = dtype
+    return Published(dtypes, variant)
+
+
+def components(folder: Path) -> list[str]:
+    """Returns the components that a pipeline's index names and that are not absent.
+
+    Raises:
+        UsageError: There is no index.
+    """
+    try:
+        index: Any = json.loads((folder / "model_index.json").read_bytes())
+    except (OSError, ValueError):
+        index = None
+    if not isinstance(index, dict):
+        raise UsageError(
+            "{folder} is not a diffusers pipeline: it has no model_index.json",
+            hint="load it with its own library from zhcache.path(...)",
+            folder=folder,
+        )
+    return [
+        name
+        for name, kind in index.items()
+        if isinstance(kind, list) and len(kind) == 2 and all(isinstance(k, str) for k in kind)
+    ]
+
+
+def _by_variant(component: Path) -> dict[str | None, list[Path]]:
+    files: dict[str | None, list[Path]] = {}
+    for file in sorted(component.glob("*.safetensors")):
+        if found := _WEIGHTS.fullmatch(file.name):
+            files.setdefault(found["variant"] or found["late"], []).append(file)
+    return files
+
+
+def _needed_variant(weighted: list[dict[str | None, list[Path]]]) -> str | None:
+    lacking = [files for files in weighted if None not in files]
+    if not lacking:
+        return None
+    common = set[str | None](lacking[0]).intersection(*lacking)
+    names = sorted(name for name in common if name is not None)
+    return next((name for name in _PREFERRED if name in names), names[0] if names else None)
+
+
+def _is_quantized(component: Path) -> bool:
+    try:
+        config: Any = json.loads((component / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "quantization_config" in config
+
+
+def _dtype(files: list[Path]) -> str | None:
+    """Returns the dtype that holds most bytes: norms are often kept wider than the rest."""
+    held: Counter[str] = Counter()
+    for file in files:
+        for name, tensor in header(file).items():
+            if name != "__metadata__" and tensor["dtype"] in _DTYPES:
+                start, end = tensor["data_offsets"]
+                held[_DTYPES[tensor["dtype"]]] += end - start
+    return held.most_common(1)[0][0] if held else None
+
+
+def header(file: Path) -> dict[str, Any]:
+    """Returns the tensor table of a safetensors file.
+
+    Source: https://huggingface.co/docs/safetensors, "Format": eight bytes of length, then JSON.
+
+    Raises:
+        IntegrityError: It is none.
+    """
+    try:
+        with file.open("rb") as source:
+            length = int.from_bytes(source.read(8), "little")
+            table: Any = json.loads(source.read(length)) if length <= MAX_HEADER else None
+    except (OSError, ValueError):
+        table = None
+    if not isinstance(table, dict):
+        raise IntegrityError(
+            "{file} is not a safetensors file", hint="run `zhcache verify`", file=file
+        )
+    return table
