@@ -48,18 +48,16 @@ class Kind:
     good_digest: str
     entry: Callable[[str, object, object], dict]
     wrap: Callable[[list], object]
-    paths: tuple[str, ...]
 
 
 KINDS = [
-    Kind("huggingface", 1, "b" * 40, huggingface_entry, lambda entries: entries, ("resolve",)),
+    Kind("huggingface", 1, "b" * 40, huggingface_entry, lambda entries: entries),
     Kind(
         "modelscope",
         0,
         "a" * 64,
         modelscope_entry,
         lambda entries: {"Code": 200, "Success": True, "Data": {"Files": entries}},
-        ("/repo?",),
     ),
 ]
 
@@ -216,19 +214,19 @@ def test_resolve_passes_on_how_long_to_wait(ask, hub):
     assert caught.value.source == "src"
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES.keys())
-def test_resolve_refuses_a_listing_with_a_hostile_name(ask, hub, kind, name):
-    answer_listing(
-        hub,
-        kind,
-        [
-            kind.entry("model_index.json", 1, kind.good_digest),
-            kind.entry(name, 1, kind.good_digest),
-        ],
-    )
-    with pytest.raises(RemoteInvalid) as caught:
-        ask()
-    assert caught.value.source == "src"
+def test_resolve_refuses_a_listing_with_a_hostile_name(ask, hub, kind):
+    ask()
+    accepted = []
+    for case, name in HOSTILE_NAMES.items():
+        entries = [kind.entry(n, 1, kind.good_digest) for n in ("model_index.json", name)]
+        answer_listing(hub, kind, entries)
+        try:
+            ask.source.resolve(REPO, None, 20)
+            accepted.append(case)
+        except RemoteInvalid as error:
+            assert error.source == "src"
+        hub.heal()
+    assert accepted == []
 
 
 def test_resolve_accepts_odd_names_and_locates_their_bytes(ask, hub, transport):
@@ -265,12 +263,8 @@ def test_resolve_refuses_an_impossible_size(ask, hub, kind, size):
         ask()
 
 
-@pytest.mark.parametrize(
-    "digest", ["", "zz", "a" * 41, "a" * 63, "g" * 64, 5, "../" * 10], ids=repr
-)
+@pytest.mark.parametrize("digest", ["zz", "a" * 41, "a" * 63, "g" * 64, 5, "../" * 10], ids=repr)
 def test_resolve_refuses_a_malformed_digest(ask, hub, kind, digest):
-    if digest == "" and kind.name == "modelscope":
-        pytest.skip("the hub writes an empty one for none")
     answer_listing(hub, kind, [kind.entry("x.json", 1, digest)])
     with pytest.raises(RemoteInvalid):
         ask()
@@ -289,7 +283,6 @@ def test_resolve_refuses_an_empty_listing(ask, hub, kind):
         ask()
 
 
-@pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize(
     ("fault", "params"),
     [
@@ -303,14 +296,14 @@ def test_resolve_refuses_an_empty_listing(ask, hub, kind):
         ("status", {"status": 204, "body": b""}),
     ],
 )
-def test_resolve_refuses_what_is_no_listing(ask, hub, kind, fault, params, after):
-    if after > kind.requests_before:
-        pytest.skip("this protocol makes one request")
-    hub.fault(fault, plane="meta", after=after, **params)
-    started = time.monotonic()
-    with pytest.raises(RemoteInvalid):
-        ask()
-    assert time.monotonic() - started < 5
+def test_resolve_refuses_what_is_no_listing(ask, hub, kind, fault, params):
+    for after in range(kind.requests_before + 1):
+        standing = hub.fault(fault, plane="meta", after=after, **params)
+        started = time.monotonic()
+        with pytest.raises(RemoteInvalid):
+            ask()
+        assert time.monotonic() - started < 5
+        hub.heal(standing)
 
 
 def test_resolve_ends_at_its_deadline_when_the_hub_falls_silent(ask, hub):
