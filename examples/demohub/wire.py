@@ -27,11 +27,11 @@ _PACE_S = 0.02
 _DRAIN_S = 1.0
 
 
-class ClientGone(Exception):  # noqa: N818  (an event of a connection's life, not an error)
+class ClientGone(Exception):
     """The other side closed, or the hub is stopping."""
 
 
-class BadRequest(Exception):  # noqa: N818
+class BadRequest(Exception):
     """What came is not HTTP as this hub reads it."""
 
 
