@@ -34,7 +34,7 @@ PROMPT = "一幅中国山水画,有青山绿水和云雾缭绕,传统水墨画�
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 WHOLE_DEADLINE_S = 480
-DOWNLOAD_S = 8
+DOWNLOAD_S = 10
 """How long the largest file is to take, so that there is a middle to be killed in."""
 
 # However the demo ends, even by kill -9, the kernel ends what it started: PR_SET_PDEATHSIG (1) with
@@ -248,21 +248,24 @@ def interrupted_prefetch(
 
 
 def resumed_prefetch(
-    zhcache: Path, env: Mapping[str, str], hubs: Sequence[Hub], total: int, before: int
+    zhcache: Path, env: Mapping[str, str], hubs: Sequence[Hub], sizes: Sequence[int], before: int
 ) -> None:
     """Prefetches again and proves by the hubs' log that only the rest was fetched.
 
     Raises:
-        DemoError: As much was fetched as without resuming.
+        DemoError: More was fetched again than a kill can lose.
     """
+    total, largest = sum(sizes), max(sizes)
     answer = run([zhcache, "prefetch", REPO, "--json"], env, deadline_s=180)
     result = json.loads(answer.strip().splitlines()[-1])
     after = sent_by(hubs) - before
     print(f"files of the pipeline        {total:>12,} bytes")
     print(f"sent before the kill         {before:>12,} bytes")
     print(f"sent after the restart       {after:>12,} bytes")
+    print(f"sent twice                   {before + after - total:>12,} bytes")
     print(f"trust                        {result['trust']:>12}")
-    if after >= total * 0.9:
+    # Lost by the kill: what was on the way or not yet in the journal. A file begun anew is more.
+    if before + after - total > largest // 4:
         raise DemoError("the download started over instead of going on")
 
 
@@ -284,7 +287,7 @@ def demonstrate(hubs: Sequence[Hub], files: Mapping[str, Path]) -> Path:
 
         say("start the daemon again: only the rest is fetched")
         daemon.start()
-        resumed_prefetch(zhcache, env, hubs, total, before)
+        resumed_prefetch(zhcache, env, hubs, sizes, before)
         print(run([zhcache, "show", REPO], env, deadline_s=60))
 
         say("the hubs go away; a user's script makes an image from what is in the store")
