@@ -153,9 +153,9 @@ def _age(health: Health, now: float) -> Health:
 
 def _delivered(aged: Health, event: Delivered, now: float) -> Health:
     rate, rate_at = aged.rate, aged.rate_at
-    # Small bodies measure the round trip, not the line.
+    # Small bodies measure the round trip, not the line; no clock tells less than a millisecond.
     if event.bytes >= _MIN_MEASURED_BYTES and event.seconds > 0:
-        measured = event.bytes / event.seconds
+        measured = event.bytes / max(event.seconds, 0.001)
         kept = math.exp(-event.seconds / RATE_MEMORY_S)
         rate = measured if rate is None else kept * rate + (1 - kept) * measured
         rate_at = now

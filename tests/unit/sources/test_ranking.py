@@ -99,6 +99,12 @@ def test_clock_that_jumps_back_ages_nothing():
     assert states({"a": health}, NOW - 3 * 86400)["a"] == "down"
 
 
+def test_rate_is_finite_however_short_the_transfer():
+    health = {"a": after(Delivered(MIB, 5e-324), Delivered(MIB, 5e-324))}
+    assert states(health)["a"] == "ok"
+    assert health["a"].rate == pytest.approx(1000 * MIB)
+
+
 def test_health_survives_json():
     health = after(Delivered(MIB, 1), Failed("x"), Lied("y"), Limited(5))
     assert msgspec.json.decode(msgspec.json.encode(health), type=Health) == health
