@@ -304,9 +304,7 @@ class _Api(BaseHTTPRequestHandler):
             self._json(200, self._held(sim, "/".join(name)))
             return
         fields = m.Snapshot.__struct_fields__
-        held = [
-            m.Snapshot(**{f: getattr(s, f) for f in fields}) for s in sim.snapshots.values()
-        ]
+        held = [m.Snapshot(**{f: getattr(s, f) for f in fields}) for s in sim.snapshots.values()]
         self._json(200, m.Snapshots(snapshots=held))
 
     def _snapshots_delete(self, sim: DaemonSimulator, *name: str) -> None:
@@ -315,9 +313,7 @@ class _Api(BaseHTTPRequestHandler):
         if holders:
             raise Busy("{repo} is leased by {holders}", repo=held.repo, holders=holders[0])
         del sim.snapshots[held.repo]
-        self._json(
-            200, m.Removed(repo=held.repo, commits=[held.commit], bytes_released=held.bytes)
-        )
+        self._json(200, m.Removed(repo=held.repo, commits=[held.commit], bytes_released=held.bytes))
 
     def _held(self, sim: DaemonSimulator, repo: str) -> m.SnapshotDetail:
         held = sim.snapshots.get(repo)
@@ -480,9 +476,7 @@ class _Handover(BaseRequestHandler):
     def handle(self) -> None:
         sim, line = self.server.simulator, self.request
         (length,) = struct.unpack(">I", line.recv(4, socket.MSG_WAITALL))
-        request = msgspec.json.decode(
-            line.recv(length, socket.MSG_WAITALL), type=m.ImportRequest
-        )
+        request = msgspec.json.decode(line.recv(length, socket.MSG_WAITALL), type=m.ImportRequest)
         contents: list[bytes] = []
         while len(contents) < len(request.files):
             size = struct.calcsize("i")

@@ -72,6 +72,18 @@ _HELP = mark(
 )
 
 
+def _asked(args: Sequence[str]) -> str | None:
+    """Returns the language that the options before the command ask for."""
+    for number, word in enumerate(args):
+        if not word.startswith("-"):
+            return None
+        name, _, value = word.partition("=")
+        if name == "--lang":
+            asked = value or "".join(args[number + 1 : number + 2])
+            return asked if asked in LANGUAGES else None
+    return None
+
+
 def _choose_language(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
         use(value)
@@ -127,7 +139,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Runs one command and returns its exit code; prints errors, never a traceback unasked."""
-    use(language_of(os.environ))
+    # Before click parses anything: it translates some of its own words while it does.
+    use(_asked(args) or language_of(os.environ))
     is_json = "--json" in args
     try:
         outcome: Any = cli.main(args, prog_name="zhcache", standalone_mode=False)
