@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 INSTALL_LINE = "pip install 'zhcache[daemon]'"
 PROBE = """
 import importlib.util, sys
@@ -55,12 +58,16 @@ def main() -> None:
         pip = (sys.executable, "-m", "pip")
         run(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", here, ROOT)
         (wheel,) = here.glob("zhcache-*.whl")
+        tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+        assert tops - {f"zhcache-{VERSION}.dist-info"} == {"zhcache", "zhcached"}, tops
         venv.create(here / "venv", with_pip=False, symlinks=True)
         python = here / "venv" / "bin" / "python"
         run(*pip, "--python", python, "install", "-q", "-c", ROOT / "constraints.txt", wheel)
         print(run(python, "-c", PROBE).strip())
         help_text = run(here / "venv" / "bin" / "zhcache", "--help")
         assert "prefetch" in help_text, help_text
+        chinese = run(here / "venv" / "bin" / "zhcache", "--lang", "zh", "--help")
+        assert any("\u4e00" <= char <= "\u9fff" for char in chinese), "the wheel has no catalogue"
         told = run(here / "venv" / "bin" / "zhcached", expect=5, ZHCACHE_HOME=str(here / "store"))
         assert INSTALL_LINE in told and len(told.strip().splitlines()) == 1, told
         assert not (here / "store").exists(), "zhcached without its libraries touched the store"
