@@ -68,6 +68,7 @@ class DaemonSimulator:
         self.protocol_range = (protocol.PROTOCOL_MIN, protocol.PROTOCOL)
         self.verify = m.VerifyResult(checked=3, bytes=300)
         self.stopped = threading.Event()
+        self._streams: set[socket.socket] = set()
         self._servers: list[_Server] = []
 
     def __enter__(self) -> DaemonSimulator:
@@ -87,6 +88,11 @@ class DaemonSimulator:
             server.server_close()
         self._servers.clear()
         self.socket.unlink(missing_ok=True)
+
+    def cut_streams(self) -> None:
+        """Breaks every event stream off, as a daemon that is restarted does."""
+        for line in list(self._streams):
+            line.shutdown(socket.SHUT_RDWR)
 
     def hold(self, repo: str, folder: Path, **fields: object) -> m.SnapshotDetail:
         """Makes ``folder``'s files a snapshot that is held."""
@@ -192,7 +198,7 @@ class _Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+    do_POST = do_PUT = do_DELETE = do_GET
 
     def _answer(self) -> None:
         sim = self.server.simulator
@@ -269,8 +275,10 @@ class _Api(BaseHTTPRequestHandler):
         self._stream()
         for step in sim.steps:
             self._line(sim.change(job, **step))
+        sim._streams.add(self.connection)
         sim.streaming.set()
         sim.go_on.wait(20)
+        sim._streams.discard(self.connection)
         self._line(sim.finish(job))
         self._end()
 
