@@ -286,7 +286,9 @@ def _reflink(source: int, target: int) -> bool:
 
 def _link(fd: int, path: Path) -> bool:
     try:
-        os.link(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
+        # Only with a folder's descriptor does Python call linkat, which alone can follow the
+        # symlink; the path is absolute, so that any descriptor will do.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
     except OSError as error:  # unlinked meanwhile, link limit, protected_hardlinks
         if error.errno in (errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV):
             return False
