@@ -21,6 +21,12 @@ def content_of(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def long_content(size: int) -> bytes:
+    """Bytes that are made fast and still differ from any shifted copy of themselves nearby."""
+    block = content_of(MIB + 13)
+    return (block * (size // len(block) + 1))[:size]
+
+
 @dataclass
 class Fetching:
     """One store and what happened while it was filled."""

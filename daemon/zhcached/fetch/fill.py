@@ -260,12 +260,15 @@ class _Filling:
         start, end = segment.position, segment.end
         with self._open(standing, start, end) as response:
             answer = self._accept(standing, segment, (start, end), response)
+            # A whole file instead of a range has moved the segment.
+            start = segment.position
             with self._entered(standing) as is_wanted:
                 if is_wanted:
-                    self._stream(standing, segment, answer, response, buffer)
-        if segment.position - start >= PROGRESS_BYTES or not segment.left:
-            with self._changed:
-                standing.progressed()
+                    try:
+                        self._stream(standing, segment, answer, response, buffer)
+                    finally:
+                        if segment.position - start >= PROGRESS_BYTES or not segment.left:
+                            standing.progressed()
 
     @contextmanager
     def _entered(self, standing: Standing) -> Generator[bool]:

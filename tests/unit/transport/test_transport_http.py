@@ -136,9 +136,9 @@ def test_head_that_trickles_is_cut_off_at_the_deadline():
 
 
 def test_head_is_refused_when_it_does_not_end():
-    with Scripted(lambda _: [b"HTTP/1.1 200 OK\r\nA: " + b"x" * 10**6]) as server:
-        with pytest.raises(RemoteInvalid):
-            opened(server).open(Target(server.url), head_timeout_s=5)
+    endless = b"HTTP/1.1 200 OK\r\nA: " + b"x" * 10**6
+    with Scripted(lambda _: [endless]) as server, pytest.raises(RemoteInvalid):
+        opened(server).open(Target(server.url), head_timeout_s=5)
 
 
 def test_interim_answers_are_skipped_but_not_for_ever():
@@ -353,9 +353,9 @@ def test_document_with_an_error_status_keeps_reason_and_wait():
 
 
 def test_body_of_an_error_is_cut_at_64_kib():
-    with Scripted(lambda _: [plain(b"x" * 10**6, "500 Oh")]) as server:
-        with pytest.raises(StatusError) as caught:
-            opened(server).fetch_document(Target(server.url), max_bytes=10, deadline_s=5)
+    long = plain(b"x" * 10**6, "500 Oh")
+    with Scripted(lambda _: [long]) as server, pytest.raises(StatusError) as caught:
+        opened(server).fetch_document(Target(server.url), max_bytes=10, deadline_s=5)
     assert len(caught.value.body) == 64 * 2**10
 
 
