@@ -102,7 +102,10 @@ ROUTES = (
         "POST", "/v1/prefetch", prefetch, "Start or join a prefetch",
         takes=PrefetchRequest, gives=Job, status=202,
     ),
-    Route("POST", "/v1/verify", verify, "Re-hash blobs", takes=VerifyRequest, gives=Job, status=202),
+    Route(
+        "POST", "/v1/verify", verify, "Re-hash blobs",
+        takes=VerifyRequest, gives=Job, status=202,
+    ),
     Route("POST", "/v1/repair", repair, "Repair the store", gives=Job, status=202),
     Route("GET", "/v1/jobs", list_jobs, "List jobs", gives=Jobs),
     Route("GET", "/v1/jobs/{id}", show, "Show a job", gives=Job),

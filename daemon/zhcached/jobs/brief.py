@@ -23,7 +23,7 @@ from zhcached.config import DownloadConfig
 from zhcached.errors import AddressRefused, RemoteInvalid, StatusError, TransportError
 from zhcached.fetch.offer import Offer
 from zhcached.jobs.health import Health
-from zhcached.jobs.resolve import Answers, ask, explain
+from zhcached.jobs.resolve import Answers, ask, explain, hostile
 from zhcached.sources import ranking
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Resolution, Source
@@ -69,7 +69,7 @@ class Brief:
         alike: list[Offer] = []
         others: list[Offer] = []
         for name in file.served_by:
-            same = self._promises(name, file)
+            same = file.promise == file.first_promise or self._promises(name, file)
             (alike if same else others).append(self._offer(name, file, config))
         return alike, others
 
@@ -186,7 +186,9 @@ def _remember(answers: Answers, health: Health) -> None:
     for resolution in answers.found:
         health.observe(resolution.source, ranking.Delivered(0, 0.0))
     for name, error in answers.failures.items():
-        if isinstance(error, StatusError) and error.status == 429:
+        if hostile(error) is not None:
+            health.observe(name, ranking.Lied(str(error)))
+        elif isinstance(error, StatusError) and error.status == 429:
             health.observe(name, ranking.Limited(error.retry_after_s or 60.0))
         elif isinstance(error, (TransportError, StatusError, RemoteInvalid, AddressRefused)):
             health.observe(name, ranking.Failed(str(error)))

@@ -123,6 +123,11 @@ def _agree_on_commit(answers: Answers, sources: Mapping[str, Source]) -> None:
         answers.found[place] = again
 
 
+def hostile(error: Exception) -> IntegrityError | None:
+    """Returns what is wrong with a listing that no honest hub sends, or None. Pure."""
+    return error.__cause__ if isinstance(error.__cause__, IntegrityError) else None
+
+
 def explain(repo: RepoId, failures: Mapping[str, Exception]) -> ZhcacheError:
     """Returns the one error a user is to read when no source could resolve ``repo``. Pure.
 
@@ -130,7 +135,7 @@ def explain(repo: RepoId, failures: Mapping[str, Exception]) -> ZhcacheError:
     the one the user can act on comes first.
     """
     said_no = [e.error for e in failures.values() if isinstance(e, RepoUnavailable)]
-    said_no += [e for e in failures.values() if isinstance(e, ZhcacheError)]
+    said_no += [lie for e in failures.values() if (lie := hostile(e)) is not None]
     for kind in (Gated, NotPermitted, IntegrityError, NotFound):
         for error in said_no:
             if isinstance(error, kind):
