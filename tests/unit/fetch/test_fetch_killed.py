@@ -16,7 +16,7 @@ from zhcached.store.ingest import SYNC_BYTES
 REPO = "lab/tiny"
 BUFFER = MIB
 
-CHILD = """
+CHILD = r"""
 import os
 import sys
 from harness.fetchkit import Fetching, long_content, offer
@@ -40,7 +40,7 @@ def test_resume_refetches_only_what_was_not_durable_after_sigkill(tmp_path, conn
     content = long_content(size)
     with Hub() as hub:
         hub.add(REPO, {"model.safetensors": content})
-        hub.fault("rate", rate=(200 if connections == 1 else 50) * MIB)
+        hub.fault("rate", rate=(120 if connections == 1 else 40) * MIB)
         url = f"{hub.url}/{REPO}/resolve/main/model.safetensors"
         received = killed_after(70 * MIB, tmp_path / "store", url, size, connections)
         hub.heal()
