@@ -79,9 +79,13 @@ class Fsck:
         self._mend_refs()
 
     def _drop_scraps(self) -> None:
-        """Deletes what only a dead process could have used: imports and unfinished writes."""
-        for path in self._layout.ingests.glob("adopt-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Deletes what only a dead process could have used.
+
+        That is imports, unfinished writes, and ingests whose bytes got their name just before.
+        """
+        for path in self._layout.ingests.iterdir():
+            if path.name.startswith("adopt-") or not (path / "data").exists():
+                shutil.rmtree(path, ignore_errors=True)
         for path in self._layout.repos.glob("*/*/.*.tmp"):
             path.unlink(missing_ok=True)
         for path in self._layout.quarantine.glob("view-*"):
