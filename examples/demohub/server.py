@@ -5,7 +5,6 @@ One thread per connection, all of them daemons. The lock is held for look-ups on
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -35,7 +34,6 @@ class Server:
         self._log: list[Request] = []
         self._news = threading.Condition()
         self._listener: socket.socket | None = None
-        self._wake = -1
         self._open: dict[socket.socket, threading.Thread] = {}
         self._acceptor: threading.Thread | None = None
 
@@ -70,9 +68,8 @@ class Server:
             (self.host, self.port), backlog=_BACKLOG, reuse_port=False
         )
         self.port = self._listener.getsockname()[1]
-        self._wake = os.eventfd(0)
         self._acceptor = threading.Thread(
-            target=self._accept, args=(self._listener, self._wake), name=f"{self.name}-accept"
+            target=self._accept, args=(self._listener,), name=f"{self.name}-accept"
         )
         self._acceptor.daemon = True
         self._acceptor.start()
@@ -83,7 +80,6 @@ class Server:
         if self._listener is None or self._acceptor is None:
             return
         listener, self._listener = self._listener, None
-        os.eventfd_write(self._wake, 1)
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         self._acceptor.join(_STOP_S)
@@ -91,12 +87,12 @@ class Server:
         with self._news:
             left = list(self._open.items())
         for sock, _thread in left:
+            # Wakes a thread wherever it is: receiving, sending, or waiting for a fault's time.
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         deadline = time.monotonic() + _STOP_S
         for _sock, thread in left:
             thread.join(max(0.0, deadline - time.monotonic()))
-        os.close(self._wake)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -151,21 +147,21 @@ class Server:
                 self._news.wait(min(left, 0.05))
         return True
 
-    def _accept(self, listener: socket.socket, wake: int) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
                 sock, _peer = listener.accept()
             except OSError:
                 return
             thread = threading.Thread(
-                target=self._serve, args=(sock, wake), name=f"{self.name}-connection", daemon=True
+                target=self._serve, args=(sock,), name=f"{self.name}-connection", daemon=True
             )
             with self._news:
                 self._open[sock] = thread
             thread.start()
 
-    def _serve(self, sock: socket.socket, wake: int) -> None:
-        connection = Connection(sock, wake)
+    def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock)
         try:
             while (request := connection.read_request()) is not None:
                 if not self._exchange(connection, request):

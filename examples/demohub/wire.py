@@ -21,7 +21,7 @@ from typing import Literal
 MAX_HEAD_BYTES = 64 << 10
 MAX_BODY_BYTES = 1 << 20
 _INLINE_BYTES = 128 << 10
-_SENDFILE_BYTES = 8 << 20
+_SENDFILE_BYTES = 1 << 20
 _CHUNK_BYTES = 256 << 10
 _PACE_S = 0.02
 _DRAIN_S = 1.0
@@ -128,17 +128,14 @@ class Connection:
     """One client's connection: requests come in turn, answers go out in turn.
 
     Args:
-        sock: The accepted socket, blocking.
-        wake: A descriptor that becomes readable when the hub stops.
+        sock: The accepted socket, blocking; shutting it down from elsewhere ends all waiting.
     """
 
-    def __init__(self, sock: socket.socket, wake: int) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._wake = wake
         self._buffer = bytearray()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-        self._poll.register(wake, select.POLLIN)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def read_request(self) -> Request | None:

@@ -6,7 +6,9 @@ import hashlib
 import http.client
 import json
 import random
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -198,6 +200,23 @@ def test_hub_comes_back_on_its_port(ask):
     with hub:
         assert hub.port == port
         assert ask(hub, RESOLVE).body == WEIGHTS
+
+
+def test_stop_does_not_wait_for_idle_or_unread_connections(tmp_path):
+    path = tmp_path / "big"
+    with path.open("wb") as file:
+        file.truncate(100 << 20)
+    hub = Hub().start()
+    hub.add("o/n", {"big.bin": path})
+    clients = [socket.create_connection((hub.host, hub.port)) for _ in range(20)]
+    for client in clients[10:]:
+        client.sendall(b"GET /o/n/resolve/main/big.bin HTTP/1.1\r\n\r\n")
+    assert hub.wait_for(lambda log: sum(request.sent > 0 for request in log) == 10)
+    begun = time.monotonic()
+    hub.stop()
+    assert time.monotonic() - begun < 1
+    for client in clients:
+        client.close()
 
 
 def test_stored_file_of_disk_and_of_memory_promise_the_same(tmp_path):
