@@ -287,7 +287,6 @@ def test_resolve_refuses_an_empty_listing(ask, hub, kind):
     ("fault", "params"),
     [
         ("deep_json", {}),
-        ("huge_listing", {"bytes": listing.MAX_PAGE_BYTES + 1}),
         ("html", {}),
         ("status", {"status": 200, "body": b"not json"}),
         ("status", {"status": 200, "body": b""}),
@@ -303,6 +302,14 @@ def test_resolve_refuses_what_is_no_listing(ask, hub, kind, fault, params):
         with pytest.raises(RemoteInvalid):
             ask()
         assert time.monotonic() - started < 5
+        hub.heal(standing)
+
+
+def test_resolve_stops_reading_a_page_that_is_too_large(ask, hub, kind):
+    for after in range(kind.requests_before + 1):
+        standing = hub.fault("huge_listing", after=after, bytes=listing.MAX_PAGE_BYTES + 1)
+        with pytest.raises(RemoteInvalid, match="longer than"):
+            ask()
         hub.heal(standing)
 
 

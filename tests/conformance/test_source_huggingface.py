@@ -1,6 +1,7 @@
 """What only the Hugging Face protocol has: pages, renames, gates, LFS entries, commits."""
 
 import json
+import time
 
 import pytest
 from huggingface_hub import hf_hub_url
@@ -9,7 +10,7 @@ from demohub import Hub
 from zhcache.errors import Gated, NotFound
 from zhcache.protocol.names import parse_repo
 from zhcached.config import SourceConfig
-from zhcached.errors import RemoteInvalid, RepoUnavailable
+from zhcached.errors import RemoteInvalid, RepoUnavailable, TransportError
 from zhcached.sources import registry
 from zhcached.sources.base import Resolution
 from zhcached.transport.address import AddressPolicy, Origin
@@ -105,6 +106,15 @@ def test_resolve_never_follows_a_next_page_elsewhere(hub, place):
         assert len(hub.requests) == 2
 
 
+def test_deadline_holds_for_all_requests_together(hub, source):
+    hub.fault("delay", plane="meta", times=1, seconds=1.5)
+    hub.fault("delay", plane="meta", after=1, seconds=30)
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        source.resolve(REPO, None, 2)
+    assert time.monotonic() - started < 3.2
+
+
 def test_resolve_follows_a_rename_and_says_so(hub, source):
     hub.rename("lab/model", "team/better")
     found = resolve(source)
@@ -174,8 +184,8 @@ def test_resolve_skips_folders_and_submodules(hub, source):
 @pytest.mark.parametrize("sha", ["main", "", "0" * 39, "A" * 40, "../../x"])
 def test_resolve_refuses_a_commit_that_is_none(hub, source, sha):
     body = json.dumps({"id": "lab/model", "sha": sha}).encode()
-    hub.fault("status", plane="meta", status=200, body=body)
-    with pytest.raises(RemoteInvalid):
+    hub.fault("status", plane="meta", times=1, status=200, body=body)
+    with pytest.raises(RemoteInvalid, match="asked for"):
         resolve(source)
 
 

@@ -17,6 +17,7 @@ from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
 
 REPO = parse_repo("lab/model")
+ENTRY = {"Path": "x", "Type": "blob", "Size": 1, "Sha256": "a" * 64}
 FILES = {"config.json": b"{}", "x.safetensors": b"w" * 99}
 
 
@@ -125,8 +126,8 @@ def test_private_repository_gets_the_token_only_after_a_refusal(hub):
 @pytest.mark.parametrize(
     "document",
     [
-        {"Code": 200, "Success": False, "Data": {"Files": []}},
-        {"Code": 10010205001, "Success": True, "Data": {"Files": []}},
+        {"Code": 200, "Success": False, "Data": {"Files": [ENTRY]}},
+        {"Code": 10010205001, "Success": True, "Data": {"Files": [ENTRY]}},
         {"Code": 200, "Success": True, "Data": None},
         {"Code": 200, "Success": True},
         {"Code": 200, "Success": True, "Data": {"Files": None}},
@@ -150,13 +151,13 @@ def test_failure_inside_a_successful_answer_is_seen(hub, source):
 
 
 def test_file_without_digest_is_listed_without_promise(hub, source):
-    entry = {"Path": "x", "Type": "blob", "Size": 1, "Sha256": ""}
+    entry = ENTRY | {"Sha256": ""}
     answer(hub, {"Code": 200, "Success": True, "Data": {"Files": [entry]}})
     assert resolve(source).files[0].promise is None
 
 
 def test_digest_in_capitals_is_the_same_digest(hub, source):
-    entry = {"Path": "x", "Type": "blob", "Size": 1, "Sha256": "A" * 64}
+    entry = ENTRY | {"Sha256": "A" * 64}
     answer(hub, {"Code": 200, "Success": True, "Data": {"Files": [entry]}})
     assert resolve(source).files[0].sha256 == "a" * 64
 
