@@ -83,6 +83,7 @@ class Service:
 
     def wait_for(self, message: str) -> None:
         """Waits until the service manager is told ``message``, or the daemon has ended."""
+        assert self.child is not None
         ended = os.pidfd_open(self.child.pid)
         try:
             while select.select([self.notified, ended], [], [], DEADLINE_S)[0] == [self.notified]:
