@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness.storekit import REPO, TINY, open_store, promise_of, publish_tiny, put, sha256
 
+from harness.storekit import REPO, TINY, open_store, promise_of, publish_tiny, put, sha256
 from zhcache.errors import NoSpace
 
 pytestmark = pytest.mark.crash

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from harness.storecrash import check_end, check_survivor, run_and_kill
 
+from harness.storecrash import check_end, check_survivor, run_and_kill
 from zhcached.store.failpoints import NAMES
 
 pytestmark = pytest.mark.crash

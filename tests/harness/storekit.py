@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 from zhcache.protocol.names import parse_repo
 from zhcached.config import StoreConfig
@@ -96,5 +97,5 @@ def tree_of(path):
         for name in names:
             full = os.path.join(folder, name)
             key = os.path.relpath(full, path)
-            found[key] = os.readlink(full) if os.path.islink(full) else open(full, "rb").read()
+            found[key] = os.readlink(full) if os.path.islink(full) else Path(full).read_bytes()
     return found

@@ -23,7 +23,7 @@ from zhcached.errors import StoreDamaged
 from zhcached.store import files
 from zhcached.store.digest import READ_STEP, Committed, ContentDigest, Promise, check
 from zhcached.store.failpoints import hit
-from zhcached.store.layout import Layout
+from zhcached.store.layout import SCRAP, Layout
 
 Progress = Callable[[int], None]
 BLOB_MODE = 0o440
@@ -202,7 +202,7 @@ class Blobs:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise UsageError("only regular files can be imported")
-        folder = self._layout.ingest(f"adopt-{os.getpid()}-{next(self._serial)}")
+        folder = self._layout.ingest(f"{SCRAP}{os.getpid()}-{next(self._serial)}")
         with files.disk_errors(self._layout.root):
             folder.mkdir(mode=0o700)
             path = folder / "data"

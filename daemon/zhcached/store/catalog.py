@@ -209,7 +209,7 @@ class Catalog:
 
     # Jobs and source health: records of the daemon that only ride along.
 
-    def save_job(  # noqa: PLR0917 - one for each column
+    def save_job(
         self,
         job_id: str,
         key: str,

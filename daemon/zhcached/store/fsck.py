@@ -20,7 +20,7 @@ from zhcached.store import records
 from zhcached.store.blobs import Blobs, Identity
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
-from zhcached.store.layout import Layout
+from zhcached.store.layout import SCRAP, Layout
 from zhcached.store.snapshots import Manifest, Manifests
 from zhcached.store.view import HubView
 
@@ -84,7 +84,7 @@ class Fsck:
         That is imports, unfinished writes, and ingests whose bytes got their name just before.
         """
         for path in self._layout.ingests.iterdir():
-            if path.name.startswith("adopt-") or not (path / "data").exists():
+            if path.name.startswith(SCRAP) or not (path / "data").exists():
                 shutil.rmtree(path, ignore_errors=True)
         for path in self._layout.repos.glob("*/*/.*.tmp"):
             path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from zhcached.config import StoreConfig
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
-from zhcached.store.layout import Layout
+from zhcached.store.layout import SCRAP, Layout
 from zhcached.store.leases import Leases
 
 BATCH: Final = 64
@@ -158,6 +158,7 @@ class Collector:
         clock: For ages.
         boot: Name of this boot.
         is_active: Tells whether an ingest of that key is open.
+        retire: Takes an ingest that is not open out of everyone's reach; returns where it is now.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Collector:
         clock: Clock,
         boot: str,
         is_active: Callable[[str], bool],
+        retire: Callable[[str], Path | None],
     ) -> None:
         self._layout = layout
         self._config = config
@@ -180,6 +182,7 @@ class Collector:
         self._clock = clock
         self._boot = boot
         self._is_active = is_active
+        self._retire = retire
         self._opened_wall = clock.wall()
         self._opened_mono = clock.monotonic()
 
@@ -237,7 +240,7 @@ class Collector:
 
     def _leftovers(self, folder: Path, now: float) -> Iterable[Leftover]:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
+            names = sorted(e.name for e in entries if not e.name.startswith(SCRAP))
         for name in names:
             size, touched = _extent(folder / name)
             is_active = folder == self._layout.ingests and self._is_active(name)
@@ -255,9 +258,14 @@ class Collector:
         for start in range(0, len(blobs), BATCH):
             removed += self._unlink(blobs[start : start + BATCH])
         for item in chosen.remove:
-            home = {"ingest": self._layout.ingests, "quarantine": self._layout.quarantine}
-            if item.kind in home and not (item.kind == "ingest" and self._is_active(item.name)):
-                _delete(home[item.kind] / item.name)
+            if item.kind == "quarantine":
+                path = self._layout.quarantine / item.name
+            elif item.kind == "ingest":
+                path = self._retire(item.name)
+            else:
+                continue
+            if path is not None:
+                _delete(path)
                 removed.append(item)
         return removed
 
@@ -296,7 +304,6 @@ def _extent(path: Path) -> tuple[int, float]:
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        (path / "journal").unlink(missing_ok=True)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

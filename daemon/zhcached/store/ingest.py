@@ -91,20 +91,20 @@ class Ingest:
             folder.mkdir(mode=0o700, exist_ok=True)
             self._fd = _open_for_writing(self._data)
         self._reservation: Reservation | None = None
+        self._journal: Journal | None = None
+        self.received = Ranges()
         try:
             with files.disk_errors(folder):
                 self._journal = Journal(folder / "journal", self.size)
-                self._resume()
+                self._resume(self._journal)
             self._reserve(fallocate)
         except BaseException:
-            os.close(self._fd)
-            self._on_closed()
+            self._finish(remove=not self.received)
             raise
 
-    def _resume(self) -> None:
-        self._by_source = self._journal.replay(os.fstat(self._fd).st_size)
+    def _resume(self, journal: Journal) -> None:
+        self._by_source = journal.replay(os.fstat(self._fd).st_size)
         os.ftruncate(self._fd, self.size)
-        self.received = Ranges()
         for ranges in self._by_source.values():
             self.received.update(ranges)
         self.durable = self.received.copy()
@@ -269,7 +269,7 @@ class Ingest:
                 hit("journal.data_sync")
                 os.fdatasync(self._fd)
                 hit("journal.after_data_sync")
-                self._journal.append_received(fresh)
+                self._open_journal().append_received(fresh)
                 self._anchor()
         except BaseException:
             # After a failed fsync the kernel may call the lost pages clean, so that a second
@@ -279,6 +279,11 @@ class Ingest:
         with self._changed:
             for ranges in fresh.values():
                 self.durable.update(ranges)
+
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            raise ValueError(f"the ingest of {self.key} has no journal")
+        return self._journal
 
     def _anchor(self) -> None:
         """Makes the ingest's own names durable, once: a journal that vanishes helps nobody."""
@@ -300,7 +305,7 @@ class Ingest:
             self._changed.wait_for(lambda: not self._claimed and not self._hashing)
             try:
                 with files.disk_errors(self._folder):
-                    self._journal.append_dropped(dropped)
+                    self._open_journal().append_dropped(dropped)
             except BaseException:
                 self._give_up()
                 raise
@@ -415,7 +420,8 @@ class Ingest:
         with self._changed:
             self._state = "closed"
         os.close(self._fd)
-        self._journal.close()
+        if self._journal is not None:
+            self._journal.close()
         if self._reservation is not None:
             self._reservation.release()
         if remove:

@@ -22,6 +22,8 @@ from zhcache.protocol.names import RepoId
 from zhcached.store import files
 
 FORMAT: Final = "zhcache-store 1\n"
+# In ingest/: what no later run can use, so that it is deleted at the next start.
+SCRAP: Final = "scrap-"
 CACHEDIR_TAG: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This directory is a cache made by zhcache; backups may leave it out.\n"
@@ -164,12 +166,17 @@ class Layout:
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             for folder in (self.ingests, self.quarantine):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            # All at once, so that no commit has a folder to make durable; a backup that leaves
+            # out empty folders is put right here too.
+            here = {path.name for path in self.blobs.iterdir()}
+            for prefix in (f"{number:02x}" for number in range(256)):
+                if prefix not in here:
+                    (self.blobs / prefix).mkdir(mode=0o750)
+            if len(here) < 256:
+                files.sync_dir(self.blobs)
+                files.sync_dir(self.blobs.parent)
             if (self.root / "format").exists():
                 return
-            for prefix in range(256):
-                (self.blobs / f"{prefix:02x}").mkdir(mode=0o750, exist_ok=True)
-            files.sync_dir(self.blobs)
-            files.sync_dir(self.blobs.parent)
         for folder in (self.root, self.hub):
             files.write_durably(folder / "CACHEDIR.TAG", CACHEDIR_TAG.encode(), 0o644)
         files.write_durably(self.root / "format", FORMAT.encode(), 0o644)

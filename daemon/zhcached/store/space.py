@@ -82,11 +82,7 @@ class Space:
 
     def partial(self) -> int:
         """Bytes that partial downloads take on disk."""
-        return sum(
-            entry.stat(follow_symlinks=False).st_blocks * 512
-            for folder in _folders(self._layout.ingests)
-            for entry in _regular_files(folder)
-        )
+        return sum(_bytes_on_disk(folder) for folder in _folders(self._layout.ingests))
 
     def reserve(self, size: int) -> Reservation:
         """Sets ``size`` bytes aside.
@@ -142,9 +138,9 @@ def _folders(path: os.PathLike[str]) -> list[str]:
         return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
-def _regular_files(folder: str) -> list[os.DirEntry[str]]:
+def _bytes_on_disk(folder: str) -> int:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.is_file(follow_symlinks=False)]
-    except FileNotFoundError:  # committed meanwhile
-        return []
+            return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
+    except FileNotFoundError:  # committed meanwhile: its bytes are a blob's now
+        return 0

@@ -28,7 +28,7 @@ from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
 from zhcached.store.gc import Collector
 from zhcached.store.ingest import Ingest
-from zhcached.store.layout import Layout, StoreLock, reserves_natively
+from zhcached.store.layout import SCRAP, Layout, StoreLock, reserves_natively
 from zhcached.store.leases import Leases, boot_id
 from zhcached.store.snapshots import Manifest, Manifests
 from zhcached.store.space import Space
@@ -77,6 +77,7 @@ class Store:
             clock=clock,
             boot=self._boot,
             is_active=self._active.__contains__,
+            retire=self._retire,
         )
 
     @classmethod
@@ -218,6 +219,14 @@ class Store:
     def _end_ingest(self, key: str) -> None:
         with self._active_lock:
             self._active.pop(key, None)
+
+    def _retire(self, key: str) -> Path | None:
+        """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it."""
+        with self._active_lock:
+            source = self.layout.ingest(key)
+            if key in self._active or not source.exists():
+                return None
+            return source.rename(self.layout.ingest(f"{SCRAP}{os.getpid()}-{key}"))
 
     def _blob_bytes(self) -> int:
         return int(self.catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")[0][0])
@@ -479,10 +488,13 @@ class Store:
         """Reads every byte, or every byte of a repository; what changed goes to quarantine.
 
         Raises:
+            NotFound: The repository is not here.
             Cancelled: ``stop`` was set.
             StoreDamaged: The index is damaged.
             ZhcacheError: The disk failed.
         """
+        if repo is not None and not listing.commits(self.catalog, repo):
+            raise NotFound("{repo} is not in the store", repo=repo)
         return self._fsck.verify(repo, progress, stop)
 
     def holes(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str, Promise]]:

@@ -2,8 +2,8 @@ import sqlite3
 import threading
 
 import pytest
-from harness.storekit import REPO, TINY, open_store, publish_tiny
 
+from harness.storekit import REPO, TINY, open_store, publish_tiny
 from zhcache.errors import NoSpace
 from zhcached.errors import StoreDamaged
 from zhcached.store.catalog import VERSION, Catalog
@@ -121,7 +121,9 @@ def test_flipped_bytes_anywhere_in_the_index_lose_nothing(root, step):
     opens_whole(root, seen)
 
 
-@pytest.mark.parametrize("table, column", [("files", "sha256"), ("files", "size"), ("blobs", "sha256")])
+@pytest.mark.parametrize(
+    "table, column", [("files", "sha256"), ("files", "size"), ("blobs", "sha256")]
+)
 def test_row_that_changed_behind_sqlites_back_is_read_again_from_disk(root, table, column):
     seen = prepared(root)
     conn = sqlite3.connect(root / "index.sqlite")

@@ -2,6 +2,7 @@ import os
 import threading
 
 import pytest
+
 from harness.storekit import (
     COMMIT,
     GRACE,
@@ -14,7 +15,6 @@ from harness.storekit import (
     put,
     sha256,
 )
-
 from zhcached.store.gc import GcState, Leftover, UnusedBlob, UsedBlobs, plan
 
 
@@ -169,6 +169,7 @@ def test_gc_removes_partials_that_nobody_resumed_but_not_open_ones(root):
     report = store.gc()
     assert [item.name for item in report.removed] == [stale.key]
     assert os.listdir(store.layout.ingests) == [active.key]
+    assert store._retire(active.key) is None
     active.close()
     store.close()
 

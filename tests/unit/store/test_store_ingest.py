@@ -3,8 +3,8 @@ import random
 import threading
 
 import pytest
-from harness.storekit import Clock, open_store, promise_of, put, sha256
 
+from harness.storekit import Clock, open_store, promise_of, put, sha256
 from zhcache.errors import Busy, NoSpace, ZhcacheError
 from zhcached.errors import DigestMismatch
 from zhcached.store import failpoints
@@ -248,9 +248,7 @@ def test_maybe_sync_waits_for_a_second_or_for_enough_bytes(root):
 
 
 @pytest.mark.parametrize("point", ["journal.data_sync", "commit.fsync"])
-def test_failed_fsync_gives_the_ingest_up_and_is_never_taken_for_success(
-    store, monkeypatch, point
-):
+def test_failed_fsync_gives_the_ingest_up_and_is_never_taken_for_success(store, monkeypatch, point):
     promise = promise_of(CONTENT)
     ingest = store.begin(promise, "job")
     ingest.write(0, CONTENT, "hub")
@@ -306,3 +304,13 @@ def test_failpoints_refuse_an_unknown_point():
     with pytest.raises(ValueError, match="not a known"):
         failpoints.parse("commit.after_lunch=kill")
     assert failpoints.parse("commit.after_rename=kill,journal.data_sync=eio")
+
+
+def test_begin_that_finds_no_room_leaves_nothing_open_and_nothing_behind(root):
+    store = open_store(root, quota=1000)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NoSpace):
+        store.begin(promise_of(CONTENT), "job")
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(store.layout.ingests) == []
+    store.close()

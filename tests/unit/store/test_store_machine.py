@@ -1,4 +1,7 @@
-"""Random lives of a store against a model: nothing leased or referenced is lost, nothing else stays."""
+"""Random lives of a store against a model.
+
+Nothing leased or referenced is lost, nothing else stays.
+"""
 
 import contextlib
 import os
@@ -6,11 +9,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from harness.storekit import GRACE, Clock, manifest_of, open_store, promise_of, publish, put, sha256
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
+from harness.storekit import GRACE, Clock, manifest_of, open_store, promise_of, publish, put, sha256
 from zhcache.errors import Busy, NotFound, UsageError
 from zhcache.protocol.names import parse_repo
 

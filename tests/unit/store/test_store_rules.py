@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from harness.storekit import (
     COMMIT,
     REPO,
@@ -20,7 +21,6 @@ from harness.storekit import (
     sha256,
     tree_of,
 )
-
 from zhcache.errors import AlreadyRunning, IntegrityError, NoSpace, NotPermitted, VersionMismatch
 from zhcached.store import files
 from zhcached.store.layout import Layout
@@ -331,7 +331,9 @@ def test_rule7_lock_is_given_up_when_opening_fails(root, monkeypatch):
     open_store(root).close()
 
 
-@pytest.mark.parametrize("name, kind", [("NFS", 0x6969), ("Lustre", 0x0BD00BD0), ("FUSE", 0x65735546)])
+@pytest.mark.parametrize(
+    "name, kind", [("NFS", 0x6969), ("Lustre", 0x0BD00BD0), ("FUSE", 0x65735546)]
+)
 def test_rule7_store_on_a_network_file_system_is_refused_unless_forced(tmp_path, name, kind):
     layout = Layout(tmp_path / "not" / "yet")
     with pytest.raises(NotPermitted, match=name):

@@ -1,10 +1,10 @@
-"""A hundred thousand files: what a user waits for stays quick. Limits are ten times the measured."""
+"""A hundred thousand files: what a user waits for stays quick. The limits are lax."""
 
 import time
 
 import pytest
-from harness.storekit import Clock, open_store
 
+from harness.storekit import Clock, open_store
 from zhcached.store import records
 from zhcached.store.blobs import Identity
 from zhcached.store.snapshots import Manifest, ManifestFile

@@ -1,9 +1,19 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
-from harness.storekit import COMMIT, REPO, TINY, open_store, promise_of, publish, publish_tiny, sha256
 
+from harness.storekit import (
+    COMMIT,
+    REPO,
+    TINY,
+    open_store,
+    promise_of,
+    publish,
+    publish_tiny,
+    sha256,
+)
 from zhcache.errors import Busy, NotFound, UsageError
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import DigestMismatch
@@ -43,7 +53,7 @@ def test_resolve_refuses_a_prefix_of_several_commits(store):
 def test_show_and_lock_name_files_with_their_blobs(store):
     publish_tiny(store, trust="quorum")
     detail = store.detail(REPO, "main")
-    assert {f.path: open(f.blob, "rb").read() for f in detail.files} == TINY
+    assert {f.path: Path(f.blob).read_bytes() for f in detail.files} == TINY
     assert (detail.trust, detail.revisions, detail.files_count) == ("quorum", ["main"], len(TINY))
     [locked] = store.lock_file([f"{REPO}"]).repos
     assert (locked.revision, locked.commit) == ("main", COMMIT)

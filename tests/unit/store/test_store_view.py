@@ -2,8 +2,17 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+from huggingface_hub import (
+    get_cached_repo_tree,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
+from huggingface_hub.errors import IncompleteSnapshotError
+
 from harness.storekit import (
     COMMIT,
     REPO,
@@ -17,14 +26,6 @@ from harness.storekit import (
     sha256,
     tree_of,
 )
-from huggingface_hub import (
-    get_cached_repo_tree,
-    hf_hub_download,
-    scan_cache_dir,
-    snapshot_download,
-)
-from huggingface_hub.errors import IncompleteSnapshotError
-
 from zhcache.errors import IntegrityError
 
 OTHER = "beef" + "0" * 36
@@ -38,9 +39,7 @@ def forget_cached_trees():
 
 
 def offline(store, **kwargs):
-    return snapshot_download(
-        str(REPO), cache_dir=store.layout.hub, local_files_only=True, **kwargs
-    )
+    return snapshot_download(str(REPO), cache_dir=store.layout.hub, local_files_only=True, **kwargs)
 
 
 def test_view_is_scanned_by_huggingface_hub_without_warnings(store):
@@ -62,10 +61,8 @@ def test_view_serves_snapshot_download_offline_by_branch_and_by_commit(store):
     assert offline(store) == str(folder)
     assert offline(store, revision=COMMIT) == str(folder)
     for path, content in TINY.items():
-        got = hf_hub_download(
-            str(REPO), path, cache_dir=store.layout.hub, local_files_only=True
-        )
-        assert open(got, "rb").read() == content
+        got = hf_hub_download(str(REPO), path, cache_dir=store.layout.hub, local_files_only=True)
+        assert Path(got).read_bytes() == content
 
 
 def test_view_lists_its_files_to_huggingface_hub_with_the_hubs_names_of_them(store):
@@ -92,9 +89,7 @@ def test_view_lists_its_files_to_huggingface_hub_with_the_hubs_names_of_them(sto
 def test_view_names_blobs_by_etag_and_links_relatively(store, root):
     publish_tiny(store)
     names = set(os.listdir(store.layout.hub / REPO.folder / "blobs"))
-    assert names == {
-        git_sha1(c) if path in TINY_GIT else sha256(c) for path, c in TINY.items()
-    }
+    assert names == {git_sha1(c) if path in TINY_GIT else sha256(c) for path, c in TINY.items()}
     moved = root.parent / "moved"
     store.layout.root.rename(moved)
     assert (moved / "hub" / REPO.folder / "snapshots" / COMMIT / "unet/config.json").read_bytes()
