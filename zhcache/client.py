@@ -26,6 +26,7 @@ from zhcache.results import TERMINAL, checked_path, result_of
 
 _RECONNECT_S = 10.0
 _READ_S = 2.0
+_BARREN_STREAMS = 20
 _LONG_S = 600.0
 """For what reads a whole store or asks every source before it answers."""
 
@@ -203,13 +204,23 @@ class Client:
             DaemonUnreachable: The daemon went away and did not come back.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        barren = 0
         while True:
+            seen: list[messages.Job] = []
             try:
-                return self._follow(job_id, on_progress, until)
+                for job in self._follow(job_id, until):
+                    seen[:] = [job]
+                    if on_progress is not None:
+                        on_progress(job)
             except DaemonUnreachable:
-                if until is not None and time.monotonic() >= until:
-                    raise _late(job_id, timeout_s) from None
+                barren = 0 if seen else barren + 1
+                if barren > _BARREN_STREAMS:
+                    raise
                 self._await_return()
+            if seen and seen[0].state in TERMINAL:
+                return seen[0]
+            if until is not None and time.monotonic() >= until:
+                raise _late(job_id, timeout_s)
 
     def cancel(self, job_id: str) -> messages.Job:
         """Cancels a job; what it fetched stays for a later one to take up."""
@@ -339,18 +350,14 @@ class Client:
         self.connect()
         return self._channel
 
-    def _follow(
-        self, job_id: str, on_progress: OnProgress | None, until: float | None
-    ) -> messages.Job:
+    def _follow(self, job_id: str, until: float | None) -> Iterator[messages.Job]:
+        """Yields the job's steps up to its last, or to ``until``."""
         # A silence is cut into short reads, since a read's time-out starts anew at each event.
         left = None if until is None else min(max(until - time.monotonic(), 0.001), _READ_S)
         for job in self.events(job_id, timeout_s=left):
-            if on_progress is not None:
-                on_progress(job)
-            if job.state in TERMINAL:
-                return job
-            if until is not None and time.monotonic() >= until:
-                break
+            yield job
+            if job.state in TERMINAL or (until is not None and time.monotonic() >= until):
+                return
         raise DaemonUnreachable("the daemon ended the stream of job {job} early", job=job_id)
 
     def _await_return(self) -> None:

@@ -111,7 +111,7 @@ class DaemonSimulator:
     def finish(self, job: m.Job) -> m.Job:
         """Ends a job as its kind ends."""
         current = self.jobs[job.id]
-        if current.state == "cancelled":
+        if current.state in ("done", "failed", "cancelled"):
             return current
         if self.job_error is not None:
             return self.change(job, state="failed", error=info(self.job_error))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from zhcache.cli.report import json_line
 from zhcache.client import Client
 from zhcache.i18n import mark, translate
 
@@ -92,7 +93,7 @@ class Output:
             text: Makes the lines a person reads.
         """
         if self.is_json:
-            click.echo(msgspec.json.encode(message).decode())
+            click.echo(json_line(message))
             return
         for line in ids if self.is_quiet else text():
             click.echo(line)

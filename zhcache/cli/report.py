@@ -9,10 +9,21 @@ from zhcache.errors import ZhcacheError
 from zhcache.i18n import hint_of, message_of, translate
 
 
+def json_line(value: object) -> str:
+    """Returns ``value`` as JSON that is one line to every reader.
+
+    U+2028 and its kin may stand raw in JSON, but many a program ends a line there.
+    """
+    text = msgspec.json.encode(value).decode()
+    for char in "\u0085\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
 def as_json(error: ZhcacheError) -> str:
     """Returns the error object of the contract, in English."""
     body = {"code": error.code, "message": error.message, "hint": error.hint}
-    return msgspec.json.encode({"schema": 1, "error": body}).decode()
+    return json_line({"schema": 1, "error": body})
 
 
 def report(error: ZhcacheError, *, is_json: bool) -> int:

@@ -1,0 +1,5 @@
+"""``python -m zhcache`` is ``zhcache``."""
+
+from zhcache.cli import main
+
+main()
