@@ -292,7 +292,8 @@ class Transport:
                 # asked here is safe to ask twice.
                 pass
         deadline = Deadline(self._clock, self._connect_timeout_s, abort)
-        wire = Wire(dial(origin, self.policy, self._resolver, deadline, self._tls))
+        sock = dial(origin, self.policy, self._resolver, deadline, self._tls)
+        wire = Wire(sock, self._clock)
         return self._ask(wire, method, request, Deadline(self._clock, head_s, abort))
 
     @staticmethod

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 
+from zhcached.clock import Clock
 from zhcached.errors import RemoteInvalid, TransportError
 from zhcached.transport.dial import Deadline, await_ready
 from zhcached.transport.message import (
@@ -23,6 +24,8 @@ from zhcached.transport.message import (
 )
 
 _HEAD_READ = 16 * 2**10
+_ENOUGH = 256 * 2**10
+_GATHER_S = 0.02
 _MAX_LINE = 4096
 _MAX_INTERIM = 8
 _MAX_TRAILER_LINES = 64
@@ -33,14 +36,22 @@ class QuietError(TransportError):
 
 
 class Wire:
-    """A connected socket and what was read from it too early."""
+    """A connected socket and what was read from it too early.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: Connected, TLS done.
+        clock: Gives the present.
+    """
+
+    def __init__(self, sock: socket.socket, clock: Clock) -> None:
+        self._clock = clock
         # Non-blocking at first: the head's deadline is cut into slices in which an abort is seen.
+        # Afterwards because a time-out would cost a poll before each of many small reads.
         sock.setblocking(False)
         self._sock = sock
         self._early = bytearray()
-        self._wait_s = 0.0
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -61,7 +72,6 @@ class Wire:
         Raises:
             TransportError: The connection broke, or the time is over.
         """
-        self._settle(0.0)
         left = memoryview(request)
         while left:
             try:
@@ -92,7 +102,6 @@ class Wire:
             TransportError: The connection broke, or the time is over.
             RemoteInvalid: Not an HTTP/1.1 head, or one over 64 KiB.
         """
-        self._settle(0.0)
         while True:
             end, width = _head_end(self._early)
             if end >= 0:
@@ -102,22 +111,20 @@ class Wire:
             if len(self._early) > MAX_HEAD_BYTES:
                 raise RemoteInvalid("the answer's headers are longer than 64 KiB")
             wait_s = deadline.slice_s("waiting for the answer")
-            piece = self._recv_slice(wait_s)
-            if piece == b"":
+            piece = memoryview(bytearray(_HEAD_READ))
+            count = self._recv_now(piece)
+            if count is None:
+                self._readable.poll(wait_s * 1000)
+            elif count == 0:
                 raise TransportError("the connection was closed before an answer")
-            self._early += piece or b""
-
-    def _recv_slice(self, wait_s: float) -> bytes | None:
-        try:
-            return self._sock.recv(_HEAD_READ)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            await_ready(self._sock, select.POLLIN, wait_s)
-            return None
-        except OSError as error:
-            raise TransportError(f"waiting for the answer: {error}") from error
+            else:
+                self._early += piece[:count]
 
     def recv_into(self, buffer: memoryview, wait_s: float) -> int:
         """Receives at least one byte into ``buffer``; 0 is the end of the connection.
+
+        Small pieces (a TLS record, what a modest line brings) are gathered for a moment, since
+        each call costs its caller a write, a hash update and locks.
 
         Raises:
             QuietError: Nothing came in ``wait_s``.
@@ -128,11 +135,34 @@ class Wire:
             buffer[:count] = self._early[:count]
             del self._early[:count]
             return count
-        self._settle(wait_s)
+        count, enough, until = 0, min(len(buffer), _ENOUGH), 0.0
+        while count < enough:
+            try:
+                got = self._recv_now(buffer[count:] if count else buffer)
+            except TransportError:
+                if count:
+                    # What came before the break is worth having; the next call meets it again.
+                    break
+                raise
+            if got is None:
+                left_s = until - self._clock.monotonic() if count else wait_s
+                if left_s > 0 and self._readable.poll(left_s * 1000):
+                    continue
+                if count == 0:
+                    raise QuietError(f"nothing came for {wait_s:g} s")
+                break
+            if got == 0:
+                break
+            if count == 0:
+                until = self._clock.monotonic() + _GATHER_S
+            count += got
+        return count
+
+    def _recv_now(self, buffer: memoryview) -> int | None:
         try:
             return self._sock.recv_into(buffer)
-        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-            raise QuietError(f"nothing came for {wait_s:g} s") from None
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None
         except OSError as error:
             raise TransportError(f"the connection broke: {error}") from error
 
@@ -147,23 +177,18 @@ class Wire:
         while (end := self._early.find(b"\n")) < 0:
             if len(self._early) > _MAX_LINE:
                 raise RemoteInvalid("a chunk of the answer has no end of line")
-            early, self._early = self._early, bytearray()
-            piece = bytearray(_HEAD_READ)
-            try:
-                count = self.recv_into(memoryview(piece), wait_s)
-            finally:
-                self._early = early
-            if count == 0:
+            piece = memoryview(bytearray(_HEAD_READ))
+            count = self._recv_now(piece)
+            if count is None:
+                if not self._readable.poll(wait_s * 1000):
+                    raise QuietError(f"nothing came for {wait_s:g} s")
+            elif count == 0:
                 raise TransportError("the connection was closed inside a chunked body")
-            self._early += piece[:count]
+            else:
+                self._early += piece[:count]
         line = bytes(self._early[:end])
         del self._early[: end + 1]
         return line.rstrip(b"\r")
-
-    def _settle(self, wait_s: float) -> None:
-        if wait_s != self._wait_s:
-            self._sock.settimeout(wait_s)
-            self._wait_s = wait_s
 
 
 def _head_end(raw: bytearray) -> tuple[int, int]:
