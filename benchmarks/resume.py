@@ -1,0 +1,211 @@
+"""What kill -9 costs: bytes fetched again, by the hub's own log.
+
+The process that downloads is killed at seeded random moments of one download and started anew;
+what the hub has sent beyond the file's size was fetched again. For zhcached each loss is also told
+by its journal: sent since the last restart, less what became durable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from demohub import Hub
+from harness.daemon import Daemon, source, until
+
+from benchmarks import FILE, REPO, machine, report
+from benchmarks.hubs import random_file
+from zhcached.store.ingest import SYNC_BYTES, SYNC_SECONDS
+from zhcached.store.journal import Journal
+from zhcached.store.ranges import Ranges
+
+MIB = 2**20
+_DEADLINE_S = 600.0
+
+
+def main() -> None:
+    """Measures and reports."""
+    parser = report.options(__doc__ or "")
+    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="of the file")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument(
+        "--rate",
+        type=int,
+        action="append",
+        help="of the hub, MiB/s and connection, 0 for no limit; may be repeated (default: 32, 0)",
+    )
+    options = parser.parse_args()
+    report.title("Bytes fetched again after kill -9")
+    about = machine.describe(["huggingface_hub"])
+    folder = Path(tempfile.gettempdir())
+    report.facts(
+        about
+        | {
+            "file": f"{options.size} MiB, random",
+            "kills": f"{options.kills}, at random bytes of the download (seed {options.seed})",
+            "journal step": f"{SYNC_BYTES // MIB} MiB or {SYNC_SECONDS:g} s of one file",
+            "file system": machine.filesystem(folder),
+            "load before": machine.load(),
+        }
+    )
+    results = []
+    with tempfile.TemporaryDirectory(prefix="zhcache-bench-") as temporary:
+        original = random_file(Path(temporary) / "repo", options.size * MIB)
+        for rate in options.rate or [32, 0]:
+            results += _at_rate(rate, original, Path(temporary) / str(rate), options)
+    print(f"Load after: {machine.load()}.")
+    report.write_json(options.json, {"machine": about, "results": results})
+
+
+def _at_rate(
+    rate: int, original: Path, folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    size = original.stat().st_size
+    moments = sorted(random.Random(options.seed).sample(range(size), options.kills))
+    results = []
+    for measure in (_zhcached, _huggingface_hub):
+        with Hub() as hub:
+            hub.add(REPO, {FILE: original})
+            if rate:
+                hub.fault("rate", rate=rate * MIB, plane="bytes")
+            results.append(measure(hub, folder / measure.__name__, size, moments))
+    print(f"## Hub: {f'{rate} MiB/s for each connection' if rate else 'no limit'}\n")
+    _print_results(results, size)
+    return [{"rate": rate, "size": size, "moments": moments, **result} for result in results]
+
+
+def _print_results(results: list[dict[str, Any]], size: int) -> None:
+    rows = []
+    for result in results:
+        again = result["sent"] - size
+        lost = result["lost"]
+        most = max(result["connections"])
+        rows.append(
+            (
+                result["tool"],
+                f"{again / MIB:.1f} MiB",
+                f"{again / size:.2f} x the file",
+                report.spread(lost, ".1f", 1 / MIB),
+                f"{most} x {SYNC_BYTES // MIB} MiB" if result["journaled"] else "–",
+                sum(loss > most * SYNC_BYTES for loss in lost) if result["journaled"] else "–",
+            )
+        )
+    head = ("tool", "fetched again", "", "MiB lost by one kill", "connections x step", "beyond it")
+    report.table(head, rows)
+
+
+def _zhcached(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    daemon = Daemon(folder, source(hub))
+    lost, connections = [], []
+    sent_before = durable_before = 0
+    daemon.start()
+    job = daemon.cli("prefetch", REPO, "--detach", "--quiet").stdout.strip()
+    try:
+        for number, moment in enumerate(moments):
+            # Moments are counted in new bytes, so that all kills fall within the download.
+            _await(hub, sent_before + moment - durable_before, number)
+            connections.append(_open_connections(hub))
+            daemon.kill()
+            sent, durable = _settled(hub), _journaled(daemon.home, size)
+            lost.append(sent - sent_before - (durable - durable_before))
+            sent_before, durable_before = sent, durable
+            report.say(f"zhcached: kill {number + 1} lost {lost[-1] / MIB:.1f} MiB")
+            daemon.start()
+        daemon.cli("wait", job, timeout=_DEADLINE_S)
+        daemon.cli("verify", timeout=_DEADLINE_S)
+    finally:
+        daemon.stop()
+    return _result("zhcached", hub, size, lost, connections, journaled=True)
+
+
+def _huggingface_hub(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    environ = os.environ | {
+        "HOME": str(folder),
+        "HF_HOME": str(folder / "hf"),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    script = f"from huggingface_hub import hf_hub_download as f; f({REPO!r}, {FILE!r})"
+    lost = []
+    before = 0
+    for number, moment in enumerate(moments):
+        process = subprocess.Popen([sys.executable, "-c", script], env=environ)
+        try:
+            _await(hub, before + moment, number)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        sent = _settled(hub)
+        lost.append(sent - before)
+        before = sent
+        report.say(f"huggingface_hub: kill {number + 1} lost {lost[-1] / MIB:.1f} MiB")
+    subprocess.run([sys.executable, "-c", script], env=environ, check=True)
+    return _result("huggingface_hub", hub, size, lost, [1], journaled=False)
+
+
+def _result(
+    tool: str, hub: Hub, size: int, lost: list[int], connections: list[int], *, journaled: bool
+) -> dict[str, Any]:
+    sent = _settled(hub)
+    if sum(lost) != sent - size:
+        raise RuntimeError(f"{tool}: {lost} do not add up to {sent} sent of {size}")
+    return {
+        "tool": tool,
+        "sent": sent,
+        "lost": lost,
+        "connections": connections,
+        "journaled": journaled,
+    }
+
+
+def _sent(hub: Hub) -> int:
+    return sum(r.sent for r in hub.requests if r.plane == "bytes" and r.status in (200, 206))
+
+
+def _await(hub: Hub, bytes_sent: int, number: int) -> None:
+    meaning = f"kill {number + 1} at {bytes_sent} bytes sent"
+    _until(lambda: _sent(hub) >= bytes_sent, meaning)
+
+
+def _settled(hub: Hub) -> int:
+    """Returns what the hub has sent once it has noticed that the client is gone."""
+    _until(lambda: all(r.is_settled for r in hub.requests), "the hub has seen the end")
+    return _sent(hub)
+
+
+def _until(claim: Callable[[], bool], meaning: str) -> None:
+    until(claim, meaning, _DEADLINE_S)
+
+
+def _open_connections(hub: Hub) -> int:
+    return sum(not r.is_settled and r.plane == "bytes" for r in hub.requests)
+
+
+def _journaled(home: Path, size: int) -> int:
+    """Returns how many bytes of the file a restart will find.
+
+    A kill may strike after the last byte: then it is a blob, or about to become one.
+    """
+    found = Ranges()
+    for folder in (home / "ingest").iterdir():
+        journal = Journal(folder / "journal", size)
+        for ranges in journal.replay(size).values():
+            found.update(ranges)
+        journal.close()
+    return found.total
+
+
+if __name__ == "__main__":
+    main()
