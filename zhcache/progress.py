@@ -164,7 +164,7 @@ class Bars:
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[source]}", style="dim", markup=False),
+            TextColumn("{task.fields[source]}", markup=False),
             console=Console(file=stream),
             transient=True,
         )

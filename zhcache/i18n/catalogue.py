@@ -1,8 +1,8 @@
 """Keeps the Chinese catalogue in step with the source.
 
 ``python -m zhcache.i18n.catalogue`` prints what the catalogue lacks and what it has too much;
-``--update`` adds the missing texts to ``zhcache.po`` with an empty translation and drops the unused,
-and ``--compile`` writes ``zhcache.mo``. Run in a source checkout; needs babel.
+``--update`` adds the missing texts to ``zhcache.po`` with an empty translation and drops the
+unused, and ``--compile`` writes ``zhcache.mo``. Run in a source checkout; needs babel.
 
 What counts as a text: the literal first argument of ``translate``, ``mark`` and ``_``; of the
 classes of ``zhcache.errors`` their template and ``hint=``; of ``Check`` its ``detail=`` and
