@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -59,7 +60,10 @@ class Scripted:
     A step is bytes to send, seconds to pause, ``RESET``, ``CLOSE``, or ``HOLD`` until stopped.
     """
 
-    def __init__(self, script: Callable[[Asked], Iterable[Step]]) -> None:
+    def __init__(
+        self, script: Callable[[Asked], Iterable[Step]], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self.asked: list[Asked] = []
         self.connections = 0
         self._script = script
@@ -99,6 +103,10 @@ class Scripted:
     def _serve(self, sock: socket.socket) -> None:
         early = b""
         with contextlib.suppress(OSError):
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+                with self._lock:
+                    self._open.append(sock)
             while True:
                 while b"\r\n\r\n" not in early:
                     piece = sock.recv(65536)

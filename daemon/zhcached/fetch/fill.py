@@ -332,6 +332,7 @@ class _Filling:
         with self._changed:
             if answer.etag is not None:
                 standing.validators.setdefault(response.origin, answer.etag)
+            standing.is_ranged |= answer.ranged
             if not answer.ranged:
                 self._take_whole(standing, segment, answer)
         return answer

@@ -12,9 +12,7 @@ from zhcached.errors import StatusError
 from zhcached.store.ranges import Ranges
 from zhcached.transport.http import Target
 
-EventKind = Literal[
-    "retry", "switch", "limited", "slow", "relocate", "changed", "given up", "lied", "no ranges"
-]
+EventKind = Literal["retry", "switch", "limited", "slow", "relocate", "changed", "given up", "lied"]
 
 
 def _no_explanation(_error: StatusError) -> ZhcacheError | None:

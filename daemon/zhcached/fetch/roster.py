@@ -110,6 +110,7 @@ class Roster:
                 standing.must_restart = standing.was_restarted = True
                 standing.validators.clear()
             case OtherSource():
+                standing.failures += 1
                 standing.lied |= verdict.lied
                 standing.is_slow |= isinstance(error, SlowError | LateError)
                 standing.rest_until = now + verdict.rest_s

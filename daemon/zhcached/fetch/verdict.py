@@ -24,6 +24,7 @@ from zhcached.transport.dial import LateError
 BACKOFF_BASE_S = 0.5
 BACKOFF_CAP_S = 30.0
 MAX_WAIT_S = 300.0
+PATIENT_WITH_NONSENSE = 2
 # How long a source that only failed rests while another has its turn.
 REST_S = 10.0
 # A wait longer than this is spent at another source, if there is one.
@@ -104,8 +105,15 @@ def judge(
         if has_alternatives:
             return OtherSource(str(error), ban=False, rest_s=MAX_WAIT_S)
         return Again(0.0) if was_restarted else Restart()
+    if isinstance(error, OtherFileError):
+        return OtherSource(str(error), lied=True)
     if isinstance(error, RemoteInvalid):
-        return OtherSource(str(error), lied=isinstance(error, OtherFileError))
+        # A gateway's page or a garbled head may be gone in a moment, and is no lie of the source.
+        if failures >= min(retries, PATIENT_WITH_NONSENSE):
+            return OtherSource(str(error))
+        if has_alternatives:
+            return OtherSource(str(error), ban=False, rest_s=REST_S)
+        return Again(backoff_s(failures, random))
     if isinstance(error, AddressRefused | RepoUnavailable):
         return OtherSource(str(error))
     if isinstance(error, StatusError):

@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+import time
 
 from zhcached.clock import Clock
 from zhcached.errors import RemoteInvalid, TransportError
@@ -26,6 +27,7 @@ from zhcached.transport.message import (
 _HEAD_READ = 16 * 2**10
 _ENOUGH = 256 * 2**10
 _GATHER_S = 0.02
+_NAP_S = 0.002
 _MAX_LINE = 4096
 _MAX_INTERIM = 8
 _MAX_TRAILER_LINES = 64
@@ -144,19 +146,23 @@ class Wire:
                     # What came before the break is worth having; the next call meets it again.
                     break
                 raise
-            if got is None:
-                left_s = until - self._clock.monotonic() if count else wait_s
-                if left_s > 0 and self._readable.poll(left_s * 1000):
-                    continue
-                if count == 0:
-                    raise QuietError(f"nothing came for {wait_s:g} s")
-                break
-            if got == 0:
+            if got is None and count == 0:
+                self._await_bytes(wait_s)
+                continue
+            if got is None and self._clock.monotonic() < until:
+                # Not a poll, which would wake this thread for every packet.
+                time.sleep(_NAP_S)
+                continue
+            if not got:
                 break
             if count == 0:
                 until = self._clock.monotonic() + _GATHER_S
             count += got
         return count
+
+    def _await_bytes(self, wait_s: float) -> None:
+        if not self._readable.poll(wait_s * 1000):
+            raise QuietError(f"nothing came for {wait_s:g} s")
 
     def _recv_now(self, buffer: memoryview) -> int | None:
         try:
@@ -180,8 +186,7 @@ class Wire:
             piece = memoryview(bytearray(_HEAD_READ))
             count = self._recv_now(piece)
             if count is None:
-                if not self._readable.poll(wait_s * 1000):
-                    raise QuietError(f"nothing came for {wait_s:g} s")
+                self._await_bytes(wait_s)
             elif count == 0:
                 raise TransportError("the connection was closed inside a chunked body")
             else:

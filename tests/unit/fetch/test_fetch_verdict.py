@@ -83,7 +83,14 @@ def test_status_that_will_not_change_leads_to_another_source(code):
 
 def test_other_file_is_a_lie_and_a_web_page_is_none():
     assert judged(OtherFileError("size")) == OtherSource("size", ban=True, lied=True)
-    assert judged(RemoteInvalid("html")) == OtherSource("html", ban=True, lied=False)
+    assert judged(RemoteInvalid("html"), 2) == OtherSource("html", ban=True, lied=False)
+
+
+def test_nonsense_may_be_gone_in_a_moment():
+    assert isinstance(judged(RemoteInvalid("html")), Again)
+    verdict = judged(RemoteInvalid("html"), alone=False)
+    assert isinstance(verdict, OtherSource)
+    assert not verdict.ban
 
 
 def test_forbidden_address_and_refused_repository_are_never_tried_again():
