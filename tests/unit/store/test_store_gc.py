@@ -149,6 +149,16 @@ def test_gc_looks_again_at_each_blob_between_plan_and_unlink(store, clock):
     assert len(names(store)) == len(TINY)
 
 
+def test_gc_looks_for_holds_again_as_it_unlinks(store, clock):
+    put(store, b"old and unused")
+    clock.pass_s(GRACE * 2)
+    chosen = plan(store._collector.look())
+    assert len(chosen.remove) == 1
+    store.leases.hold("late", sha256(b"old and unused"))
+    assert store._collector.execute(chosen) == []
+    assert names(store) == {sha256(b"old and unused")}
+
+
 def test_gc_keeps_leased_snapshots_and_says_by_whom(store, clock):
     publish_tiny(store)
     store.leases.grant(REPO, COMMIT, uid=5, pid=os.getpid())

@@ -439,3 +439,27 @@ def test_rule8_nothing_is_read_again_when_nothing_was_touched(root, monkeypatch)
     assert store.resolve(REPO, None).commit == COMMIT
     assert store.find(promise_of(TINY["unet/model.safetensors"])) is not None
     store.close()
+
+
+def test_rule6_bytes_of_blobs_are_counted_right_through_commits_and_collections(store, clock):
+    def is_right():
+        [(total,)] = store.catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")
+        return store._blob_bytes() == total == sum(found.size for _, found in store.blobs.list())
+
+    assert is_right()
+    publish_tiny(store)
+    put(store, CONTENT)
+    put(store, CONTENT)
+    put(store, CONTENT, git=True)
+    assert is_right()
+    store.remove(REPO, None)
+    clock.pass_s(10**6)
+    store.gc()
+    assert is_right()
+    put(store, CONTENT)
+    damage(store.blobs.path(sha256(CONTENT)))
+    store.verify()
+    assert is_right()
+    put(store, CONTENT)
+    store.rebuild()
+    assert is_right()
