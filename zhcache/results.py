@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from zhcache.channel import error_of
-from zhcache.completeness import gaps
 from zhcache.errors import Cancelled, IntegrityError, NotFound, ZhcacheError
 from zhcache.protocol import messages
 
@@ -49,10 +48,11 @@ def raise_failure(job: messages.Job) -> None:
 def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path:
     """Returns the folder of ``snapshot`` or of its variant, once its files are seen to be there.
 
-    Sizes are compared, content is not: that is what ``verify`` is for.
+    Sizes are compared, content is not: that is what ``verify`` is for. A snapshot that was fetched
+    with ``--include`` is what its user asked for, and its folder is given.
 
     Raises:
-        NotFound: No such variant, or files that a pipeline needs were left out.
+        NotFound: No such variant.
         IntegrityError: A file is gone or has another size.
     """
     for file in snapshot.files:
@@ -77,12 +77,4 @@ def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path
                 variant=variant,
             )
         return Path(made.path)
-    lacking = [] if snapshot.complete else gaps(Path(snapshot.path))
-    if lacking:
-        raise NotFound(
-            "{repo} is held only in part: {lacking} is missing",
-            hint="zhcache prefetch {repo}",
-            repo=snapshot.repo,
-            lacking=lacking[0],
-        )
     return Path(snapshot.path)

@@ -54,6 +54,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
     try:
         logs = logfile.configure(store.layout.logs)
         services = await _join(store, config, clock, logs, home)
+        _obey_signals(services.stopping)
         async with _listening(services, socket_path):
             again = await services.jobs.restore()
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
@@ -120,10 +121,14 @@ def _site(runner: web.AppRunner, listener: socket.socket) -> web.SockSite:
     return web.SockSite(runner, listener, backlog=listen.BACKLOG)
 
 
-async def _until_stopped(services: Services) -> None:
+def _obey_signals(stopping: asyncio.Event) -> None:
+    # Before anybody is told that we are ready: whoever was told may stop us in the same moment.
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, services.stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+
+
+async def _until_stopped(services: Services) -> None:
     interval = notify.watchdog_interval_s()
     while not services.stopping.is_set():
         # A beat from the loop itself: a loop that hangs sends none and is restarted.

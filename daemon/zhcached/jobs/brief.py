@@ -13,6 +13,7 @@ from zhcache.errors import UsageError
 from zhcache.protocol.messages import LockedRepo, PrefetchRequest
 from zhcache.protocol.names import (
     RepoId,
+    RepoPath,
     Revision,
     is_commit,
     parse_path,
@@ -48,6 +49,7 @@ class Brief:
     selection: Selection
     comparison: Comparison
     sources: Mapping[str, Source]
+    listings: Mapping[str, Mapping[RepoPath, RemoteFile]]
 
     @property
     def revision(self) -> str:
@@ -74,7 +76,7 @@ class Brief:
         return alike, others
 
     def _promises(self, source: str, file: FileTrust) -> bool:
-        listed = next((f for f in self.resolutions[source].files if f.path == file.path), None)
+        listed = self.listings[source].get(file.path)
         if listed is None:
             return False
         first = file.first_promise
@@ -131,6 +133,7 @@ def prepare(
         selection=selection,
         comparison=comparison,
         sources={source.name: source for source in asked},
+        listings={r.source: {file.path: file for file in r.files} for r in resolutions},
     )
 
 

@@ -207,7 +207,7 @@ def _promises(brief: Brief) -> dict[str, Promise]:
 
 
 def _manifest(brief: Brief, gathering: Gathering, record: state.Record) -> Manifest:
-    listed = {file.path: file for file in brief.primary.files}
+    listed = brief.listings[brief.primary.source]
     trust = gathering.trust()
     files: list[ManifestFile] = []
     for file in trust:

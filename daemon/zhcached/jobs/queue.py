@@ -193,7 +193,7 @@ class Jobs:
             return self._entries[job_id]
         except KeyError:
             raise NotFound(
-                "there is no job {id}", hint="zhcache jobs --all lists them", id=job_id[:40]
+                "there is no job {id}", hint="zhcache jobs lists them", id=job_id[:40]
             ) from None
 
     def _admit(self, record: state.Record) -> _Entry:
