@@ -1,8 +1,9 @@
 """What kill -9 costs: bytes fetched again, by the hub's own log.
 
 The process that downloads is killed at seeded random moments of one download and started anew;
-what the hub has sent beyond the file's size was fetched again. For zhcached each loss is also told
-by its journal: sent since the last restart, less what became durable.
+what the hub has sent beyond the file's size was fetched again. For zhcached the loss of each kill is
+what was sent since the last restart less what became durable by the journal. Of it, what is in the
+file was received and not journaled yet; the rest was still in the sockets' buffers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from zhcached.store.ranges import Ranges
 
 MIB = 2**20
 _DEADLINE_S = 600.0
+_BLOCK = 16 << 10
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def _at_rate(
             hub.add(REPO, {FILE: original})
             if rate:
                 hub.fault("rate", rate=rate * MIB, plane="bytes")
-            results.append(measure(hub, folder / measure.__name__, size, moments))
+            results.append(measure(hub, folder / measure.__name__, original, moments))
     print(f"## Hub: {f'{rate} MiB/s for each connection' if rate else 'no limit'}\n")
     _print_results(results, size)
     return [{"rate": rate, "size": size, "moments": moments, **result} for result in results]
@@ -90,27 +92,41 @@ def _print_results(results: list[dict[str, Any]], size: int) -> None:
     rows = []
     for result in results:
         again = result["sent"] - size
-        lost = result["lost"]
-        most = max(result["connections"])
-        rows.append(
-            (
-                result["tool"],
-                f"{again / MIB:.1f} MiB",
-                f"{again / size:.2f} x the file",
-                f"{result['unread'] / MIB:.1f}",
-                report.spread(lost, ".1f", 1 / MIB),
-                f"{most} x {SYNC_BYTES // MIB} MiB" if result["journaled"] else "–",
-                sum(loss > most * SYNC_BYTES for loss in lost) if result["journaled"] else "–",
-            )
-        )
-    head = ("tool", "fetched again", "", "of it after the last kill, MiB", "MiB lost by one kill")
-    report.table((*head, "connections x step", "kills beyond it"), rows)
+        row = [result["tool"], f"{again / MIB:.1f} MiB", f"{again / size:.2f} x the file"]
+        row += [f"{result['unread'] / MIB:.1f}", report.spread(result["lost"], ".1f", 1 / MIB)]
+        row += _against_the_step(result["unjournaled"], result["connections"])
+        rows.append(row)
+    report.table(
+        (
+            "tool",
+            "fetched again",
+            "",
+            "of it after the last kill, MiB",
+            "lost by a kill, MiB",
+            "of it received, not journaled",
+            "connections",
+            "in journal steps per connection",
+        ),
+        rows,
+    )
 
 
-def _zhcached(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str, Any]:
+def _against_the_step(unjournaled: list[int], connections: list[int]) -> list[str]:
+    if not unjournaled:
+        return ["–"] * 3
+    steps = [loss / SYNC_BYTES / n for loss, n in zip(unjournaled, connections, strict=True)]
+    return [
+        report.spread(unjournaled, ".1f", 1 / MIB),
+        f"{min(connections)}..{max(connections)}",
+        report.spread(steps, ".2f"),
+    ]
+
+
+def _zhcached(hub: Hub, folder: Path, original: Path, moments: list[int]) -> dict[str, Any]:
+    size = original.stat().st_size
     folder.mkdir(parents=True)
     daemon = Daemon(folder, source(hub))
-    lost, connections = [], []
+    lost, unjournaled, connections = [], [], []
     sent_before = durable_before = 0
     daemon.start()
     job = daemon.cli("prefetch", REPO, "--detach", "--quiet").stdout.strip()
@@ -122,6 +138,7 @@ def _zhcached(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str
             daemon.kill()
             sent, durable = _settled(hub), _journaled(daemon.home, size)
             lost.append(sent - sent_before - (durable - durable_before))
+            unjournaled.append(_received(daemon.home, original) - durable)
             sent_before, durable_before = sent, durable
             report.say(f"zhcached: kill {number + 1} lost {lost[-1] / MIB:.1f} MiB")
             daemon.start()
@@ -129,10 +146,11 @@ def _zhcached(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str
         daemon.cli("verify", timeout=_DEADLINE_S)
     finally:
         daemon.stop()
-    return _result("zhcached", hub, size, lost, connections, journaled=True)
+    more = {"unjournaled": unjournaled, "connections": connections}
+    return _result("zhcached", hub, size, lost) | more
 
 
-def _huggingface_hub(hub: Hub, folder: Path, size: int, moments: list[int]) -> dict[str, Any]:
+def _huggingface_hub(hub: Hub, folder: Path, original: Path, moments: list[int]) -> dict[str, Any]:
     folder.mkdir(parents=True)
     environ = os.environ | {
         "HOME": str(folder),
@@ -157,23 +175,15 @@ def _huggingface_hub(hub: Hub, folder: Path, size: int, moments: list[int]) -> d
         before = sent
         report.say(f"huggingface_hub: kill {number + 1} lost {lost[-1] / MIB:.1f} MiB")
     subprocess.run([sys.executable, "-c", script], env=environ, check=True)
-    return _result("huggingface_hub", hub, size, lost, [1], journaled=False)
+    more = {"unjournaled": [], "connections": []}
+    return _result("huggingface_hub", hub, original.stat().st_size, lost) | more
 
 
-def _result(
-    tool: str, hub: Hub, size: int, lost: list[int], connections: list[int], *, journaled: bool
-) -> dict[str, Any]:
+def _result(tool: str, hub: Hub, size: int, lost: list[int]) -> dict[str, Any]:
     sent = _settled(hub)
-    return {
-        "tool": tool,
-        "sent": sent,
-        # Sent after the last kill and not read: the later half of a stretch that another
-        # connection took over.
-        "unread": sent - size - sum(lost),
-        "lost": lost,
-        "connections": connections,
-        "journaled": journaled,
-    }
+    # What came after the last kill and was not read: the later half of a stretch that another
+    # connection took over.
+    return {"tool": tool, "sent": sent, "unread": sent - size - sum(lost), "lost": lost}
 
 
 def _sent(hub: Hub) -> int:
@@ -196,7 +206,7 @@ def _until(claim: Callable[[], bool], meaning: str) -> None:
 
 
 def _open_connections(hub: Hub) -> int:
-    return sum(not r.is_settled and r.plane == "bytes" for r in hub.requests)
+    return max(1, sum(not r.is_settled and r.plane == "bytes" for r in hub.requests))
 
 
 def _journaled(home: Path, size: int) -> int:
@@ -210,6 +220,17 @@ def _journaled(home: Path, size: int) -> int:
             found.update(ranges)
         journal.close()
     return found.total
+
+
+def _received(home: Path, original: Path) -> int:
+    """Returns how many bytes of the file were written, to a block: elsewhere there are zeros."""
+    size = original.stat().st_size
+    found = 0
+    for path in (home / "ingest").glob("*/data"):
+        with path.open("rb") as ours, original.open("rb") as theirs:
+            while block := theirs.read(_BLOCK):
+                found += len(block) if ours.read(_BLOCK) == block else 0
+    return found or (size if any((home / "blobs" / "sha256").glob("*/*")) else 0)
 
 
 if __name__ == "__main__":

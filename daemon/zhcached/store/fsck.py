@@ -94,6 +94,7 @@ class Fsck:
 
     def _mend_blobs(self) -> None:
         on_disk = dict(self._blobs.list())
+        wall, mono = self._clock.wall(), self._clock.monotonic()
         with self._catalog.write() as db:
             known = {
                 str(sha256): Identity(int(size), int(inode), int(mtime), int(ctime))
@@ -102,8 +103,9 @@ class Fsck:
                 )
             }
             # A blob's name is the proof that its bytes were verified: it needs no reading here.
+            # When it came is not known, so that its grace time begins now.
             new = [
-                records.BlobRow(name, found, 0.0, self._clock.wall(), "", 0.0)
+                records.BlobRow(name, found, 0.0, wall, self._boot, mono)
                 for name, found in on_disk.items()
                 if name not in known
             ]

@@ -126,16 +126,7 @@ def test_path_says_damaged_when_a_file_was_cut(
         client.path("a/b")
 
 
-def test_path_says_what_is_missing_when_the_snapshot_is_partial(
-    daemon: DaemonSimulator, client: Client, snapshot: Path
-) -> None:
-    (snapshot / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    daemon.hold("a/b", snapshot, complete=False)
-    with pytest.raises(NotFound, match="unet/"):
-        client.path("a/b")
-
-
-def test_path_is_content_with_a_snapshot_without_what_nobody_reads(
+def test_path_gives_a_snapshot_that_was_fetched_in_part(
     daemon: DaemonSimulator, client: Client, snapshot: Path
 ) -> None:
     daemon.hold("a/b", snapshot, complete=False)

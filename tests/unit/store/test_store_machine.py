@@ -64,6 +64,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.since[content] = self.clock.mono
             if hold:
                 self.held.add(content)
+            else:
+                self.held.clear()
 
     @rule(content=contents)
     def fetch_half(self, content):
@@ -184,10 +186,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def rebuild(self):
         self.store.rebuild()
-        self.since = dict.fromkeys(self.since, self.started_or_now())
-
-    def started_or_now(self):
-        return self.store._collector._opened_mono
+        self.since = dict.fromkeys(self.since, self.clock.mono)
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
