@@ -1,7 +1,7 @@
 """What kill -9 costs: bytes fetched again, by the hub's own log.
 
 The process that downloads is killed at seeded random moments of one download and started anew;
-what the hub has sent beyond the file's size was fetched again. For zhcached the loss of each kill is
+what the hub has sent beyond the file's size was fetched again. For zhcached a kill's loss is
 what was sent since the last restart less what became durable by the journal. Of it, what is in the
 file was received and not journaled yet; the rest was still in the sockets' buffers.
 """
