@@ -91,6 +91,7 @@ def check_survivor(root, said):
                 full = os.path.join(snapshot.path, path)
                 with open(full, "rb") as file:
                     assert file.read() == content, path
+        assert store.catalog.rows("SELECT * FROM snapshots WHERE removing") == []
         commits = {snapshot.commit for snapshot in store.snapshots()}
         if "published" in said and "moved" not in said:
             assert COMMIT in commits

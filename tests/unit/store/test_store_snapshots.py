@@ -71,6 +71,8 @@ def test_space_report_tells_own_from_shared(store):
     assert report.bytes_blobs == 3500
     store.remove(REPO, None)
     assert store.space_report().bytes_released == 1000
+    publish(store, {"a": b"a" * 1000})
+    assert store.space_report().bytes_released == 0
 
 
 def test_pinned_repository_is_not_removed_until_unpinned_even_after_a_restart(root):
