@@ -7,8 +7,6 @@
 #   make docs    rewrites what is generated: docs/commands.md, the file table of ARCHITECTURE.md
 #   make clean   removes what the recipes made, except $(VENV); make distclean removes that too
 #
-# A machine without an NVIDIA card is spared two gigabytes of CUDA libraries by
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 
 VENV ?= .venv
 PYTHON ?=

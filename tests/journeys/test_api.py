@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -47,10 +48,10 @@ def test_socket_and_store_are_for_their_user_alone(daemon):
 
 
 def test_daemon_imports_no_torch_and_is_small(daemon):
-    maps = open(f"/proc/{daemon.process.pid}/maps").read()
+    maps = Path(f"/proc/{daemon.process.pid}/maps").read_text()
     assert "libtorch" not in maps
     assert "numpy" not in maps
-    status = open(f"/proc/{daemon.process.pid}/status").read()
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     resident_kib = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
     assert resident_kib < 100 * 1024
 
@@ -148,12 +149,14 @@ def test_other_user_cannot_cancel_or_remove(hub, make_daemon):
     daemon.cli("prefetch", "org/big", "--detach")
     (job,) = daemon.json("jobs")["jobs"]
     os.chmod(daemon.socket, 0o666)
+    path = f"/v1/jobs/{job['id']}/cancel"
+    request = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
     script = f"""
 import os, socket
 os.setuid(4321)
 with socket.socket(socket.AF_UNIX) as c:
     c.connect({str(daemon.socket)!r})
-    c.sendall(b"POST /v1/jobs/{job["id"]}/cancel HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+    c.sendall({request!r})
     while part := c.recv(9999):
         print(part.decode(errors="replace"))
 """

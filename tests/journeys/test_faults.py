@@ -181,7 +181,7 @@ def test_two_daemons_never_share_a_store(hub, make_daemon, tmp_path):
     first = make_daemon(source(hub)).start()
     second = make_daemon(source(hub), name="second")
     second.environ["ZHCACHE_HOME"] = str(first.home)
-    with pytest.raises(AssertionError, match="another daemon|already"):
+    with pytest.raises(AssertionError, match=r"another daemon|already"):
         second.start()
     assert second.process.returncode == 5
 

@@ -18,11 +18,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from sqlite_utils import Database
-
 from zhcache.errors import NoSpace, ZhcacheError
 from zhcached.errors import StoreDamaged
 from zhcached.store.files import disk_errors
+from zhcached.store.sqlite import Database
 
 VERSION: Final = 1
 _TABLES: Final[dict[str, dict[str, Any]]] = {

@@ -6,10 +6,10 @@ import os
 import zlib
 
 import msgspec
-from sqlite_utils import Database
 
 from zhcached.store.blobs import Identity
 from zhcached.store.snapshots import Manifest
+from zhcached.store.sqlite import Database
 
 
 class BlobRow(msgspec.Struct, frozen=True):
