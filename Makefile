@@ -6,7 +6,6 @@
 #   make check   formatting, lint, layers, types, the bare wheel
 #   make docs    rewrites what is generated: docs/commands.md, the file table of ARCHITECTURE.md
 #   make clean   removes what the recipes made, except $(VENV); make distclean removes that too
-#
 
 VENV ?= .venv
 PYTHON ?=
