@@ -190,7 +190,9 @@ def test_whole_file_instead_of_the_rest_never_lands_at_the_wrong_offset(fetching
         yield head_of(len(CONTENT), asked) + CONTENT[:MIB]
         yield CLOSE
 
-    obtain_one(fetching, first_then(cut, lambda _: [plain(CONTENT)]))
+    came, server = obtain_one(fetching, first_then(cut, lambda _: [plain(CONTENT)]))
+    assert len(server.asked) == 2
+    assert came.fetched == {"hub": MIB + len(CONTENT)}
 
 
 def test_answer_200_with_a_content_range_is_a_part(fetching):
@@ -254,6 +256,7 @@ def test_file_that_changed_to_the_promised_one_is_begun_anew(fetching):
     stale = content_of(len(CONTENT), seed=2)
     _, server = obtain_one(fetching, versions(stale, CONTENT))
     assert server.asked[1].headers["if-range"] == '"v0"'
+    assert [asked.range[0] > 0 for asked in server.asked] == [False, True, False]
     assert "changed" in fetching.kinds("hub")
     assert "lied" not in fetching.kinds("hub")
 
@@ -457,6 +460,27 @@ def test_slow_connections_are_joined_by_more_and_the_file_is_whole(fetching):
 
     obtain_one(fetching, shaped, content=content)
     assert 2 <= most[1] <= 4
+
+
+def test_segment_stolen_while_its_answer_is_awaited_is_no_fault_of_the_source(fetching):
+    content = content_of(24 * MIB)
+    last_piece, stolen = 20 * MIB, threading.Event()
+
+    def script(asked):
+        start, end = asked.range
+        if start > last_piece:
+            stolen.set()
+        if start == last_piece:
+            assert stolen.wait(10)
+        yield head_of(end - start, asked, content=content)
+        for position in range(start, end, MIB):
+            yield content[position : min(position + MIB, end)]
+            yield 0.1 if start == 0 else 0.0
+
+    patient = DownloadConfig(stall=10, connections=2)
+    obtain_one(fetching, script, content=content, config=patient)
+    assert stolen.is_set()
+    assert fetching.events == []
 
 
 def test_small_file_stays_on_one_connection(fetching):
