@@ -39,7 +39,7 @@ def fill(disk, *, leave=0):
 def test_ingest_on_a_disk_that_others_fill_says_no_space_and_resumes_after(small_disk):
     store = open_store(small_disk / "store")
     content = os.urandom(2 * MIB)
-    ingest = store.begin(promise_of(content), "job")
+    ingest = store.intake.begin(promise_of(content), "job")
     ingest.write(0, content[:MIB], "hub")
     ingest.sync()
     ballast = fill(small_disk)
@@ -48,7 +48,7 @@ def test_ingest_on_a_disk_that_others_fill_says_no_space_and_resumes_after(small
     assert raised.value.exit_code == 6
     ingest.close()
     ballast.unlink()
-    again = store.begin(promise_of(content), "job")
+    again = store.intake.begin(promise_of(content), "job")
     assert again.missing().pairs() == [(MIB, 2 * MIB)]
     again.write(MIB, content[MIB:], "hub")
     assert again.commit().sha256 == sha256(content)
@@ -58,7 +58,7 @@ def test_ingest_on_a_disk_that_others_fill_says_no_space_and_resumes_after(small
 def test_download_that_cannot_fit_is_refused_before_a_byte_is_written(small_disk):
     store = open_store(small_disk / "store")
     with pytest.raises(NoSpace, match="needed"):
-        store.begin(promise_of(b"\0" * (9 * MIB)), "job")
+        store.intake.begin(promise_of(b"\0" * (9 * MIB)), "job")
     assert store.space_report().bytes_partial == 0
     store.close()
 
@@ -91,7 +91,7 @@ def test_write_over_the_file_size_limit_is_no_space(tmp_path):
     store._fallocate = False
     content = b"z" * 300_000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ingest = store.begin(promise_of(content), "job")
+    ingest = store.intake.begin(promise_of(content), "job")
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
         with pytest.raises(NoSpace):

@@ -60,7 +60,7 @@ class Fetching:
     def obtain(self, content, offers, *, transport=None, **limits) -> Obtained:
         origins = [url for offer in offers for url in self.origins(offer)]
         return obtain(
-            lambda: self.store.begin(promise_of(content), "job"),
+            lambda: self.store.intake.begin(promise_of(content), "job"),
             offers,
             transport=transport or self.transport(*origins, *self.servers),
             config=limits.get("config", self.config),

@@ -31,7 +31,7 @@ def live(root, say):
     say("opened")
     publish_tiny(store)
     say("published")
-    ingest = store.begin(promise_of(LARGE), "job")
+    ingest = store.intake.begin(promise_of(LARGE), "job")
     for start, end in ingest.missing():
         middle = (start + end) // 2
         ingest.write(middle, LARGE[middle:end], "b")
@@ -96,9 +96,9 @@ def check_survivor(root, said):
         if "published" in said and "moved" not in said:
             assert COMMIT in commits
         if "committed" in said:
-            assert store.find(promise_of(LARGE)) is not None
+            assert store.intake.find(promise_of(LARGE)) is not None
         elif "half" in said:
-            ingest = store.begin(promise_of(LARGE), "look")
+            ingest = store.intake.begin(promise_of(LARGE), "look")
             assert ingest.missing().total <= len(LARGE) // 2
             ingest.close()
         if "moved" in said:

@@ -53,7 +53,7 @@ def promise_of(content, *, git=False):
 
 
 def put(store, content, *, git=False, job="job", keep_hold=False):
-    ingest = store.begin(promise_of(content, git=git), job)
+    ingest = store.intake.begin(promise_of(content, git=git), job)
     ingest.write(0, content, "hub")
     came = ingest.commit()
     if not keep_hold:
@@ -72,7 +72,7 @@ def manifest_of(contents, *, repo=REPO, commit=COMMIT, git=(), **fields):
 
 def publish(store, contents, *, ref="main", git=(), **fields):
     for path, content in contents.items():
-        if store.find(promise_of(content)) is None:
+        if store.intake.find(promise_of(content)) is None:
             put(store, content, git=path in git)
     return store.publish(manifest_of(contents, git=git, **fields), ref)
 

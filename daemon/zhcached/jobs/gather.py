@@ -148,9 +148,9 @@ class Gathering:
         return list(missing.values())
 
     def _present(self, file: FileTrust) -> Committed | None:
-        found = self._store.find(file.promise, self._job)
+        found = self._store.intake.find(file.promise, self._job)
         if found is None and file.first_promise != file.promise:
-            found = self._store.find(file.first_promise, self._job)
+            found = self._store.intake.find(file.first_promise, self._job)
             if found is not None:
                 self._doubt(file)
         return found
@@ -175,7 +175,7 @@ class Gathering:
         with self._lock:
             self.fetched.update(came.fetched)
         found = Committed(came.sha256, came.git_sha1, came.size)
-        if file.promise != file.first_promise and self._store.find(file.promise) is None:
+        if file.promise != file.first_promise and self._store.intake.find(file.promise) is None:
             self._doubt(file)
         self._share(file, found, before)
         log.info("file.verified", path=file.path, bytes=found.size, sha256=found.sha256)
@@ -204,7 +204,7 @@ class Gathering:
 
         def begin() -> Ingest:
             nonlocal before
-            ingest = self._store.begin(promise, self._job)
+            ingest = self._store.intake.begin(promise, self._job)
             before = ingest.received.total
             self._meter.begin(file.path, promise.size, before)
             return ingest

@@ -47,7 +47,9 @@ def take_in(
             path = RepoPath(file.path)
             if path not in wanted:
                 continue
-            committed = store.adopt(descriptor, None, link_ok=request.link, owner_job=record.id)
+            committed = store.intake.adopt(
+                descriptor, None, link_ok=request.link, owner_job=record.id
+            )
             done += committed.size
             kept.append(
                 ManifestFile(

@@ -73,7 +73,7 @@ class Prefetcher:
             PlannedFile(
                 path=file.path,
                 size=file.promise.size,
-                present=file.promise.size if self._store.find(file.promise) else 0,
+                present=file.promise.size if self._store.intake.find(file.promise) else 0,
                 sources=list(file.served_by),
             )
             for file in brief.comparison.files

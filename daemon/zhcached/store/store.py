@@ -8,30 +8,29 @@ between leaves something unseen and never something seen and broken.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
-from zhcache.errors import Busy, IntegrityError, NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound
 from zhcache.protocol import messages
-from zhcache.protocol.names import RepoId, is_commit, parse_repo, parse_revision
+from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import StoreConfig
 from zhcached.errors import StoreDamaged
-from zhcached.store import listing, records
+from zhcached.store import listing, lookup, records
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
-from zhcached.store.digest import Committed, Promise
+from zhcached.store.digest import Promise
 from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
 from zhcached.store.gc import Collector
-from zhcached.store.ingest import Ingest
-from zhcached.store.layout import SCRAP, Layout, StoreLock, reserves_natively
+from zhcached.store.intake import Intake
+from zhcached.store.layout import Layout, StoreLock
 from zhcached.store.leases import Leases, boot_id
+from zhcached.store.removal import Removal
 from zhcached.store.snapshots import Manifest, Manifests
-from zhcached.store.space import Space
 from zhcached.store.view import HubView
 
 _REBUILT = ("files", "snapshots", "blobs", "refs", "pins")
@@ -50,16 +49,11 @@ class Store:
         self._lock = lock
         self._boot = boot_id()
         self._writing = threading.RLock()
-        self._active_lock = threading.Lock()
-        self._active: dict[str, str] = {}
-        self._bytes: int | None = None
-        self._fallocate = reserves_natively(layout.root)
         self.blobs = Blobs(layout)
         self.manifests = Manifests(layout)
         self.view = HubView(layout)
         self.catalog = Catalog(layout.index)
         self.leases = Leases(self.catalog, clock)
-        self.space = Space(layout, config, self._blob_bytes)
         self._fsck = Fsck(
             layout,
             catalog=self.catalog,
@@ -69,6 +63,24 @@ class Store:
             clock=clock,
             boot=self._boot,
         )
+        self.intake = Intake(
+            layout,
+            config,
+            catalog=self.catalog,
+            blobs=self.blobs,
+            leases=self.leases,
+            fsck=self._fsck,
+            clock=clock,
+            boot=self._boot,
+        )
+        self.space = self.intake.space
+        self._removal = Removal(
+            catalog=self.catalog,
+            leases=self.leases,
+            manifests=self.manifests,
+            view=self.view,
+            fsck=self._fsck,
+        )
         self._collector = Collector(
             layout,
             config,
@@ -77,8 +89,8 @@ class Store:
             leases=self.leases,
             clock=clock,
             boot=self._boot,
-            is_active=self._active.__contains__,
-            retire=self._retire,
+            is_active=self.intake.is_active,
+            retire=self.intake.retire,
         )
 
     @classmethod
@@ -127,123 +139,6 @@ class Store:
         """What was found damaged since opening."""
         return list(self._fsck.problems)
 
-    # --- bytes in --------------------------------------------------------------------------------
-
-    def begin(self, promise: Promise, owner_job: str) -> Ingest:
-        """Starts or resumes the ingest of the promised bytes, with room for them set aside.
-
-        Once committed, the blob is held for ``owner_job`` until ``leases.release_holds``.
-
-        Raises:
-            Busy: Another job has this ingest open.
-            NoSpace: No room.
-            ZhcacheError: The disk failed.
-        """
-        key = promise.key
-        with self._active_lock:
-            if key in self._active:
-                raise Busy("another job, {job}, is fetching the same file", job=self._active[key])
-            self._active[key] = owner_job
-        return Ingest(
-            self.layout.ingest(key),
-            promise,
-            blobs=self.blobs,
-            space=self.space,
-            clock=self._clock,
-            fallocate=self._fallocate,
-            on_verified=lambda came: self.leases.hold(owner_job, came.sha256),
-            on_committed=self._record,
-            on_closed=lambda: self._end_ingest(key),
-        )
-
-    def adopt(
-        self, fd: int, promise: Promise | None, *, link_ok: bool, owner_job: str
-    ) -> Committed:
-        """Takes in a file through a descriptor, without a second copy where that can be had.
-
-        Raises:
-            UsageError: Not a regular file.
-            DigestMismatch: Not the promised bytes.
-            NoSpace: No room for a copy.
-            ZhcacheError: The disk failed.
-        """
-        with self.space.reserve(os.fstat(fd).st_size):
-            came = self.blobs.adopt_file(
-                fd,
-                promise,
-                link_ok=link_ok,
-                on_verified=lambda came: self.leases.hold(owner_job, came.sha256),
-            )
-            self._record(came)
-        return came
-
-    def find(self, promise: Promise, owner_job: str | None = None) -> Committed | None:
-        """Returns the promised bytes if they are here; with ``owner_job`` they are held for it.
-
-        A blob that somebody touched since it was recorded is read again first.
-
-        Raises:
-            StoreDamaged: The index is damaged.
-            ZhcacheError: The disk failed.
-        """
-        for sha256 in listing.candidates(self.catalog, promise):
-            if owner_job is not None:
-                self.leases.hold(owner_job, sha256)
-            if not self._is_sound(sha256, promise.size):
-                continue
-            git_sha1 = promise.git_sha1
-            if git_sha1 is not None and not listing.is_known_as(self.catalog, sha256, git_sha1):
-                git_sha1 = self.blobs.hash(sha256, want_git=True).git_sha1
-            if git_sha1 == promise.git_sha1:
-                return Committed(sha256, git_sha1, promise.size)
-        return None
-
-    def _is_sound(self, sha256: str, size: int) -> bool:
-        recorded = listing.recorded(self.catalog, sha256)
-        if recorded is None:
-            return False
-        identity, is_suspect = recorded
-        if is_suspect or self.blobs.identity(sha256) != identity:
-            verdict = self._fsck.recheck(sha256)
-            self._count_again()
-            return bool(verdict) and identity.size == size
-        return identity.size == size
-
-    def _record(self, came: Committed) -> None:
-        identity = self.blobs.identity(came.sha256)
-        if identity is None:
-            raise StoreDamaged(f"blob {came.sha256} vanished as it was committed")
-        now = self._clock.wall()
-        mono = self._clock.monotonic()
-        with self.catalog.write() as db:
-            if self._bytes is not None and listing.recorded(self.catalog, came.sha256) is None:
-                self._bytes += came.size
-            records.put_blob(db, records.BlobRow(came.sha256, identity, now, now, self._boot, mono))
-        hit("commit.after_record")
-
-    def _end_ingest(self, key: str) -> None:
-        with self._active_lock:
-            self._active.pop(key, None)
-
-    def _retire(self, key: str) -> Path | None:
-        """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it."""
-        with self._active_lock:
-            source = self.layout.ingest(key)
-            if key in self._active or not source.exists():
-                return None
-            return source.rename(self.layout.ingest(f"{SCRAP}{os.getpid()}-{key}"))
-
-    def _blob_bytes(self) -> int:
-        """Bytes of all blobs, counted along while only commits happen: a sum takes 10 ms a time."""
-        with self.catalog.read():
-            if self._bytes is None:
-                rows = self.catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")
-                self._bytes = int(rows[0][0])
-            return self._bytes
-
-    def _count_again(self) -> None:
-        self._bytes = None
-
     # --- snapshots -------------------------------------------------------------------------------
 
     def publish(self, manifest: Manifest, ref: str | None) -> Path:
@@ -288,7 +183,7 @@ class Store:
 
     def _demand_blobs(self, manifest: Manifest) -> None:
         for file in manifest.files:
-            if not self._is_sound(file.sha256, file.size):
+            if not self.intake.is_sound(file.sha256, file.size):
                 raise IntegrityError(
                     "{path} of {repo} is not in the store",
                     hint="prefetch it again",
@@ -310,9 +205,9 @@ class Store:
             UsageError: The revision is malformed or means several commits.
             StoreDamaged: Index or manifest is damaged.
         """
-        commit = self._commit_of(repo, revision)
+        commit = lookup.commit_of(self.catalog, repo, revision)
         for sha256, size in listing.suspects(self.catalog, repo, commit):
-            self._is_sound(sha256, size)
+            self.intake.is_sound(sha256, size)
         if holes := listing.holes_of(self.catalog, repo, commit):
             raise IntegrityError(
                 "{path} of {repo} was damaged on disk or is missing",
@@ -325,34 +220,6 @@ class Store:
         except FileNotFoundError:
             raise StoreDamaged(f"the manifest of {repo} at {commit} is missing") from None
 
-    def _commit_of(self, repo: RepoId, revision: str | None) -> str:
-        commits = listing.commits(self.catalog, repo)
-        refs = listing.refs(self.catalog, repo)
-        if not commits:
-            raise NotFound(
-                "{repo} is not in the store",
-                hint="fetch it with `zhcache prefetch {repo}`",
-                repo=repo,
-            )
-        if revision is None:
-            return refs.get("main") or refs.get("master") or commits[0]
-        wanted = refs.get(parse_revision(revision), revision)
-        if wanted in commits:
-            return wanted
-        is_prefix = len(revision) >= 7 and is_commit(revision.ljust(40, "0"))
-        found = [commit for commit in commits if is_prefix and commit.startswith(revision)]
-        if len(found) > 1:
-            raise UsageError("{revision} begins several commits", revision=revision)
-        if not found:
-            raise NotFound(
-                "{repo} has no revision {revision} in the store",
-                hint="here are {here}; `zhcache prefetch {repo} --revision {revision}` fetches it",
-                repo=repo,
-                revision=revision,
-                here=", ".join([*sorted(refs), *commits][:8]),
-            )
-        return found[0]
-
     def snapshots(self) -> list[messages.Snapshot]:
         """Returns every snapshot here."""
         return listing.snapshots(self.catalog, self.view)
@@ -364,7 +231,7 @@ class Store:
             NotFound: No such snapshot here.
             UsageError: The revision is malformed or means several commits.
         """
-        commit = self._commit_of(repo, revision)
+        commit = lookup.commit_of(self.catalog, repo, revision)
         return listing.detail(self.catalog, self.view, self.blobs, repo, commit)
 
     def space_report(self) -> messages.Space:
@@ -390,17 +257,12 @@ class Store:
             locked.append(
                 messages.LockedRepo(
                     repo=str(repo),
-                    revision=revision or self._name_of(repo, manifest.commit),
+                    revision=revision or lookup.name_of(self.catalog, repo, manifest.commit),
                     commit=manifest.commit,
                     files=files,
                 )
             )
         return messages.LockFile(repos=locked)
-
-    def _name_of(self, repo: RepoId, commit: str) -> str:
-        refs = listing.refs(self.catalog, repo)
-        names = [name for name in ("main", "master", *sorted(refs)) if refs.get(name) == commit]
-        return names[0] if names else commit
 
     # --- letting go ------------------------------------------------------------------------------
 
@@ -439,43 +301,11 @@ class Store:
                 if not commits:
                     raise NotFound("{repo} is not in the store", repo=repo)
             else:
-                commits = [self._commit_of(repo, revision)]
-            self._mark_removing(repo, commits)
+                commits = [lookup.commit_of(self.catalog, repo, revision)]
+            self._removal.mark(repo, commits)
             hit("remove.after_mark")
-            released = sum(self._remove_one(repo, commit) for commit in commits)
+            released = sum(self._removal.carry_out(repo, commit) for commit in commits)
         return messages.Removed(repo=str(repo), commits=commits, bytes_released=released)
-
-    def _mark_removing(self, repo: RepoId, commits: list[str]) -> None:
-        """Decides in one transaction; ``grant`` refuses marked snapshots, so none slips in."""
-        with self.catalog.write() as db:
-            if db.conn.execute("SELECT 1 FROM pins WHERE repo=?", (str(repo),)).fetchone():
-                raise UsageError(
-                    "{repo} is pinned", hint="run `zhcache unpin {repo}` first", repo=repo
-                )
-            self.leases.prune_dead()
-            holders = [text for c in commits for text in self.leases.holders(repo, c)]
-            if holders:
-                raise Busy(
-                    "{repo} is in use by {holders}",
-                    hint="it can be removed once they end",
-                    repo=repo,
-                    holders=", ".join(sorted(set(holders))),
-                )
-            for commit in commits:
-                db.conn.execute(
-                    "UPDATE snapshots SET removing=1 WHERE repo=? AND commit_hash=?",
-                    (str(repo), commit),
-                )
-
-    def _remove_one(self, repo: RepoId, commit: str) -> int:
-        for ref, target in self.manifests.refs(repo).items():
-            if target == commit:
-                self.view.remove_ref(repo, ref)
-                self.manifests.remove_ref(repo, ref)
-        with self.catalog.write() as db:
-            db.conn.execute("DELETE FROM refs WHERE repo=? AND commit_hash=?", (str(repo), commit))
-        hit("remove.after_refs")
-        return self._fsck.finish_removal(repo, commit)
 
     def gc(self, *, dry_run: bool = False) -> messages.GcReport:
         """Frees what nothing needs, and says why the rest stays.
@@ -491,7 +321,7 @@ class Store:
             try:
                 return self._collector.collect(dry_run=False)
             finally:
-                self._count_again()
+                self.intake.count_again()
 
     # --- checking --------------------------------------------------------------------------------
 
@@ -514,7 +344,7 @@ class Store:
         try:
             return self._fsck.verify(repo, progress, stop)
         finally:
-            self._count_again()
+            self.intake.count_again()
 
     def holes(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str, Promise]]:
         """Returns (repository, commit, path, promise) of each file whose bytes must be refetched.
@@ -545,4 +375,4 @@ class Store:
                 self.catalog.start_over()
                 self._fsck.mend(relink=True)
             finally:
-                self._count_again()
+                self.intake.count_again()

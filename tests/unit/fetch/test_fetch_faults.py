@@ -137,7 +137,7 @@ def test_source_that_breaks_for_ever_fails_and_what_came_is_kept(fetching):
     _, server = refuse_one(fetching, cut, SourcesFailed)
     starts = [asked.range[0] for asked in server.asked]
     assert starts == [1000 * n for n in range(len(starts))]
-    again = fetching.store.begin(promise_of(CONTENT), "job")
+    again = fetching.store.intake.begin(promise_of(CONTENT), "job")
     assert again.durable.total == 1000 * len(starts)
     again.close()
 
@@ -409,7 +409,7 @@ def test_cancel_ends_a_running_download_soon_and_keeps_what_came(fetching):
         slow = DownloadConfig(stall=30)
         fetching.obtain(CONTENT, [offer("hub", server.url)], config=slow)
     assert time.monotonic() - began < 3
-    again = fetching.store.begin(promise_of(CONTENT), "job")
+    again = fetching.store.intake.begin(promise_of(CONTENT), "job")
     assert again.durable.total > 0
     again.close()
 

@@ -88,7 +88,7 @@ def finished(root, url, content):
 
     store = open_store(root, SystemClock())
     fetching = Fetching(store)
-    ingest = store.begin(promise_of(content), "job")
+    ingest = store.intake.begin(promise_of(content), "job")
     missing = ingest.missing().total
     ingest.close()
     came = fetching.obtain(content, [offer("hub", url)])

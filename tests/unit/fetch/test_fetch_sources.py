@@ -139,7 +139,7 @@ def test_sole_liar_gets_one_second_chance_and_nothing_of_it_is_kept(fetching):
     assert len(liar.asked) == 2
     assert caught.value.exit_code == 9
     assert "lied" in fetching.kinds("liar")
-    again = fetching.store.begin(promise_of(CONTENT), "job")
+    again = fetching.store.intake.begin(promise_of(CONTENT), "job")
     assert again.received.total == 0
     again.close()
 
@@ -194,7 +194,7 @@ def test_liar_among_two_is_named_though_it_sent_most(fetching):
 def test_liar_of_an_earlier_run_is_found_through_the_journal(fetching):
     wrong = bytearray(CONTENT)
     wrong[100] ^= 1
-    ingest = fetching.store.begin(promise_of(CONTENT), "job")
+    ingest = fetching.store.intake.begin(promise_of(CONTENT), "job")
     ingest.write(0, bytes(wrong[:MIB]), "earlier")
     ingest.sync()
     ingest.close()

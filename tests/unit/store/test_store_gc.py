@@ -94,7 +94,7 @@ def test_gc_keeps_unused_blobs_for_the_grace_time(store, clock):
 
 def test_gc_deletes_nothing_early_when_the_wall_clock_jumps(store, clock):
     put(store, b"orphan")
-    partial = store.begin(promise_of(b"x" * 9000), "job")
+    partial = store.intake.begin(promise_of(b"x" * 9000), "job")
     partial.write(0, b"x", "hub")
     partial.close()
     ten_years = 10 * 365 * 86400
@@ -131,7 +131,7 @@ def test_gc_keeps_a_released_blob_that_a_new_job_found(store):
     publish_tiny(store)
     weights = TINY["unet/model.safetensors"]
     store.remove(REPO, None)
-    assert store.find(promise_of(weights), owner_job="again") is not None
+    assert store.intake.find(promise_of(weights), owner_job="again") is not None
     store.gc()
     assert names(store) == {sha256(weights)}
 
@@ -172,14 +172,14 @@ def test_gc_removes_partials_that_nobody_resumed_but_not_open_ones(root):
     clock = Clock()
     clock.now = os.stat("/proc/self").st_mtime + 3600
     store = open_store(root, clock, keep_partial=3600.0)
-    stale = store.begin(promise_of(b"s" * 9000), "job")
+    stale = store.intake.begin(promise_of(b"s" * 9000), "job")
     stale.close()
-    active = store.begin(promise_of(b"a" * 9000), "job")
+    active = store.intake.begin(promise_of(b"a" * 9000), "job")
     clock.pass_s(2 * 86400)
     report = store.gc()
     assert [item.name for item in report.removed] == [stale.key]
     assert os.listdir(store.layout.ingests) == [active.key]
-    assert store._retire(active.key) is None
+    assert store.intake.retire(active.key) is None
     active.close()
     store.close()
 
@@ -190,14 +190,14 @@ def test_commit_of_bytes_that_gc_is_about_to_unlink_ends_with_the_blob_here(stor
     for _ in range(30):
         put(store, content)
         clock.pass_s(GRACE * 2)
-        ingest = store.begin(promise_of(content, git=True), "late")
+        ingest = store.intake.begin(promise_of(content, git=True), "late")
         ingest.write(0, content, "hub")
         collecting = threading.Thread(target=store.gc)
         collecting.start()
         ingest.commit()
         collecting.join()
         assert store.blobs.has(sha256(content))
-        assert store.find(promise_of(content)) is not None
+        assert store.intake.find(promise_of(content)) is not None
         store.leases.release_holds("late")
 
 

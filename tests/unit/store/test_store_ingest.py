@@ -16,7 +16,7 @@ CONTENT = random.Random(1).randbytes(300_000)
 
 @pytest.fixture
 def ingest(store):
-    opened = store.begin(promise_of(CONTENT), "job")
+    opened = store.intake.begin(promise_of(CONTENT), "job")
     yield opened
     opened.close()
 
@@ -52,7 +52,7 @@ def test_ingest_refuses_a_byte_past_the_declared_size(store, ingest):
 
 
 def test_ingest_takes_ranges_in_any_order_from_several_threads(store):
-    ingest = store.begin(promise_of(CONTENT), "job")
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     offsets = list(range(0, len(CONTENT), 7_001))
     random.Random(2).shuffle(offsets)
     shares = [offsets[i::4] for i in range(4)]
@@ -101,7 +101,7 @@ def test_commit_rejects_wrong_digest_and_keeps_the_ingest(store, ingest):
 
 def test_commit_rejects_a_wrong_git_sha1_beside_a_right_sha256(store):
     both = Promise(len(CONTENT), sha256(CONTENT), "0" * 40)
-    ingest = store.begin(both, "job")
+    ingest = store.intake.begin(both, "job")
     ingest.write(0, CONTENT, "hub")
     with pytest.raises(DigestMismatch, match="git-sha1"):
         ingest.commit()
@@ -115,7 +115,7 @@ def test_commit_refuses_while_bytes_are_missing(ingest):
 
 
 def test_commit_keeps_a_blob_that_is_here_already(store):
-    git = store.begin(promise_of(CONTENT, git=True), "other")
+    git = store.intake.begin(promise_of(CONTENT, git=True), "other")
     git.write(0, CONTENT, "hub")
     put(store, CONTENT)
     before = store.blobs.identity(sha256(CONTENT))
@@ -125,16 +125,16 @@ def test_commit_keeps_a_blob_that_is_here_already(store):
 
 def test_begin_answers_busy_while_another_job_has_the_ingest(store, ingest):
     with pytest.raises(Busy, match="job"):
-        store.begin(promise_of(CONTENT), "second")
+        store.intake.begin(promise_of(CONTENT), "second")
 
 
 def reopened(store, promise):
-    return store.begin(promise, "job")
+    return store.intake.begin(promise, "job")
 
 
 def test_resume_finds_only_what_was_synced_and_who_sent_it(store):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT[:1000], "a")
     ingest.write(5000, CONTENT[5000:7000], "b")
     ingest.sync()
@@ -150,7 +150,7 @@ def test_resume_finds_only_what_was_synced_and_who_sent_it(store):
 
 def test_resume_remembers_a_discard(store):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT, "a")
     ingest.sync()
     ingest.discard(Ranges([(10, 20)]))
@@ -163,7 +163,7 @@ def test_resume_remembers_a_discard(store):
 @pytest.mark.parametrize("cut", [1, 5, 12])
 def test_resume_ignores_a_torn_journal_tail_and_appends_after_it(store, cut):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT[:1000], "a")
     ingest.sync()
     ingest.write(2000, CONTENT[2000:3000], "a")
@@ -183,7 +183,7 @@ def test_resume_ignores_a_torn_journal_tail_and_appends_after_it(store, cut):
 
 def test_resume_trusts_nothing_after_a_line_with_a_bad_checksum(store):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     for at in (0, 1000, 2000):
         ingest.write(at, CONTENT[at : at + 1000], "a")
         ingest.sync()
@@ -199,7 +199,7 @@ def test_resume_trusts_nothing_after_a_line_with_a_bad_checksum(store):
 
 def test_resume_ignores_a_journaled_range_beyond_the_end_of_the_file(store):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT, "a")
     ingest.sync()
     ingest.close()
@@ -216,7 +216,7 @@ def test_resume_never_opens_a_blob_for_writing_through_a_second_name(store):
     folder = store.layout.ingest(promise.key)
     folder.mkdir()
     os.link(blob, folder / "data")
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, b"\0" * 100, "hub")
     ingest.close()
     assert blob.read_bytes() == CONTENT
@@ -236,7 +236,7 @@ def test_set_aside_keeps_the_bad_bytes_beside_a_fresh_start(store, ingest):
 def test_maybe_sync_waits_for_a_second_or_for_enough_bytes(root):
     clock = Clock()
     store = open_store(root, clock)
-    ingest = store.begin(promise_of(CONTENT), "job")
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     ingest.write(0, CONTENT[:1000], "a")
     ingest.maybe_sync()
     assert not ingest.durable
@@ -250,7 +250,7 @@ def test_maybe_sync_waits_for_a_second_or_for_enough_bytes(root):
 @pytest.mark.parametrize("point", ["journal.data_sync", "commit.fsync"])
 def test_failed_fsync_gives_the_ingest_up_and_is_never_taken_for_success(store, monkeypatch, point):
     promise = promise_of(CONTENT)
-    ingest = store.begin(promise, "job")
+    ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT, "hub")
     if point == "commit.fsync":
         ingest.sync()
@@ -260,10 +260,10 @@ def test_failed_fsync_gives_the_ingest_up_and_is_never_taken_for_success(store, 
     monkeypatch.delitem(failpoints.ARMED, point)
     with pytest.raises(ValueError, match="closed"):
         ingest.commit()
-    again = store.begin(promise, "job")
+    again = store.intake.begin(promise, "job")
     assert again.received.pairs() == []
     again.close()
-    assert store.find(promise) is None
+    assert store.intake.find(promise) is None
 
 
 def test_write_that_finds_the_disk_full_says_so_and_leaves_the_range_missing(
@@ -280,7 +280,7 @@ def test_write_that_finds_the_disk_full_says_so_and_leaves_the_range_missing(
 
 
 def test_discard_waits_for_writers_and_their_stale_bytes_never_reach_the_digest(store):
-    ingest = store.begin(promise_of(CONTENT), "job")
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     stop = threading.Event()
 
     def lie():
@@ -310,7 +310,7 @@ def test_begin_that_finds_no_room_leaves_nothing_open_and_nothing_behind(root):
     store = open_store(root, quota=1000)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(NoSpace):
-        store.begin(promise_of(CONTENT), "job")
+        store.intake.begin(promise_of(CONTENT), "job")
     assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(store.layout.ingests) == []
     store.close()

@@ -58,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents, git=st.booleans(), hold=st.booleans())
     def fetch(self, content, git, hold):
-        if self.store.find(promise_of(content)) is None:
+        if self.store.intake.find(promise_of(content)) is None:
             put(self.store, content, git=git, keep_hold=hold)
             self.partial.pop(promise_of(content, git=git).key, None)
             self.since[content] = self.clock.mono
@@ -71,7 +71,7 @@ class StoreMachine(RuleBasedStateMachine):
     def fetch_half(self, content):
         if content in self.here() or not content:
             return
-        ingest = self.store.begin(promise_of(content), "job")
+        ingest = self.store.intake.begin(promise_of(content), "job")
         ingest.write(0, content[: len(content) // 2], "hub")
         ingest.sync()
         ingest.close()

@@ -51,7 +51,7 @@ def recorded_calls(monkeypatch, names):
 def test_rule1_commit_is_read_only_then_durable_then_named_then_its_folder_is_durable(
     store, monkeypatch
 ):
-    ingest = store.begin(promise_of(CONTENT), "job")
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     ingest.write(0, CONTENT, "hub")
     data = str(store.layout.ingest(ingest.key) / "data")
     blob = store.blobs.path(sha256(CONTENT))
@@ -69,7 +69,7 @@ def test_rule1_commit_is_read_only_then_durable_then_named_then_its_folder_is_du
 
 
 def test_rule1_journal_names_ranges_only_after_their_bytes_are_durable(store, monkeypatch):
-    ingest = store.begin(promise_of(CONTENT), "job")
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     ingest.write(0, CONTENT, "hub")
     folder = store.layout.ingest(ingest.key)
     calls = recorded_calls(monkeypatch, ["fdatasync", "fsync", "write"])
@@ -240,35 +240,35 @@ def test_rule6_nothing_starts_below_min_free_and_the_error_says_what_to_do(root)
     free = os.statvfs("/").f_bavail * os.statvfs("/").f_frsize
     store = open_store(root, min_free=free * 2)
     with pytest.raises(NoSpace) as raised:
-        store.begin(promise_of(CONTENT), "job")
+        store.intake.begin(promise_of(CONTENT), "job")
     assert str(len(CONTENT)) in raised.value.message
     assert "zhcache gc" in raised.value.hint
     with pytest.raises(NoSpace):
-        store.begin(promise_of(CONTENT), "job")
+        store.intake.begin(promise_of(CONTENT), "job")
     assert store.space.reserved == 0
     store.close()
 
 
 def test_rule6_quota_counts_blobs_partials_and_reservations(root):
     store = open_store(root, quota=100_000)
-    store._fallocate = False
+    store.intake._fallocate = False
     put(store, b"a" * 40_000)
-    partial = store.begin(promise_of(b"b" * 40_000), "job")
+    partial = store.intake.begin(promise_of(b"b" * 40_000), "job")
     partial.write(0, b"b" * 20_000, "hub")
     partial.close()
     with store.space.reserve(10_000), pytest.raises(NoSpace, match="quota"):
-        store.begin(promise_of(b"c" * 30_000), "job")
-    store.begin(promise_of(b"c" * 30_000), "job").close()
+        store.intake.begin(promise_of(b"c" * 30_000), "job")
+    store.intake.begin(promise_of(b"c" * 30_000), "job").close()
     with pytest.raises(NoSpace, match="quota"):
-        store.begin(promise_of(b"d" * 40_000), "job")
-    resumed = store.begin(promise_of(b"b" * 40_000), "job")
+        store.intake.begin(promise_of(b"d" * 40_000), "job")
+    resumed = store.intake.begin(promise_of(b"b" * 40_000), "job")
     resumed.close()
     store.close()
 
 
 def test_rule6_room_is_given_back_however_the_ingest_ends(store):
-    store._fallocate = False
-    ingest = store.begin(promise_of(CONTENT), "job")
+    store.intake._fallocate = False
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     assert store.space.reserved == len(CONTENT)
     ingest.write(0, CONTENT[:1000], "hub")
     assert store.space.reserved == len(CONTENT) - 1000
@@ -279,8 +279,8 @@ def test_rule6_room_is_given_back_however_the_ingest_ends(store):
 
 
 def test_rule6_blocks_are_set_aside_on_disk_where_the_file_system_can(store):
-    store._fallocate = True
-    ingest = store.begin(promise_of(CONTENT), "job")
+    store.intake._fallocate = True
+    ingest = store.intake.begin(promise_of(CONTENT), "job")
     assert os.stat(ingest._data).st_blocks * 512 >= len(CONTENT)
     assert store.space.reserved == 0
     ingest.close()
@@ -380,7 +380,7 @@ def test_rule8_blob_that_was_touched_is_read_again_before_it_is_used(root, resta
         with pytest.raises(IntegrityError) as raised:
             store.resolve(REPO, None)
         assert "repair" in raised.value.hint
-    assert store.find(promise_of(weights)) is None
+    assert store.intake.find(promise_of(weights)) is None
     assert not store.blobs.has(sha256(weights))
     assert len(list(store.layout.quarantine.iterdir())) == 1
     put(store, weights)
@@ -437,14 +437,18 @@ def test_rule8_nothing_is_read_again_when_nothing_was_touched(root, monkeypatch)
     monkeypatch.setattr("zhcached.store.blobs.hash_file", lambda *a, **k: pytest.fail("re-read"))
     store = open_store(root, Clock(wall=2_000_000_000.0))
     assert store.resolve(REPO, None).commit == COMMIT
-    assert store.find(promise_of(TINY["unet/model.safetensors"])) is not None
+    assert store.intake.find(promise_of(TINY["unet/model.safetensors"])) is not None
     store.close()
 
 
 def test_rule6_bytes_of_blobs_are_counted_right_through_commits_and_collections(store, clock):
     def is_right():
         [(total,)] = store.catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")
-        return store._blob_bytes() == total == sum(found.size for _, found in store.blobs.list())
+        return (
+            store.intake._blob_bytes()
+            == total
+            == sum(found.size for _, found in store.blobs.list())
+        )
 
     assert is_right()
     publish_tiny(store)

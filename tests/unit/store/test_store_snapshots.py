@@ -120,7 +120,7 @@ def test_lease_of_a_process_that_is_gone_ends_also_when_its_pid_came_back(store)
 
 def test_snapshot_being_removed_is_not_leased(store):
     publish_tiny(store)
-    store._mark_removing(REPO, [COMMIT])
+    store._removal.mark(REPO, [COMMIT])
     with pytest.raises(Busy):
         store.leases.grant(REPO, COMMIT, uid=1, pid=os.getpid())
     assert store.snapshots() == []
@@ -130,11 +130,11 @@ def test_find_knows_git_stored_files_and_checks_both_digests(store):
     publish_tiny(store)
     content = TINY["unet/config.json"]
     git = promise_of(content, git=True)
-    assert store.find(git).sha256 == sha256(content)
+    assert store.intake.find(git).sha256 == sha256(content)
     both = type(git)(len(content), sha256(content), git.git_sha1)
-    assert store.find(both) is not None
-    assert store.find(type(git)(len(content), sha256(content), "0" * 40)) is None
-    assert store.find(type(git)(len(content) + 1, sha256(content))) is None
+    assert store.intake.find(both) is not None
+    assert store.intake.find(type(git)(len(content), sha256(content), "0" * 40)) is None
+    assert store.intake.find(type(git)(len(content) + 1, sha256(content))) is None
 
 
 def test_merge_keeps_what_both_vouch_for(store):
@@ -153,7 +153,7 @@ def test_merge_keeps_what_both_vouch_for(store):
 def adopt(store, path, **kwargs):
     fd = os.open(path, os.O_RDONLY)
     try:
-        return store.adopt(fd, kwargs.pop("promise", None), owner_job="import", **kwargs)
+        return store.intake.adopt(fd, kwargs.pop("promise", None), owner_job="import", **kwargs)
     finally:
         os.close(fd)
 

@@ -1,0 +1,177 @@
+"""The way in for bytes: which ingests are open, what is here already, what was committed.
+
+One ingest a key is open at a time in the whole daemon. Every blob that comes in is held for the
+job that brought it from before it has its name, so that no collection can take it on the way to
+a manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from zhcache.errors import Busy
+from zhcached.clock import Clock
+from zhcached.config import StoreConfig
+from zhcached.errors import StoreDamaged
+from zhcached.store import listing, records
+from zhcached.store.blobs import Blobs
+from zhcached.store.catalog import Catalog
+from zhcached.store.digest import Committed, Promise
+from zhcached.store.failpoints import hit
+from zhcached.store.fsck import Fsck
+from zhcached.store.ingest import Ingest
+from zhcached.store.layout import SCRAP, Layout, reserves_natively
+from zhcached.store.leases import Leases
+from zhcached.store.space import Space
+
+
+class Intake:
+    """The bytes' side of a store. Thread-safe; made by ``Store``."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        config: StoreConfig,
+        *,
+        catalog: Catalog,
+        blobs: Blobs,
+        leases: Leases,
+        fsck: Fsck,
+        clock: Clock,
+        boot: str,
+    ) -> None:
+        self._layout = layout
+        self._catalog = catalog
+        self._blobs = blobs
+        self._leases = leases
+        self._fsck = fsck
+        self._clock = clock
+        self._boot = boot
+        self._fallocate = reserves_natively(layout.root)
+        self._lock = threading.Lock()
+        self._active: dict[str, str] = {}
+        self._bytes: int | None = None
+        self.space = Space(layout, config, self._blob_bytes)
+
+    def begin(self, promise: Promise, owner_job: str) -> Ingest:
+        """Starts or resumes the ingest of the promised bytes, with room for them set aside.
+
+        Once committed, the blob is held for ``owner_job`` until ``leases.release_holds``.
+
+        Raises:
+            Busy: Another job has this ingest open.
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        key = promise.key
+        with self._lock:
+            if key in self._active:
+                raise Busy("another job, {job}, is fetching the same file", job=self._active[key])
+            self._active[key] = owner_job
+        return Ingest(
+            self._layout.ingest(key),
+            promise,
+            blobs=self._blobs,
+            space=self.space,
+            clock=self._clock,
+            fallocate=self._fallocate,
+            on_verified=lambda came: self._leases.hold(owner_job, came.sha256),
+            on_committed=self._record,
+            on_closed=lambda: self._end_ingest(key),
+        )
+
+    def adopt(
+        self, fd: int, promise: Promise | None, *, link_ok: bool, owner_job: str
+    ) -> Committed:
+        """Takes in a file through a descriptor, without a second copy where that can be had.
+
+        Raises:
+            UsageError: Not a regular file.
+            DigestMismatch: Not the promised bytes.
+            NoSpace: No room for a copy.
+            ZhcacheError: The disk failed.
+        """
+        with self.space.reserve(os.fstat(fd).st_size):
+            came = self._blobs.adopt_file(
+                fd,
+                promise,
+                link_ok=link_ok,
+                on_verified=lambda came: self._leases.hold(owner_job, came.sha256),
+            )
+            self._record(came)
+        return came
+
+    def find(self, promise: Promise, owner_job: str | None = None) -> Committed | None:
+        """Returns the promised bytes if they are here; with ``owner_job`` they are held for it.
+
+        A blob that somebody touched since it was recorded is read again first.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        for sha256 in listing.candidates(self._catalog, promise):
+            if owner_job is not None:
+                self._leases.hold(owner_job, sha256)
+            if not self.is_sound(sha256, promise.size):
+                continue
+            git_sha1 = promise.git_sha1
+            if git_sha1 is not None and not listing.is_known_as(self._catalog, sha256, git_sha1):
+                git_sha1 = self._blobs.hash(sha256, want_git=True).git_sha1
+            if git_sha1 == promise.git_sha1:
+                return Committed(sha256, git_sha1, promise.size)
+        return None
+
+    def is_active(self, key: str) -> bool:
+        """Tells whether an ingest is open."""
+        return key in self._active
+
+    def is_sound(self, sha256: str, size: int) -> bool:
+        """Tells whether a blob is here and as it was recorded; one that was touched is read."""
+        recorded = listing.recorded(self._catalog, sha256)
+        if recorded is None:
+            return False
+        identity, is_suspect = recorded
+        if is_suspect or self._blobs.identity(sha256) != identity:
+            verdict = self._fsck.recheck(sha256)
+            self.count_again()
+            return bool(verdict) and identity.size == size
+        return identity.size == size
+
+    def _record(self, came: Committed) -> None:
+        identity = self._blobs.identity(came.sha256)
+        if identity is None:
+            raise StoreDamaged(f"blob {came.sha256} vanished as it was committed")
+        now = self._clock.wall()
+        mono = self._clock.monotonic()
+        with self._catalog.write() as db:
+            if self._bytes is not None and listing.recorded(self._catalog, came.sha256) is None:
+                self._bytes += came.size
+            records.put_blob(db, records.BlobRow(came.sha256, identity, now, now, self._boot, mono))
+        hit("commit.after_record")
+
+    def _end_ingest(self, key: str) -> None:
+        with self._lock:
+            self._active.pop(key, None)
+
+    def retire(self, key: str) -> Path | None:
+        """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it."""
+        with self._lock:
+            source = self._layout.ingest(key)
+            if key in self._active or not source.exists():
+                return None
+            return source.rename(self._layout.ingest(f"{SCRAP}{os.getpid()}-{key}"))
+
+    def _blob_bytes(self) -> int:
+        """Bytes of all blobs, counted along while only commits happen: a sum takes 10 ms a time."""
+        with self._catalog.read():
+            if self._bytes is None:
+                rows = self._catalog.rows("SELECT COALESCE(SUM(size), 0) FROM blobs")
+                self._bytes = int(rows[0][0])
+            return self._bytes
+
+    def count_again(self) -> None:
+        """Forgets the sum of all blobs: some went."""
+        self._bytes = None

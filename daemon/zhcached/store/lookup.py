@@ -1,0 +1,52 @@
+"""Which snapshot a name means here."""
+
+from __future__ import annotations
+
+from zhcache.errors import NotFound, UsageError
+from zhcache.protocol.names import RepoId, is_commit, parse_revision
+from zhcached.store import listing
+from zhcached.store.catalog import Catalog
+
+
+def commit_of(catalog: Catalog, repo: RepoId, revision: str | None) -> str:
+    """Returns the commit that ``revision`` means: branch, tag, commit or the beginning of one.
+
+    None is ``main``, else ``master``, else the newest.
+
+    Raises:
+        NotFound: No such snapshot here.
+        UsageError: Malformed, or several commits begin so.
+    """
+    commits = listing.commits(catalog, repo)
+    refs = listing.refs(catalog, repo)
+    if not commits:
+        raise NotFound(
+            "{repo} is not in the store",
+            hint="fetch it with `zhcache prefetch {repo}`",
+            repo=repo,
+        )
+    if revision is None:
+        return refs.get("main") or refs.get("master") or commits[0]
+    wanted = refs.get(parse_revision(revision), revision)
+    if wanted in commits:
+        return wanted
+    is_prefix = len(revision) >= 7 and is_commit(revision.ljust(40, "0"))
+    found = [commit for commit in commits if is_prefix and commit.startswith(revision)]
+    if len(found) > 1:
+        raise UsageError("{revision} begins several commits", revision=revision)
+    if not found:
+        raise NotFound(
+            "{repo} has no revision {revision} in the store",
+            hint="here are {here}; `zhcache prefetch {repo} --revision {revision}` fetches it",
+            repo=repo,
+            revision=revision,
+            here=", ".join([*sorted(refs), *commits][:8]),
+        )
+    return found[0]
+
+
+def name_of(catalog: Catalog, repo: RepoId, commit: str) -> str:
+    """Returns a ref that points at ``commit``, ``main`` before others, or the commit itself."""
+    refs = listing.refs(catalog, repo)
+    names = [name for name in ("main", "master", *sorted(refs)) if refs.get(name) == commit]
+    return names[0] if names else commit

@@ -1,0 +1,69 @@
+"""Letting a snapshot go, so that a crash at any step leaves something unseen, never broken."""
+
+from __future__ import annotations
+
+from zhcache.errors import Busy, UsageError
+from zhcache.protocol.names import RepoId
+from zhcached.store.catalog import Catalog
+from zhcached.store.failpoints import hit
+from zhcached.store.fsck import Fsck
+from zhcached.store.leases import Leases
+from zhcached.store.snapshots import Manifests
+from zhcached.store.view import HubView
+
+
+class Removal:
+    """Removes snapshots. Called under the store's writers' lock; made by ``Store``."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        leases: Leases,
+        manifests: Manifests,
+        view: HubView,
+        fsck: Fsck,
+    ) -> None:
+        self._catalog = catalog
+        self._leases = leases
+        self._manifests = manifests
+        self._view = view
+        self._fsck = fsck
+
+    def mark(self, repo: RepoId, commits: list[str]) -> None:
+        """Decides in one transaction; ``grant`` refuses marked snapshots, so none slips in.
+
+        Raises:
+            Busy: Somebody leases one; the message names who.
+            UsageError: The repository is pinned.
+        """
+        with self._catalog.write() as db:
+            if db.conn.execute("SELECT 1 FROM pins WHERE repo=?", (str(repo),)).fetchone():
+                raise UsageError(
+                    "{repo} is pinned", hint="run `zhcache unpin {repo}` first", repo=repo
+                )
+            self._leases.prune_dead()
+            holders = [text for c in commits for text in self._leases.holders(repo, c)]
+            if holders:
+                raise Busy(
+                    "{repo} is in use by {holders}",
+                    hint="it can be removed once they end",
+                    repo=repo,
+                    holders=", ".join(sorted(set(holders))),
+                )
+            for commit in commits:
+                db.conn.execute(
+                    "UPDATE snapshots SET removing=1 WHERE repo=? AND commit_hash=?",
+                    (str(repo), commit),
+                )
+
+    def carry_out(self, repo: RepoId, commit: str) -> int:
+        """Removes one marked snapshot; returns the bytes nothing else uses."""
+        for ref, target in self._manifests.refs(repo).items():
+            if target == commit:
+                self._view.remove_ref(repo, ref)
+                self._manifests.remove_ref(repo, ref)
+        with self._catalog.write() as db:
+            db.conn.execute("DELETE FROM refs WHERE repo=? AND commit_hash=?", (str(repo), commit))
+        hit("remove.after_refs")
+        return self._fsck.finish_removal(repo, commit)
