@@ -88,7 +88,7 @@ def test_full_disk_under_publish_and_index_leaves_what_was_there_and_gc_frees_it
 
 def test_write_over_the_file_size_limit_is_no_space(tmp_path):
     store = open_store(tmp_path / "store")
-    store._fallocate = False
+    store.intake._fallocate = False
     content = b"z" * 300_000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ingest = store.intake.begin(promise_of(content), "job")
