@@ -322,3 +322,9 @@ def test_leased_model_is_not_removed_and_the_lease_ends_with_its_client(hub, mak
         assert daemon.json("ps")["resident"][0]["leases"] == 1
     until(lambda: not daemon.json("ps")["resident"], "the lease ends")
     daemon.cli("rm", "org/name")
+
+
+def test_gated_files_at_modelscope_are_gated_though_its_listing_is_open(hub, make_daemon):
+    hub.add("org/gated", FILES, gated=True, token="t" * 20)
+    daemon = make_daemon(source(hub, "modelscope") + QUICK).start()
+    assert daemon.json("prefetch", "org/gated", code=8)["error"]["code"] == "not_permitted"

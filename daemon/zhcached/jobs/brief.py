@@ -91,6 +91,7 @@ class Brief:
             locate=lambda: source.locate(resolution, file.path),
             max_connections=config.connections,
             min_segment=min_segment,
+            explain=lambda error: source.explain(resolution, error),
         )
 
 

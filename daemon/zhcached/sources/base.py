@@ -6,8 +6,10 @@ from typing import Protocol
 
 import msgspec
 
+from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import SourceKind
 from zhcache.protocol.names import RepoId, RepoPath, Revision
+from zhcached.errors import StatusError
 from zhcached.store.digest import Promise
 from zhcached.transport.address import Origin
 from zhcached.transport.http import Target
@@ -86,4 +88,12 @@ class Source(Protocol):
 
     def locate(self, resolution: Resolution, path: RepoPath) -> Target:
         """Returns where the bytes of ``path`` are; no request is made."""
+        ...
+
+    def explain(self, resolution: Resolution, error: StatusError) -> ZhcacheError | None:
+        """Returns what a status met while fetching bytes means for the user.
+
+        None where it is not the hub itself that speaks (a data plane's 403 is an expired
+        signature) or where it says nothing about the repository.
+        """
         ...

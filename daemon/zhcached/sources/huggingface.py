@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin
 
 import msgspec
 
-from zhcache.errors import UsageError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import SourceKind
 from zhcache.protocol.names import RepoId, RepoPath, Revision, is_commit, parse_repo, printable
 from zhcached.clock import Clock, SystemClock
@@ -207,6 +207,13 @@ class HuggingFaceSource:
         if code == "RepoNotFound" or error.status in (401, 404, 410):
             return refusals.missing_or_private(self.name, repo)
         return refusals.forbidden(self.name, repo) if error.status == 403 else None
+
+    def explain(self, resolution: Resolution, error: StatusError) -> ZhcacheError | None:
+        """Returns what a status met while fetching bytes means for the user, or None."""
+        if "X-Error-Code" not in error.headers:
+            return None
+        refusal = self._refusal(error, resolution.repo, resolution.revision)
+        return refusal.error if refusal else None
 
     def _credentials_refused(self, repo: str) -> RepoUnavailable:
         # Without a token the same words mean that the repository wants one, or is not there.

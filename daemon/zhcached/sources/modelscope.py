@@ -20,6 +20,7 @@ from urllib.parse import quote_plus
 
 import msgspec
 
+from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import SourceKind
 from zhcache.protocol.names import RepoId, RepoPath, Revision, is_commit
 from zhcached.clock import Clock, SystemClock
@@ -151,6 +152,24 @@ class ModelScopeSource:
         if status == 451:
             return refusals.taken_down(self.name, repo)
         return refusals.forbidden(self.name, repo) if status == 403 else None
+
+    def explain(self, resolution: Resolution, error: StatusError) -> ZhcacheError | None:
+        """Returns what a status met while fetching bytes means for the user, or None."""
+        try:
+            msgspec.json.decode(error.body, type=_Spoken)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        with_token = self.credential() is not None
+        refusal = self.refusal(
+            error.status, resolution.repo, resolution.revision, with_token=with_token
+        )
+        return refusal.error if refusal else None
+
+
+class _Spoken(msgspec.Struct):
+    """The body of the hub's own refusals; its data plane answers in XML."""
+
+    Code: int
 
 
 class _Walk:
