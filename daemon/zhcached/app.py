@@ -30,6 +30,7 @@ from zhcached.jobs.health import Health
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
+from zhcached.jobs.scrub import Scrub
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store
@@ -57,10 +58,14 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         _obey_signals(services.stopping)
         async with _listening(services, socket_path):
             again = await services.jobs.restore()
+            scrub = Scrub(store, config.store.scrub, clock)
+            scrubbing = asyncio.create_task(scrub.run())
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
             notify.notify("STOPPING=1")
+            scrub.stop()
+            scrubbing.cancel()
         await services.jobs.stop(STOP_GRACE_S)
         log.info("daemon.stopped")
     finally:

@@ -62,6 +62,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_free: int = 10 * 2**30
     grace: float = 3600.0
     keep_partial: float = 7 * 86400.0
+    scrub: float = 30 * 86400.0
     force: bool = False
 
 
@@ -107,6 +108,7 @@ _SIZES = {("store", "quota"), ("store", "min_free"), ("download", "rate"), ("dow
 _TIMES = {
     ("store", "grace"),
     ("store", "keep_partial"),
+    ("store", "scrub"),
     ("download", "stall"),
     ("download", "connect_timeout"),
 }

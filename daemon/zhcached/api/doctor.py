@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import os
 import resource
 import shutil
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from zhcache.protocol.messages import Check, Checks
 from zhcached.api.route import Call, Route
@@ -15,6 +20,8 @@ from zhcached.api.services import Services
 
 _SQLITE_SOUND = (3, 51, 3)
 _MIN_FILES = 4096
+_FAKE = ipaddress.ip_network("198.18.0.0/15")
+_RESOLVE_S = 3.0
 
 
 async def show(call: Call) -> Checks:
@@ -26,9 +33,11 @@ def _checks(services: Services) -> Iterator[Check]:
     yield _user()
     yield _space(services)
     yield _index()
+    yield from _damage(services)
     yield _descriptors()
     yield from _sources(services)
     yield from _tokens(services)
+    yield from _names(services)
 
 
 def _user() -> Check:
@@ -68,6 +77,16 @@ def _index() -> Check:
     return Check(name="sqlite", status="ok", detail=f"SQLite {sqlite3.sqlite_version}")
 
 
+def _damage(services: Services) -> Iterator[Check]:
+    for problem in services.store.problems:
+        yield Check(
+            name="store",
+            status="bad",
+            detail=problem,
+            fix="zhcache repair fetches again what was lost",
+        )
+
+
 def _descriptors() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _MIN_FILES:
@@ -104,6 +123,44 @@ def _tokens(services: Services) -> Iterator[Check]:
                 status="ok",
                 detail=f"{source.token_env} is not set: gated repositories stay closed",
             )
+
+
+def _names(services: Services) -> Iterator[Check]:
+    """Finds a proxy that answers every name with an address of its own (Clash's fake-ip mode)."""
+    for source in services.config.sources:
+        host = urlsplit(source.endpoint).hostname or ""
+        if source.kind == "folder" or not any(char.isalpha() for char in host):
+            continue
+        address = _resolved(host)
+        if address is None:
+            yield Check(
+                name=f"name {host}",
+                status="bad",
+                detail="it cannot be resolved",
+                fix="check the line and the name server",
+            )
+        elif address in _FAKE:
+            yield Check(
+                name=f"name {host}",
+                status="warn",
+                detail=f"it resolves to {address}, which a local proxy made up",
+                fix="the hub's data hosts will be refused: let the proxy give real addresses for "
+                "them, or name them in the source's data_origins",
+            )
+
+
+def _resolved(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    found: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            found.append(str(socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)[0][4][0]))
+
+    # getaddrinfo has no deadline of its own, and a dead name server must not hang the doctor.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_RESOLVE_S)
+    return ipaddress.ip_address(found[0].partition("%")[0]) if found else None
 
 
 ROUTES = (Route("GET", "/v1/doctor", show, "Check everything", gives=Checks),)

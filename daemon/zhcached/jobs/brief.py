@@ -36,6 +36,8 @@ DEFAULT_REF = "main"
 # (hubdl's notes), so such a file comes in one stream.
 MODELSCOPE_MIN_SEGMENT = 32 * 2**20
 MIN_SEGMENT = 8 * 2**20
+NEEDLESS_BYTES = 2**30
+NEEDLESS_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,17 @@ class Brief:
     def warnings(self) -> list[str]:
         """What the user should hear."""
         spoken = [w for r in self.resolutions.values() for w in r.warnings]
-        return [*spoken, *self.comparison.warnings]
+        return [*spoken, *self.comparison.warnings, *self._needless()]
+
+    def _needless(self) -> list[str]:
+        total = sum(file.size for file in self.selection.taken)
+        needless = self.selection.redundant_bytes
+        if needless < NEEDLESS_BYTES or needless < NEEDLESS_SHARE * total:
+            return []
+        return [
+            f"{needless / 2**30:.1f} of {total / 2**30:.1f} GiB are checkpoints and precisions "
+            "that from_pretrained does not read; --only-pipeline leaves them out"
+        ]
 
     def offers(self, file: FileTrust, config: DownloadConfig) -> tuple[list[Offer], list[Offer]]:
         """Returns who promises the same digest as the first source, and who promises another kind.

@@ -264,6 +264,7 @@ class Fsck:
             return True
         self._blobs.set_aside(sha256)
         self._forget(sha256)
+        self.problems.append(f"blob {sha256} was damaged and is in quarantine")
         return False
 
     def _settle(self, sha256: str, identity: Identity) -> None:

@@ -346,6 +346,29 @@ class Store:
         finally:
             self.intake.count_again()
 
+    def overdue(self, before: float) -> str | None:
+        """Returns the blob that was read longest ago, if that was before a wall-clock time.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        rows = self.catalog.rows(
+            "SELECT sha256 FROM blobs WHERE verified_at<? ORDER BY verified_at LIMIT 1", (before,)
+        )
+        return str(rows[0][0]) if rows else None
+
+    def recheck(self, sha256: str, progress: Callable[[int], None]) -> bool | None:
+        """Reads one blob: True if sound, False if it is in quarantine now, None if it is gone.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        try:
+            return self._fsck.recheck(sha256, progress)
+        finally:
+            self.intake.count_again()
+
     def holes(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str, Promise]]:
         """Returns (repository, commit, path, promise) of each file whose bytes must be refetched.
 
