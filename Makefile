@@ -4,6 +4,7 @@
 #   make demo    the main job on a hub that comes with the project; ends with an image
 #   make test    the test suite              (make test ARGS="tests/unit/store -k resume")
 #   make check   formatting, lint, layers, types, the bare wheel
+#   make bench   the benchmarks, half an hour; results in benchmarks/results
 #   make docs    rewrites what is generated: docs/commands.md, the file table of ARCHITECTURE.md
 #   make clean   removes what the recipes made, except $(VENV); make distclean removes that too
 
@@ -17,7 +18,7 @@ READY := $(VENV)/.ready-for-zhcache
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check docs clean distclean
+.PHONY: help setup demo test check bench docs clean distclean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -63,6 +64,14 @@ check: $(READY)
 	@echo "==> the bare wheel"
 	"$(BIN)/python" tests/repo/bare_wheel.py
 	@echo "==> all checks passed"
+
+# Written beside and moved: an interrupted run leaves the last result whole.
+bench: $(READY)
+	@for name in fetch resume footprint; do \
+	    echo "==> benchmark: $$name"; \
+	    "$(BIN)/python" -m benchmarks.$$name $(ARGS) > benchmarks/results/$$name.md.new \
+	        && mv benchmarks/results/$$name.md.new benchmarks/results/$$name.md || exit 1; \
+	done
 
 docs: $(READY)
 	"$(BIN)/python" tests/repo/generate_docs.py
