@@ -52,8 +52,8 @@ def _run(options: argparse.Namespace) -> None:
         os.environ["ZHCACHE_CONFIG"] = str(options.config)
     home = (options.home or paths.store_root()).absolute()
     socket_path = (options.socket or paths.socket_path(home=home)).absolute()
-    # Nothing the daemon makes is for users outside its group.
-    os.umask(0o027)
+    # Nothing the daemon makes is for users outside its group; a stricter umask stays.
+    os.umask(os.umask(0o077) | 0o027)
     asyncio.run(app.serve(home, socket_path, config.load(paths.config_paths())))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from zhcached.config import Config
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.perform import Performer
+from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.scrub import Scrub
@@ -66,8 +68,13 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             notify.notify("STOPPING=1")
             scrub.stop()
             scrubbing.cancel()
-        await services.jobs.stop(STOP_GRACE_S)
-        log.info("daemon.stopped")
+        ended = await services.jobs.stop(STOP_GRACE_S)
+        log.info("daemon.stopped", in_time=ended)
+        if not ended or not services.planner.stop():
+            # Threads that would not end still use the store, and the interpreter would wait for
+            # them. The store bears a kill at any point; its lock must not be free before they are
+            # gone, and only the process's end frees it then.
+            os._exit(0)
     finally:
         store.close()
 
@@ -91,7 +98,7 @@ async def _join(
         store=store,
         jobs=Jobs(store.catalog, clock, performer.perform),
         prefetcher=prefetcher,
-        performer=performer,
+        planner=Planner(prefetcher),
         log_file=logs,
         home=home,
         started=clock.wall(),
@@ -131,6 +138,8 @@ def _obey_signals(stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    # Sent to whoever holds a file lease when somebody opens the file; its default action is death.
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 
 async def _until_stopped(services: Services) -> None:

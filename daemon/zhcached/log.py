@@ -6,13 +6,17 @@ shape of the value, and from the query of every URL (signed addresses are secret
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import stat
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -45,17 +49,31 @@ def _redacted(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMappin
     return redact(dict(event))
 
 
+def _is_plain_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return True
+
+
 class LogFile:
-    """Appends lines to a file of bounded size; one older generation is kept."""
+    """Appends lines to a file of bounded size; one older generation is kept.
+
+    Lines are echoed to stderr for a journal or a terminal, not where stderr is a plain file:
+    nobody would keep that one from growing for ever.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8")
+        self._echoes = not _is_plain_file(sys.stderr)
 
     def msg(self, message: str) -> None:
-        """Writes one line to stderr and to the file. A full disk silences the file only."""
-        print(message, file=sys.stderr, flush=True)  # noqa: T201 - stderr is the journal
+        """Writes one line; a disk that is full and a journal that is gone silence it, no more."""
+        if self._echoes:
+            with contextlib.suppress(OSError, ValueError):
+                print(message, file=sys.stderr, flush=True)  # noqa: T201 - stderr is the journal
         with self._lock:
             try:
                 if self._file.tell() > MAX_BYTES:
@@ -95,12 +113,12 @@ def configure(folder: Path) -> Path:
 
 def read(path: Path, *, job: str = "", lines: int = 200) -> list[LogLine]:
     """Returns the last ``lines`` log lines, those of one job if ``job`` is given."""
-    kept: list[LogLine] = []
+    kept: deque[LogLine] = deque(maxlen=lines)
     for part in (path.with_suffix(".1.jsonl"), path):
         if part.exists():
             with part.open(encoding="utf-8", errors="replace") as stream:
                 kept.extend(parse_lines(stream, job=job))
-    return kept[-lines:] if lines > 0 else []
+    return list(kept)
 
 
 def parse_lines(stream: Iterator[str] | Any, *, job: str = "") -> Iterator[LogLine]:

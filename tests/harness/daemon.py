@@ -126,8 +126,10 @@ class Daemon:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def tail(self) -> str:
-        """Returns the end of the daemon's own output."""
-        return self.log.read_text()[-3000:]
+        """Returns the end of the daemon's log and of its own output."""
+        kept = self.home / "logs" / "zhcached.jsonl"
+        logged = kept.read_text() if kept.exists() else ""
+        return logged[-3000:] + self.log.read_text()[-3000:]
 
     def blobs(self) -> dict[str, Path]:
         """Returns every blob of the store by its name."""

@@ -1,8 +1,12 @@
 """What goes wrong between hub, daemon and user, and how each ends."""
 
+import contextlib
+import hashlib
 import os
 import signal
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -328,3 +332,74 @@ def test_gated_files_at_modelscope_are_gated_though_its_listing_is_open(hub, mak
     hub.add("org/gated", FILES, gated=True, token="t" * 20)
     daemon = make_daemon(source(hub, "modelscope") + QUICK).start()
     assert daemon.json("prefetch", "org/gated", code=8)["error"]["code"] == "not_permitted"
+
+
+def test_hub_cannot_plant_bytes_under_another_files_git_name(make_daemon, tmp_path):
+    victim, evil = b'{"honest": true}', b'{"evil": "yes"}!'
+    with Hub(name="evil") as bad, Hub(name="honest") as good:
+        good.add("org/victim", {"config.json": victim})
+        bad.add("org/trap", {"config.json": evil})
+        daemon = make_daemon(source(bad) + source(good)).start()
+        daemon.json("prefetch", "org/trap", "--source", "evil")
+        lock = tmp_path / "lock"
+        lock.write_text(daemon.cli("lock", "org/trap").stdout)
+        daemon.json("rm", "org/trap")
+        # The pinned bytes come, while the listing calls them by the victim's git name.
+        named = hashlib.sha1(b"blob %d\0" % len(victim) + victim).hexdigest()
+        repo = bad.repo("org/trap", "huggingface")
+        repo.head.files["config.json"] = replace(repo.head.files["config.json"], git_sha1=named)
+        daemon.json("prefetch", "org/trap", "--source", "evil", "--lock", str(lock))
+        path = daemon.json("prefetch", "org/victim", "--source", "honest")["path"]
+        assert (Path(path) / "config.json").read_bytes() == victim
+
+
+def test_import_of_a_part_does_not_pass_for_the_whole_commit(hub, make_daemon, tmp_path):
+    from huggingface_hub import hf_hub_download
+
+    hub.add("org/name", FILES)
+    found = hf_hub_download("org/name", "config.json", cache_dir=tmp_path, endpoint=hub.url)
+    commit = Path(found).parent.name
+    daemon = make_daemon(source(hub)).start()
+    daemon.cli("import", str(tmp_path))
+    assert daemon.json("prefetch", "org/name", "--revision", commit)["files"] == 2
+
+
+def test_forged_import_gives_way_to_the_hub(hub, make_daemon, tmp_path):
+    from huggingface_hub import snapshot_download
+
+    hub.add("org/name", FILES)
+    folder = Path(snapshot_download("org/name", cache_dir=tmp_path, endpoint=hub.url))
+    (folder / "config.json").resolve().write_bytes(b'{"forged": 1}')
+    daemon = make_daemon(source(hub)).start()
+    daemon.cli("import", str(tmp_path))
+    path = daemon.json("prefetch", "org/name")["path"]
+    assert (Path(path) / "config.json").read_bytes() == FILES["config.json"]
+
+
+def test_log_follower_goes_on_when_the_log_is_rotated(hub, make_daemon):
+    hub.add("org/name", FILES)
+    daemon = make_daemon(source(hub)).start()
+    follower = daemon.popen("logs", "-f", "--json")
+    try:
+        assert follower.stdout.readline()
+        log = daemon.home / "logs" / "zhcached.jsonl"
+        log.write_text("x" * (9 * 2**20) + "\n" + log.read_text())
+        daemon.json("prefetch", "org/name")
+        daemon.json("prefetch", "org/name")
+        until(lambda: "job.done" in follower.stdout.readline(), "the follower hears the new file")
+    finally:
+        follower.kill()
+        follower.communicate()
+
+
+def test_many_dry_runs_of_one_user_keep_nobody_else_waiting(hub, make_daemon):
+    hub.add("org/name", FILES)
+    hub.fault("delay", plane="meta", seconds=3.0)
+    daemon = make_daemon(source(hub)).start()
+    transport = httpx.HTTPTransport(uds=str(daemon.socket))
+    with httpx.Client(transport=transport, base_url="http://zhcached", timeout=0.3) as client:
+        for n in range(40):
+            with contextlib.suppress(httpx.TimeoutException):
+                client.post("/v1/prefetch", json={"repo": f"org/n{n}", "dry_run": True})
+        client.timeout = 2.0
+        assert client.get("/v1/snapshots").status_code == 200

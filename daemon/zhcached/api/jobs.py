@@ -10,16 +10,24 @@ from zhcache.errors import UsageError
 from zhcache.protocol.messages import (
     Job,
     Jobs,
+    LockedRepo,
     PrefetchPlan,
     PrefetchRequest,
     VerifyRequest,
 )
-from zhcache.protocol.names import parse_repo, parse_revision
+from zhcache.protocol.names import (
+    check_listing,
+    is_sha256,
+    parse_path,
+    parse_repo,
+    parse_revision,
+)
 from zhcached.api.route import Call, Route, line, stream
 from zhcached.jobs import state
 from zhcached.jobs.prefetch import key_of
 
 MAX_PATTERNS = 100
+MAX_PATTERN = 1024
 
 
 async def prefetch(call: Call) -> Job | PrefetchPlan | web.Response:
@@ -27,7 +35,7 @@ async def prefetch(call: Call) -> Job | PrefetchPlan | web.Response:
     request: PrefetchRequest = call.body
     _check(request)
     if request.dry_run:
-        plan = await asyncio.to_thread(call.services.prefetcher.plan, request)
+        plan = await call.services.planner.plan(request, call.peer.uid)
         return web.Response(body=line(plan), content_type="application/json")
     submitting = call.services.jobs.submit(state.Prefetch(request), key_of(request), call.peer.uid)
     return await asyncio.shield(submitting)
@@ -45,12 +53,30 @@ def _check(request: PrefetchRequest) -> None:
             locked=request.lock.repo,
             repo=request.repo,
         )
+    for pattern in (*request.include, *request.exclude):
+        if len(pattern) > MAX_PATTERN:
+            raise UsageError("a pattern is longer than {limit} characters", limit=MAX_PATTERN)
+    if request.lock is not None:
+        _check_lock(request.lock)
     if request.variants:
         raise UsageError(
             "this release makes no variants yet: {names}",
             hint="leave --variant out; what the repository publishes is fetched as it is",
             names=", ".join(request.variants),
         )
+
+
+def _check_lock(lock: LockedRepo) -> None:
+    parse_revision(lock.commit)
+    parse_revision(lock.revision)
+    check_listing([parse_path(file.path) for file in lock.files])
+    for file in lock.files:
+        if file.size < 0 or not is_sha256(file.sha256):
+            raise UsageError(
+                "the lock file has no sha256 and size for {path}",
+                hint="make it anew with `zhcache lock REPO > FILE`",
+                path=file.path,
+            )
 
 
 async def verify(call: Call) -> Job:

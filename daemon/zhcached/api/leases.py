@@ -24,7 +24,7 @@ HEARTBEAT_S = 20.0
 async def hold(call: Call) -> web.StreamResponse:
     """Grants a lease that lasts as long as the answer's connection."""
     store, stopping = call.services.store, call.services.stopping
-    lease = await asyncio.to_thread(_grant, store, call.body, call.peer)
+    lease = await _granted(store, call.body, call.peer)
     try:
         response = await stream(call.request)
         await response.write(line(lease))
@@ -39,6 +39,21 @@ async def hold(call: Call) -> web.StreamResponse:
         # daemon ends the lease when that process is gone.
         if not stopping.is_set():
             await asyncio.shield(asyncio.to_thread(store.leases.end, lease.id))
+
+
+async def _granted(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
+    """Grants a lease; one whose client hung up meanwhile is ended as soon as it is there."""
+    granting = asyncio.ensure_future(asyncio.to_thread(_grant, store, request, peer))
+
+    def take_back(ended: asyncio.Future[Lease]) -> None:
+        if not ended.cancelled() and ended.exception() is None:
+            store.leases.end(ended.result().id)
+
+    try:
+        return await asyncio.shield(granting)
+    except asyncio.CancelledError:
+        granting.add_done_callback(take_back)
+        raise
 
 
 def _grant(store: Store, request: LeaseRequest, peer: Peer) -> Lease:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 from aiohttp import web
@@ -23,7 +25,8 @@ async def show(call: Call) -> web.StreamResponse:
     if job:
         call.services.jobs.find(job)
     path = call.services.log_file
-    with path.open(encoding="utf-8", errors="replace") as tail:
+    tail = path.open(encoding="utf-8", errors="replace")
+    try:
         tail.seek(0, 2)
         wanted = call.number("lines", 200, MAX_LINES)
         past = await asyncio.to_thread(logfile.read, path, job=job, lines=wanted)
@@ -36,9 +39,22 @@ async def show(call: Call) -> web.StreamResponse:
                 await response.write(line(entry))
             if ended:
                 break
+            if _was_rotated(tail, path):
+                tail.close()
+                tail = path.open(encoding="utf-8", errors="replace")
+                continue
             await asyncio.sleep(POLL_S)
+    finally:
+        tail.close()
     await response.write_eof()
     return response
+
+
+def _was_rotated(tail: TextIO, path: Path) -> bool:
+    try:
+        return os.fstat(tail.fileno()).st_ino != path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _whole_lines(tail: TextIO) -> Iterator[str]:

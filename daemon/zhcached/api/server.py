@@ -90,7 +90,7 @@ def _entry(
         if decoder is not None:
             try:
                 body = decoder.decode(await asyncio.wait_for(request.read(), BODY_DEADLINE_S))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise UsageError("the request is malformed: {reason}", reason=error) from error
             except TimeoutError:
                 raise UsageError("the request's body did not arrive in time") from None

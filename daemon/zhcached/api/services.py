@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zhcached.clock import Clock
 from zhcached.config import Config
-from zhcached.jobs.perform import Performer
+from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.store.store import Store
@@ -23,7 +23,7 @@ class Services:
     store: Store
     jobs: Jobs
     prefetcher: Prefetcher
-    performer: Performer
+    planner: Planner
     log_file: Path
     home: Path
     started: float

@@ -14,15 +14,17 @@ import stat
 from collections.abc import Iterator
 
 from zhcache.errors import UsageError
+from zhcache.protocol.messages import ImportRequest
 
 MAX_DESCRIPTORS = 64
-READ_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 30.0
 
 
 class Arrivals:
-    """The descriptors a client sends on one connection, in order."""
+    """What a client hands over on one connection: a request, then its descriptors in order."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, request: ImportRequest) -> None:
+        self.request = request
         self._channel = channel
         channel.settimeout(READ_TIMEOUT_S)
 

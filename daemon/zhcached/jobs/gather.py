@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
 import msgspec
 import structlog
 
-from zhcache.errors import IntegrityError, NoSpace, SourcesFailed
+from zhcache.errors import Cancelled, IntegrityError, NoSpace, SourcesFailed
 from zhcached.config import DownloadConfig
 from zhcached.fetch import offer
-from zhcached.fetch.download import Obtained, obtain
+from zhcached.fetch.download import obtain
 from zhcached.fetch.limits import RateLimiter
 from zhcached.jobs.brief import Brief
+from zhcached.jobs.claims import Claims
 from zhcached.jobs.health import Health
 from zhcached.jobs.meter import Meter
 from zhcached.jobs.queue import Control
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class Fetcher:
-    """What all jobs share: the store, the line, its rate, and who brings what at the moment."""
+    """What all jobs share: the store, the line, its rate, the claims."""
 
     def __init__(
         self, store: Store, transport: Transport, config: DownloadConfig, health: Health
@@ -45,26 +45,7 @@ class Fetcher:
         self.config = config
         self.health = health
         self.limiter = RateLimiter(config.rate)
-        self._claims: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def claim(self, promise: Promise, control: Control) -> Iterator[None]:
-        """Makes the caller the only one in this daemon who brings these bytes in."""
-        while True:
-            with self._lock:
-                taken = self._claims.get(promise.key)
-                if taken is None:
-                    mine = self._claims[promise.key] = threading.Event()
-                    break
-            while not taken.wait(TICK_S):
-                control.check()
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._claims[promise.key]
-            mine.set()
+        self.claims = Claims()
 
     def make_room(self, size: int) -> None:
         """Makes sure ``size`` bytes fit, collecting garbage once if they do not.
@@ -166,21 +147,12 @@ class Gathering:
 
     def _one(self, file: FileTrust, failed: threading.Event) -> None:
         structlog.contextvars.bind_contextvars(job=self._job, repo=str(self._brief.repo))
-        with self._fetcher.claim(file.promise, self._control):
-            found = self._present(file)
-            if found is not None:
-                self._share(file, found, file.promise.size)
-                return
-            came, before = self._bring(file, failed)
-        with self._lock:
-            self.fetched.update(came.fetched)
-        found = Committed(came.sha256, came.git_sha1, came.size)
+        found, before = self._bring(file, failed)
         if file.promise != file.first_promise and self._store.intake.find(file.promise) is None:
             self._doubt(file)
         self._share(file, found, before)
-        log.info("file.verified", path=file.path, bytes=found.size, sha256=found.sha256)
 
-    def _bring(self, file: FileTrust, failed: threading.Event) -> tuple[Obtained, int]:
+    def _bring(self, file: FileTrust, failed: threading.Event) -> tuple[Committed, int]:
         alike, others = self._brief.offers(file, self._fetcher.config)
         try:
             return self._obtain(file, file.first_promise, alike, failed, may_accuse=True)
@@ -199,7 +171,23 @@ class Gathering:
         failed: threading.Event,
         *,
         may_accuse: bool,
-    ) -> tuple[Obtained, int]:
+    ) -> tuple[Committed, int]:
+        """Returns the blob, and how many of its bytes were here before."""
+        watcher = self._watcher(file, failed, may_accuse=may_accuse)
+        with self._fetcher.claims.hold(promise.key, lambda: _check(watcher.cancelled)):
+            # Another job, or a sister file of the same bytes, may have brought it meanwhile.
+            found = self._present(file)
+            if found is not None:
+                return found, file.promise.size
+            return self._fetch(file, promise, offers, watcher)
+
+    def _fetch(
+        self,
+        file: FileTrust,
+        promise: Promise,
+        offers: Sequence[offer.Offer],
+        watcher: offer.Control,
+    ) -> tuple[Committed, int]:
         before = 0
 
         def begin() -> Ingest:
@@ -209,15 +197,18 @@ class Gathering:
             self._meter.begin(file.path, promise.size, before)
             return ingest
 
-        obtained = obtain(
+        came = obtain(
             begin,
             offers,
             transport=self._fetcher.transport,
             config=self._fetcher.config,
             limiter=self._fetcher.limiter,
-            control=self._watcher(file, failed, may_accuse=may_accuse),
+            control=watcher,
         )
-        return obtained, before
+        with self._lock:
+            self.fetched.update(came.fetched)
+        log.info("file.verified", path=file.path, bytes=came.size, sha256=came.sha256)
+        return Committed(came.sha256, came.git_sha1, came.size), before
 
     def _share(self, file: FileTrust, found: Committed, before: int) -> None:
         for twin in self._brief.comparison.files:
@@ -257,3 +248,8 @@ class Gathering:
             on_bytes=lambda source, count: self._meter.add(file.path, source, count),
             on_event=on_event,
         )
+
+
+def _check(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise Cancelled("the job was cancelled")

@@ -7,34 +7,39 @@ pickles holds as for downloads: a file's way in does not make it safer.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable
 
-from zhcache.protocol.messages import ImportRequest, PrefetchResult
-from zhcache.protocol.names import RepoPath, parse_path, parse_repo
+from zhcache.errors import IntegrityError, NotFound, NotPermitted
+from zhcache.protocol.messages import PrefetchResult
+from zhcache.protocol.names import RepoId, RepoPath, parse_path, parse_repo
 from zhcached.jobs import state
 from zhcached.jobs.arrivals import Arrivals
 from zhcached.jobs.queue import Control
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.selection import select
-from zhcached.store.snapshots import Manifest, ManifestFile
+from zhcached.store.snapshots import IMPORTED, Manifest, ManifestFile
 from zhcached.store.store import Store
 
-SOURCE = "import"
 DEFAULT_REF = "main"
 
 
-def take_in(
-    store: Store, request: ImportRequest, arrivals: Arrivals, record: state.Record, control: Control
-) -> state.Done:
-    """Takes the files of ``request`` into the store and publishes them.
+def take_in(store: Store, arrivals: Arrivals, record: state.Record, control: Control) -> state.Done:
+    """Takes what a client hands over into the store and publishes it.
 
     Raises:
+        NotPermitted: The ref it would move is a hub's or another user's.
         UnsafeWeights: Weights exist only as pickle.
         UsageError: A descriptor is missing or is no plain file.
         NoSpace: The store has no room.
     """
     started = time.monotonic()
+    request = arrivals.request
+    repo = parse_repo(request.repo)
+    ref = request.revision or (None if request.commit else DEFAULT_REF)
+    if ref is not None:
+        _check_ref(store, repo, ref, record.uid)
     listing = [RemoteFile(path=parse_path(f.path), size=f.size) for f in request.files]
     selection = select(listing)
     wanted = {file.path for file in selection.taken}
@@ -62,21 +67,21 @@ def take_in(
             repo=request.repo,
             commit=commit,
             created=record.created,
-            source=SOURCE,
+            source=IMPORTED,
             trust="first-use",
             uid=record.uid,
             files=tuple(kept),
-            complete=True,
+            # Of a hub's commit only the hub knows what belongs to it.
+            complete=request.commit is None,
             left_out=selection.left_out,
         )
-        ref = request.revision or (None if request.commit else DEFAULT_REF)
         folder = store.publish(manifest, ref)
     finally:
         store.leases.release_holds(record.id)
     size = sum(file.size for file in kept)
     return state.Done(
         result=PrefetchResult(
-            repo=str(parse_repo(request.repo)),
+            repo=str(repo),
             revision=ref or commit,
             commit=commit,
             path=str(folder),
@@ -89,6 +94,22 @@ def take_in(
             trust="first-use",
             left_out=selection.left_out,
         )
+    )
+
+
+def _check_ref(store: Store, repo: RepoId, ref: str, uid: int) -> None:
+    """Checks that an import may say what ``ref`` means to everybody here."""
+    try:
+        held = store.resolve(repo, ref)
+    except (NotFound, IntegrityError):
+        return
+    if uid in (0, os.geteuid()) or (held.source == IMPORTED and held.uid == uid):
+        return
+    raise NotPermitted(
+        "{repo} at {ref} is here already, and not by an import of yours",
+        hint="import it under another --revision or --repo",
+        repo=repo,
+        ref=ref,
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 
 from zhcache.errors import IntegrityError, UsageError
-from zhcache.protocol.messages import ImportRequest, VerifyResult
+from zhcache.protocol.messages import VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.jobs import state
 from zhcached.jobs.arrivals import Arrivals
@@ -17,23 +16,11 @@ from zhcached.store.store import Store
 
 
 class Performer:
-    """Does jobs. Holds what an import needs that cannot be kept: its open connection."""
+    """Does jobs, each in the thread it is called in."""
 
     def __init__(self, store: Store, prefetcher: Prefetcher) -> None:
         self._store = store
         self._prefetcher = prefetcher
-        self._lock = threading.Lock()
-        self._expected: dict[str, tuple[ImportRequest, Arrivals]] = {}
-
-    def expect(self, key: str, request: ImportRequest, arrivals: Arrivals) -> None:
-        """Keeps an import's connection for the job with ``key``."""
-        with self._lock:
-            self._expected[key] = (request, arrivals)
-
-    def forget(self, key: str) -> None:
-        """Drops what ``expect`` kept."""
-        with self._lock:
-            self._expected.pop(key, None)
 
     def perform(self, record: state.Record, control: Control) -> state.Done:
         """Does one job in the calling thread.
@@ -53,20 +40,15 @@ class Performer:
                 return self._import(record, control)
 
     def _import(self, record: state.Record, control: Control) -> state.Done:
-        with self._lock:
-            expected = self._expected.pop(record.key, None)
-        if expected is None:
+        if not isinstance(control.resource, Arrivals):
             raise UsageError(
                 "the daemon was restarted before {repo} was imported",
-                hint="start the import again; what was taken in is not read twice",
+                hint="start the import again; what was taken in is not stored twice",
                 repo=record.repo,
             )
-        request, arrivals = expected
-        try:
-            control.enter(state.Running(sum(file.size for file in request.files)))
-            return take_in(self._store, request, arrivals, record, control)
-        finally:
-            arrivals.close()
+        request = control.resource.request
+        control.enter(state.Running(sum(file.size for file in request.files)))
+        return take_in(self._store, control.resource, record, control)
 
     def _verify(self, repo: RepoId | None, control: Control) -> state.Done:
         control.enter(state.Running())

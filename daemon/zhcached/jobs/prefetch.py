@@ -33,7 +33,7 @@ from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Source
 from zhcached.sources.trust import overall
 from zhcached.store.digest import Promise
-from zhcached.store.snapshots import Manifest, ManifestFile
+from zhcached.store.snapshots import IMPORTED, Manifest, ManifestFile
 
 log = structlog.get_logger()
 
@@ -168,9 +168,22 @@ class Prefetcher:
         gathering.run()
         control.enter(state.Publishing(total))
         manifest = _manifest(brief, gathering, record)
+        self._displace_import(manifest)
         self._store.publish(manifest, brief.ref)
         outcome = _Outcome(dict(gathering.fetched), gathering.reused, brief.warnings)
         return self._done(manifest, brief.revision, outcome, started)
+
+    def _displace_import(self, manifest: Manifest) -> None:
+        """Lets go of files that a user once imported as this commit and that are others."""
+        try:
+            held = self._store.manifests.read(manifest.repo_id, manifest.commit)
+        except FileNotFoundError:
+            return
+        known = {file.path: file.sha256 for file in held.files}
+        differs = [f.path for f in manifest.files if known.get(f.path, f.sha256) != f.sha256]
+        if held.source == IMPORTED and differs:
+            log.warning("prefetch.import_displaced", uid=held.uid, paths=differs[:10])
+            self._store.remove(manifest.repo_id, manifest.commit)
 
     def _done(
         self, manifest: Manifest, revision: str | None, outcome: _Outcome, started: float
@@ -218,7 +231,8 @@ def _manifest(brief: Brief, gathering: Gathering, record: state.Record) -> Manif
                 path=file.path,
                 size=found.size,
                 sha256=found.sha256,
-                git_sha1=origin.git_sha1 if origin else None,
+                # Only what was hashed: a hub's word about other bytes must not become ours.
+                git_sha1=found.git_sha1 if origin and origin.git_sha1 == found.git_sha1 else None,
                 trust=file.grade,
             )
         )

@@ -12,22 +12,25 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, get_args
 
 import msgspec
 import structlog
 
 from zhcache.errors import Busy, Cancelled, NotFound, NotPermitted, ZhcacheError
 from zhcache.protocol.failure import to_info
-from zhcache.protocol.messages import Job
+from zhcache.protocol.messages import Job, JobState
 from zhcached.clock import Clock
 from zhcached.jobs import state
-from zhcached.jobs.events import Feed
+from zhcached.jobs.events import ENDED, Feed
 from zhcached.store.catalog import Catalog
 
 MAX_ACTIVE_PER_UID = 64
 MAX_DOWNLOADS = 6
 MAX_LOCAL = 2
+MAX_IMPORTS = 4
 MAX_HISTORY = 500
+KEEP_HISTORY_S = 30 * 86400.0
 TICK_S = 0.25
 
 log = structlog.get_logger()
@@ -35,11 +38,22 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(state.Record)
 
 
-class Control:
-    """What the thread that does a job holds of it: its states go out, a stop comes in."""
+class Closing(Protocol):
+    """Something a job was given that must be closed however the job ends."""
 
-    def __init__(self, record: state.Record, enter: Callable[[state.State], None]) -> None:
-        self.record = record
+    def close(self) -> None:
+        """Lets go; a second call does nothing."""
+        ...
+
+
+class Control:
+    """What the thread that does a job holds of it: its states go out, a stop comes in.
+
+    ``resource`` is what ``submit`` was given beside the task, open until the job has ended.
+    """
+
+    def __init__(self, enter: Callable[[state.State], None], resource: Closing | None) -> None:
+        self.resource = resource
         self.cancelled = threading.Event()
         self.suspended = False
         self.cancelled_by = -1
@@ -50,6 +64,11 @@ class Control:
         """Raises Cancelled if the job is to end; called between steps of the work."""
         if self.cancelled.is_set():
             raise Cancelled("the job was cancelled")
+
+    def close(self) -> None:
+        """Closes what the job was given."""
+        if self.resource is not None:
+            self.resource.close()
 
 
 Perform = Callable[[state.Record, Control], state.Done]
@@ -81,16 +100,18 @@ class Jobs:
         self._submitting = asyncio.Lock()
         self._pools = {
             "prefetch": ThreadPoolExecutor(MAX_DOWNLOADS, "prefetch"),
-            "local": ThreadPoolExecutor(MAX_LOCAL, "local"),
+            # A client that is slow to send its files must not keep a check or a repair waiting.
+            "import": ThreadPoolExecutor(MAX_IMPORTS, "import"),
+            "verify": (local := ThreadPoolExecutor(MAX_LOCAL, "local")),
+            "repair": local,
         }
         self._stopping = False
         self._ticker = self._loop.create_task(self._tick())
 
     async def restore(self) -> int:
         """Takes up the jobs an earlier daemon left; returns how many run again."""
-        rows = await asyncio.to_thread(self._catalog.load_jobs, None, MAX_HISTORY)
         again = 0
-        for _, row in reversed(rows):
+        for row in await asyncio.to_thread(self._kept):
             try:
                 record = _decoder.decode(row)
             except msgspec.MsgspecError as error:
@@ -104,8 +125,24 @@ class Jobs:
             again += 1
         return again
 
-    async def submit(self, task: state.Task, key: str, uid: int) -> Job:
+    def _kept(self) -> list[bytes]:
+        """Reads the records to start from: all that had not ended, and the newest that had."""
+        self._catalog.delete_jobs_before(self._clock.wall() - KEEP_HISTORY_S, ENDED)
+        unfinished = [name for name in get_args(JobState) if name not in ENDED]
+        rows = self._catalog.load_jobs(unfinished, -1)
+        rows += self._catalog.load_jobs(ENDED, MAX_HISTORY)
+        return [row for _, row in reversed(rows)]
+
+    async def submit(
+        self, task: state.Task, key: str, uid: int, resource: Closing | None = None
+    ) -> Job:
         """Starts ``task``, or joins the running job with the same key.
+
+        Args:
+            task: What to do.
+            key: Of an unfinished job with the same key the caller becomes another watcher.
+            uid: Who asks.
+            resource: Closed when the job has ended, once this has returned.
 
         Raises:
             Busy: The caller has too many unfinished jobs.
@@ -124,7 +161,7 @@ class Jobs:
             now = self._clock.wall()
             record = state.Record(uuid.uuid4().hex[:12], key, uid, now, now, task, state.Queued())
             await asyncio.to_thread(self._save, record)
-            entry = self._admit(record)
+            entry = self._admit(record, resource)
             self._start(entry)
             return self._picture(entry)
 
@@ -164,27 +201,35 @@ class Jobs:
         entry.control.cancelled_by = uid
         entry.control.cancelled.set()
         if entry.future is not None and entry.future.cancel():
+            entry.control.close()
             await asyncio.to_thread(self._enter, entry, state.Cancelled(uid))
         async for job in entry.feed.follow():
             if entry.record.ended:
                 return job
         return self._picture(entry)
 
-    async def stop(self, grace_s: float = 10.0) -> None:
-        """Puts every running job back into the queue for the next start and ends the threads."""
+    async def stop(self, grace_s: float = 10.0) -> bool:
+        """Puts every running job back into the queue for the next start and ends the threads.
+
+        Returns:
+            Whether all of them ended in time; those that did not still use the store.
+        """
         self._stopping = True
         self._ticker.cancel()
         waiting: list[asyncio.Future[None]] = []
         for entry in self._entries.values():
             if not entry.record.ended and entry.future is not None:
-                entry.control.suspended = True
+                # What a user has cancelled stays cancelled.
+                entry.control.suspended = not entry.control.cancelled.is_set()
                 entry.control.cancelled.set()
-                if not entry.future.cancel():
+                if entry.future.cancel():
+                    entry.control.close()
+                else:
                     waiting.append(asyncio.wrap_future(entry.future))
-        if waiting:
-            await asyncio.wait(waiting, timeout=grace_s)
+        late = (await asyncio.wait(waiting, timeout=grace_s))[1] if waiting else set()
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
+        return not late
 
     # The steps below run on the loop unless they say otherwise.
 
@@ -196,8 +241,8 @@ class Jobs:
                 "there is no job {id}", hint="zhcache jobs lists them", id=job_id[:40]
             ) from None
 
-    def _admit(self, record: state.Record) -> _Entry:
-        control = Control(record, lambda _: None)
+    def _admit(self, record: state.Record, resource: Closing | None = None) -> _Entry:
+        control = Control(lambda _: None, resource)
         entry = _Entry(record, control)
         control.enter = lambda step: self._enter(entry, step)
         self._entries[record.id] = entry
@@ -211,8 +256,7 @@ class Jobs:
             del self._entries[entry.record.id]
 
     def _start(self, entry: _Entry) -> None:
-        pool = self._pools["prefetch" if entry.record.kind == "prefetch" else "local"]
-        entry.future = pool.submit(self._run, entry)
+        entry.future = self._pools[entry.record.kind].submit(self._run, entry)
 
     def _run(self, entry: _Entry) -> None:
         """Does one job to its end, in a thread of its pool."""
@@ -221,9 +265,12 @@ class Jobs:
         try:
             self._enter(entry, self._outcome(record, control))
         except Exception:
-            # The index is out of order; the job is taken up again at the next start.
+            # The index is full or out of order: the job is taken up again at the next start, and
+            # whoever waits for it is told now.
+            self._loop.call_soon_threadsafe(self._tell, entry)
             log.exception("job.not_recorded")
         finally:
+            control.close()
             structlog.contextvars.clear_contextvars()
 
     def _outcome(self, record: state.Record, control: Control) -> state.State:
@@ -255,7 +302,6 @@ class Jobs:
     def _enter(self, entry: _Entry, step: state.State) -> None:
         """Moves a job to its next state, durably before anybody is told. Called from threads."""
         entry.record = entry.record.step(step, self._clock.wall())
-        entry.control.record = entry.record
         self._save(entry.record)
         self._loop.call_soon_threadsafe(self._tell, entry)
 

@@ -117,7 +117,7 @@ def _agree_on_commit(answers: Answers, sources: Mapping[str, Source]) -> None:
             continue
         source = sources[other.source]
         try:
-            again = source.resolve(parse_repo(other.repo), Revision(first.commit), DEADLINE_S)
+            again = source.resolve(parse_repo(other.repo), Revision(first.commit), GRACE_S)
         except (RemoteError, ZhcacheError):
             continue
         answers.found[place] = again

@@ -78,7 +78,7 @@ STEPS: dict[type[State], frozenset[type[State]]] = {
     Queued: frozenset({Resolving, Running}) | _ENDINGS,
     Resolving: frozenset({Fetching, Done, Queued}) | _ENDINGS,
     Fetching: frozenset({Publishing, Resolving, Queued}) | _ENDINGS,
-    Publishing: frozenset({Done, Queued}) | _ENDINGS,
+    Publishing: frozenset({Done, Resolving, Queued}) | _ENDINGS,
     Running: frozenset({Done, Queued}) | _ENDINGS,
     Done: frozenset(),
     Failed: frozenset(),
