@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote, urljoin
 
 from zhcached.errors import AddressRefused
 
@@ -100,6 +101,28 @@ def split_url(url: str) -> tuple[Origin, str]:
         raise AddressRefused(f"{_shown(url)} names no host")
     rest = found["rest"]
     return Origin(scheme, host, port), rest if rest.startswith("/") else "/" + rest
+
+
+def joined(url: str, reference: str) -> str:
+    """Returns where ``reference``, as a server sent it, leads from ``url``.
+
+    Raw UTF-8 and spaces in it are escaped. What comes back may still be refused by ``split_url``.
+
+    Args:
+        url: The address that answered.
+        reference: A header's value, its bytes read as Latin-1.
+
+    Raises:
+        AddressRefused: It has control characters, or no parser can make an address of it.
+    """
+    if any(ord(char) < 0x20 or char == "\x7f" for char in reference):
+        raise AddressRefused("a redirect has control characters in its address")
+    try:
+        raw = reference.encode("latin-1")
+        return urljoin(url, quote(raw, safe="!#$%&'()*+,/:;=?@[]~\\^`{|}\"<>"))
+    except ValueError as error:
+        # An unmatched bracket, say; the parser's text is kept, the address may hold a signature.
+        raise AddressRefused(f"a redirect leads to no address: {error}") from error
 
 
 def literal(host: str) -> Address | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 
 from zhcached.clock import Clock
-from zhcached.errors import AddressRefused, TransportError
+from zhcached.errors import AddressRefused, TransportError, UnreachableError
 from zhcached.transport.address import Address, AddressPolicy, Origin, literal
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -75,7 +75,7 @@ def system_resolver(host: str, port: int) -> Sequence[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise TransportError(f"{host} does not resolve: {error}") from error
+        raise UnreachableError(f"{host} does not resolve: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
@@ -95,7 +95,6 @@ def dial(
     policy.check_origin(origin)
     sock = _race(origin, _permitted(origin, policy, resolver), deadline)
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.scheme == "https":
             sock = _secure(sock, origin, deadline, tls)
     except BaseException:
@@ -120,7 +119,7 @@ def _permitted(origin: Origin, policy: AddressPolicy, resolver: Resolver) -> lis
     if refused is not None and not allowed:
         raise refused
     if not allowed:
-        raise TransportError(f"{origin.host} has no address")
+        raise UnreachableError(f"{origin.host} has no address")
     return _interleaved(allowed)
 
 
@@ -139,14 +138,13 @@ def _race(origin: Origin, addresses: list[Address], deadline: Deadline) -> socke
     try:
         while waiting or running:
             if waiting:
-                sock, code = _begin(waiting.pop(0), origin.port)
-                if code in (0, errno.EINPROGRESS):
-                    running[sock.fileno()] = sock
-                    poll.register(sock, select.POLLOUT)
-                else:
-                    sock.close()
-                    failures.append(os.strerror(code))
+                try:
+                    sock = _begin(waiting.pop(0), origin.port)
+                except OSError as error:
+                    failures.append(error.strerror or str(error))
                     continue
+                running[sock.fileno()] = sock
+                poll.register(sock, select.POLLOUT)
             wait_s = deadline.slice_s(f"connecting to {origin}")
             for fd, _ in poll.poll((HEAD_START_S if waiting else wait_s) * 1000):
                 poll.unregister(fd)
@@ -159,14 +157,28 @@ def _race(origin: Origin, addresses: list[Address], deadline: Deadline) -> socke
     finally:
         for sock in running.values():
             sock.close()
-    raise TransportError(f"connecting to {origin}: {', '.join(dict.fromkeys(failures))}")
+    raise UnreachableError(f"connecting to {origin}: {', '.join(dict.fromkeys(failures))}")
 
 
-def _begin(address: Address, port: int) -> tuple[socket.socket, int]:
+def _begin(address: Address, port: int) -> socket.socket:
+    """Returns a socket that is connecting.
+
+    Raises:
+        OSError: This address cannot be tried: its family is off, no route, no descriptor left.
+    """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock, sock.connect_ex((str(address), port))
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = sock.connect_ex((str(address), port))
+    except BaseException:
+        sock.close()
+        raise
+    if code in (0, errno.EINPROGRESS):
+        return sock
+    sock.close()
+    raise OSError(code, os.strerror(code))
 
 
 def _secure(

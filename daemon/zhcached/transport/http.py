@@ -7,16 +7,14 @@ All that a library or the network can raise leaves here as an error of ``zhcache
 from __future__ import annotations
 
 import contextlib
+import functools
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
-from urllib.parse import quote, urljoin
 
 from zhcached.clock import Clock, SystemClock
-from zhcached.errors import AddressRefused, RemoteInvalid, StatusError, TransportError
-from zhcached.transport.address import AddressPolicy, Origin, split_url
+from zhcached.errors import RemoteInvalid, StatusError, TransportError
+from zhcached.transport.address import AddressPolicy, Origin, joined, split_url
 from zhcached.transport.dial import (
     AbortedError,
     Deadline,
@@ -26,11 +24,9 @@ from zhcached.transport.dial import (
     system_resolver,
 )
 from zhcached.transport.message import Head, Headers, framing, retry_after_s
-from zhcached.transport.wire import Body, QuietError, Wire
-
-ERROR_BODY_BYTES = 64 * 2**10
-MAX_IDLE_PER_ORIGIN = 16
-MAX_IDLE_S = 30.0
+from zhcached.transport.pool import Pool
+from zhcached.transport.response import Response, beginning, drain
+from zhcached.transport.wire import Body, Wire
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _SECRET_HEADERS = {"authorization", "cookie", "proxy-authorization"}
@@ -63,82 +59,6 @@ class Target:
         return Origin.parse(self.url)
 
 
-class Response:
-    """An answer whose body is still to be read. Close it; a finished one keeps its connection.
-
-    Attributes:
-        status: The HTTP status.
-        headers: By name in any case.
-        url: Where the answer came from, after redirects.
-        origin: Of that URL.
-    """
-
-    def __init__(
-        self,
-        head: Head,
-        body: Body,
-        *,
-        url: str,
-        origin: Origin,
-        release: Callable[[bool], None],
-        read_timeout_s: float,
-    ) -> None:
-        self.status = head.status
-        self.headers = head.headers
-        self.url = url
-        self.origin = origin
-        self._body = body
-        self._release: Callable[[bool], None] | None = release
-        self._read_timeout_s = read_timeout_s
-        self._keeps_alive = head.keeps_alive
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Reads at least one byte of the body into ``buffer``; 0 is its end.
-
-        Raises:
-            QuietError: Nothing came for the read time-out; the same call may be made again.
-            TransportError: The connection broke before the body's end.
-            RemoteInvalid: The chunks are malformed.
-        """
-        return self._body.readinto(buffer, self._read_timeout_s)
-
-    def read_limited(self, max_bytes: int, deadline: Deadline | None = None) -> bytes:
-        """Returns the whole body.
-
-        Raises:
-            RemoteInvalid: It is longer than ``max_bytes``.
-            TransportError: The connection broke, fell silent, or the deadline passed.
-        """
-        whole = bytearray()
-        piece = bytearray(64 * 2**10)
-        while True:
-            if deadline is not None:
-                deadline.slice_s("reading the answer")
-            try:
-                count = self.readinto(memoryview(piece))
-            except QuietError:
-                if deadline is None:
-                    raise
-                continue
-            if count == 0:
-                return bytes(whole)
-            if len(whole) + count > max_bytes:
-                raise RemoteInvalid(f"the answer is longer than {max_bytes} bytes")
-            whole += piece[:count]
-
-    def close(self) -> None:
-        """Gives the connection back if the body was read to its end, else closes it."""
-        release, self._release = self._release, None
-        if release is not None:
-            release(self._body.is_finished and self._keeps_alive)
-
-
 class Transport:
     """Opens URLs under one address policy and keeps connections for the next one.
 
@@ -167,16 +87,11 @@ class Transport:
         self._resolver = resolver
         self._tls = tls or ssl.create_default_context()
         self._clock: Clock = clock or SystemClock()
-        self._lock = threading.Lock()
-        self._idle: dict[Origin, list[tuple[float, Wire]]] = {}
+        self._pool = Pool(self._clock)
 
     def close(self) -> None:
         """Closes every kept connection."""
-        with self._lock:
-            idle, self._idle = self._idle, {}
-        for wires in idle.values():
-            for _, wire in wires:
-                wire.close()
+        self._pool.close()
 
     def open(
         self,
@@ -221,14 +136,14 @@ class Transport:
                 body,
                 url=url,
                 origin=origin,
-                release=self._releaser(origin, wire),
+                release=functools.partial(self._pool.give, origin, wire),
                 read_timeout_s=read_timeout_s,
             )
             location = head.headers.get("location")
             if head.status not in _REDIRECTS or location is None:
                 return _checked(response)
-            _drain(response)
-            url = _joined(url, location)
+            drain(response)
+            url = joined(url, location)
             if Origin.parse(url) != origin:
                 # For good: a chain that comes back (A, B, A) was steered by B.
                 own, credential = {}, None
@@ -262,7 +177,7 @@ class Transport:
         body = b""
         with contextlib.suppress(TransportError, RemoteInvalid):
             limit = deadline or Deadline(self._clock, 2.0)
-            body = _beginning(response, limit)
+            body = beginning(response, limit)
         return StatusError(
             f"{response.origin} answered {response.status}",
             status=response.status,
@@ -281,7 +196,7 @@ class Transport:
     ) -> tuple[Wire, Head, Body]:
         """Sends on a kept connection if one is sound, once more on a new one if it was not."""
         self.policy.check_origin(origin)
-        kept = self._take(origin)
+        kept = self._pool.take(origin)
         if kept is not None:
             try:
                 return self._ask(kept, method, request, Deadline(self._clock, head_s, abort))
@@ -308,32 +223,6 @@ class Transport:
             wire.close()
             raise
 
-    def _take(self, origin: Origin) -> Wire | None:
-        now = self._clock.monotonic()
-        while True:
-            with self._lock:
-                wires = self._idle.get(origin)
-                if not wires:
-                    return None
-                since, wire = wires.pop()
-            if now - since < MAX_IDLE_S and wire.is_idle():
-                return wire
-            wire.close()
-
-    def _releaser(self, origin: Origin, wire: Wire) -> Callable[[bool], None]:
-        def release(reusable: bool) -> None:
-            if not (reusable and wire.is_idle()):
-                wire.close()
-                return
-            with self._lock:
-                wires = self._idle.setdefault(origin, [])
-                wires.append((self._clock.monotonic(), wire))
-                surplus = wires.pop(0)[1] if len(wires) > MAX_IDLE_PER_ORIGIN else None
-            if surplus is not None:
-                surplus.close()
-
-        return release
-
 
 def _request_bytes(method: str, path: str, origin: Origin, headers: Mapping[str, str]) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", f"Host: {origin.authority}"]
@@ -344,14 +233,6 @@ def _request_bytes(method: str, path: str, origin: Origin, headers: Mapping[str,
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def _joined(url: str, location: str) -> str:
-    """Returns where ``location`` leads from ``url``; raw UTF-8 and spaces in it are escaped."""
-    if any(ord(char) < 0x20 or char == "\x7f" for char in location):
-        raise AddressRefused("a redirect has control characters in its address")
-    escaped = quote(location.encode("latin-1"), safe="!#$%&'()*+,/:;=?@[]~\\^`{|}\"<>")
-    return urljoin(url, escaped)
-
-
 def _checked(response: Response) -> Response:
     coding = response.headers.get("content-encoding", "identity").lower()
     if coding not in ("identity", "") and response.status < 400:
@@ -360,31 +241,3 @@ def _checked(response: Response) -> Response:
             f"the answer is encoded ({coding[:40]!r}) though identity was asked for"
         )
     return response
-
-
-def _drain(response: Response) -> None:
-    """Reads a redirect's small body so that its connection can be kept; a large one is cut."""
-    buffer = memoryview(bytearray(8 * 2**10))
-    with response, contextlib.suppress(TransportError, RemoteInvalid):
-        if response.headers.get("content-length", "9").strip() in ("0", ""):
-            return
-        for _ in range(2):
-            if response.readinto(buffer) == 0:
-                return
-
-
-def _beginning(response: Response, deadline: Deadline) -> bytes:
-    whole = bytearray()
-    piece = memoryview(bytearray(8 * 2**10))
-    while len(whole) < ERROR_BODY_BYTES:
-        deadline.slice_s("reading the answer")
-        try:
-            count = response.readinto(piece)
-        except QuietError:
-            continue
-        except TransportError:
-            break
-        if count == 0:
-            break
-        whole += piece[:count]
-    return bytes(whole[:ERROR_BODY_BYTES])
