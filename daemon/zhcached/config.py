@@ -7,6 +7,7 @@ unknown key is an error that names it: a misspelt limit must not be silently abs
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -28,6 +29,13 @@ _UNITS = {
 }  # fmt: skip
 _SPANS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MEASURE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+
+# A host, "[address]" for IPv6, a port, a path; no user, no query, nothing two parsers could read
+# differently. A lone "." is no host.
+_ADDRESS = re.compile(
+    r"https?://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?!\.[:/]|\.$)[A-Za-z0-9._-]+)"
+    r"(?::(?P<port>[0-9]{1,5}))?(?:/(?:(?![@\\?#])[\x21-\x7e])*)?"
+)
 
 
 def parse_size(value: object) -> int:
@@ -204,8 +212,23 @@ def _check_sources(sources: Sequence[SourceConfig], where: str) -> None:
         seen.add(source.name)
         urls = () if source.kind == "folder" else (source.endpoint, *source.data_origins)
         for url in urls:
-            if not re.fullmatch(r"https?://[^\s/@\\?#]+(/[^\s@\\?#]*)?", url):
-                _refuse(where, f"source {source.name}: {url!r} is not an http(s) address")
+            if fault := _fault_of_address(url):
+                _refuse(where, f"source {source.name}: {url!r} {fault}")
+
+
+def _fault_of_address(url: str) -> str | None:
+    """Returns why ``url`` is no address of a source, or None; never laxer than the transport."""
+    found = _ADDRESS.fullmatch(url)
+    if found is None:
+        return "is not an http(s) address"
+    if found["port"] and not 0 < int(found["port"]) < 65536:
+        return "names a port outside 1 to 65535"
+    try:
+        if found["six"]:
+            ipaddress.IPv6Address(found["six"])
+    except ValueError as error:
+        return f"names no IPv6 address: {error}"
+    return None
 
 
 def _refuse(where: str, reason: str) -> NoReturn:
