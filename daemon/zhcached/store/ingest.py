@@ -87,22 +87,26 @@ class Ingest:
         self._changed = threading.Condition()
         self._syncing = threading.Lock()
         self._state = "open"
+        self._failure: Exception | None = None
         self._is_anchored = False
         self._hashing = False
         self._buffer: memoryview | None = None
-        with files.disk_errors(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self._fd = _open_for_writing(self._data)
+        self._fd = -1
         self._reservation: Reservation | None = None
         self._journal: Journal | None = None
         self.received = Ranges()
+        is_empty = False
         try:
             with files.disk_errors(folder):
+                is_empty = _make(folder)
+                self._fd = _open_for_writing(self._data)
                 self._journal = Journal(folder / "journal", self.size)
                 self._resume(self._journal)
+                is_empty = not self.received
             self._reserve(fallocate)
         except BaseException:
-            self._finish(remove=not self.received)
+            # Bytes that could not be looked at, for want of descriptors say, may be worth much.
+            self._finish(remove=is_empty)
             raise
 
     def _resume(self, journal: Journal) -> None:
@@ -147,9 +151,9 @@ class Ingest:
         The chunk is not kept; the caller may reuse its buffer.
 
         Raises:
-            ValueError: Outside ``0..size``, or the ingest is no longer open.
+            ValueError: Outside ``0..size``, or the ingest was closed.
             NoSpace: The disk is full.
-            ZhcacheError: The disk failed.
+            ZhcacheError: The disk failed, perhaps in another thread's call.
         """
         view = memoryview(chunk).cast("B")
         end = offset + len(view)
@@ -279,10 +283,10 @@ class Ingest:
                 hit("journal.after_data_sync")
                 self._open_journal().append_received(fresh)
                 self._anchor()
-        except BaseException:
+        except BaseException as error:
             # After a failed fsync the kernel may call the lost pages clean, so that a second
             # fsync would succeed on bytes that are not there. Nothing of this ingest counts.
-            self._give_up()
+            self._give_up(error)
             raise
         with self._changed:
             for ranges in fresh.values():
@@ -314,8 +318,8 @@ class Ingest:
             try:
                 with files.disk_errors(self._folder):
                     self._open_journal().append_dropped(dropped)
-            except BaseException:
-                self._give_up()
+            except BaseException as error:
+                self._give_up(error)
                 raise
             self._forget(dropped)
 
@@ -387,11 +391,14 @@ class Ingest:
             self._on_verified(came)
             with files.disk_errors(self._folder):
                 self._blobs.admit(self._fd, self._data, came.sha256)
-        except BaseException:
-            self._give_up()
+        except BaseException as error:
+            self._give_up(error)
             raise
-        self._on_committed(came)
-        self._finish(remove=True)
+        try:
+            self._on_committed(came)
+        finally:
+            # Whether recorded or not the bytes are a blob now; this key must not stay taken.
+            self._finish(remove=True)
         hit("commit.after_ingest_removed")
         return came
 
@@ -416,10 +423,12 @@ class Ingest:
             self._state = "closed"
         self._finish(remove=False)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: BaseException) -> None:
         with self._changed:
             if self._state == "closed":
                 return
+            # Before the wait: who comes meanwhile, on another connection, is told the reason.
+            self._failure = error if isinstance(error, Exception) else None
             self._changed.wait_for(lambda: not self._claimed and not self._hashing)
             self._state = "closed"
         self._finish(remove=True)
@@ -427,22 +436,36 @@ class Ingest:
     def _finish(self, *, remove: bool) -> None:
         with self._changed:
             self._state = "closed"
-        os.close(self._fd)
-        if self._journal is not None:
-            self._journal.close()
-        if self._reservation is not None:
-            self._reservation.release()
-        if remove:
-            # The journal goes first: bytes without a journal are nothing, a journal without its
-            # bytes would vouch for a file of holes.
-            with contextlib.suppress(OSError):
-                (self._folder / "journal").unlink(missing_ok=True)
-                shutil.rmtree(self._folder)
-        self._on_closed()
+        try:
+            if self._reservation is not None:
+                self._reservation.release()
+            if self._journal is not None:
+                self._journal.close()
+            if self._fd >= 0:
+                os.close(self._fd)
+            if remove:
+                # The journal goes first: bytes without a journal are nothing, a journal without
+                # its bytes would vouch for a file of holes.
+                with contextlib.suppress(OSError):
+                    (self._folder / "journal").unlink(missing_ok=True)
+                    shutil.rmtree(self._folder)
+        finally:
+            self._on_closed()
 
     def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         if self._state != "open":
             raise ValueError(f"the ingest of {self.key} is {self._state}")
+
+
+def _make(folder: Path) -> bool:
+    """Makes the folder; False if it was there."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _open_for_writing(path: Path) -> int:
