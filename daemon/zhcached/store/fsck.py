@@ -1,22 +1,24 @@
 """Disk and index brought together: at start, on ``verify``, on ``repair``.
 
 Manifests and blobs on disk are the truth. A crash leaves at most: a blob without a row, a row
-without a blob, a manifest newer than its rows, a removal half done, a view half linked. ``mend``
+without a blob, a manifest newer than its rows, a removal half done, a view half linked. ``reindex``
 finds each by looking at names and inodes alone and carries it on; ``verify`` reads every byte.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from zhcache.errors import Cancelled
 from zhcache.protocol.messages import DamagedBlob, VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
 from zhcached.errors import StoreDamaged
-from zhcached.store import records
+from zhcached.store import files, records
 from zhcached.store.blobs import Blobs, Identity
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
@@ -24,9 +26,13 @@ from zhcached.store.layout import SCRAP, Layout
 from zhcached.store.snapshots import Manifest, Manifests
 from zhcached.store.view import HubView
 
+# What the disk says of bytes it has lost, and the kernel of a link or a folder in a blob's place.
+# Any other error, no descriptor left for one, says nothing about the blob.
+_DAMAGE: Final = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ELOOP, errno.EISDIR)
+
 
 class Fsck:
-    """Checks and mends one store. The store serialises ``mend`` with its other writers.
+    """Checks and mends one store. The store serialises ``reindex`` with its other writers.
 
     Args:
         layout: Where the store lies.
@@ -60,11 +66,8 @@ class Fsck:
 
     # --- bringing the index up to the disk -------------------------------------------------------
 
-    def mend(self, *, relink: bool = False) -> None:
-        """Makes index and view say what manifests and blobs say.
-
-        Args:
-            relink: Make the view of every snapshot again, not only of changed ones.
+    def recover(self) -> None:
+        """Carries on what a crash cut short. Only at start, while nothing else is under way.
 
         Raises:
             NoSpace: No room.
@@ -72,14 +75,28 @@ class Fsck:
             ZhcacheError: The disk failed.
         """
         self._drop_scraps()
-        self._mend_blobs()
+        self.reindex()
+
+    def reindex(self, *, relink: bool = False, doubted: Collection[str] = ()) -> None:
+        """Makes index and view say what manifests and blobs say. Jobs may run meanwhile.
+
+        Args:
+            relink: Make the view of every snapshot again, not only of changed ones.
+            doubted: Blobs that must be read before they are trusted again.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        self._mend_blobs(doubted)
         changed = self._mend_snapshots()
         for manifest in self._all_manifests() if relink else changed:
             self._view.publish(manifest)
         self._mend_refs()
 
     def _drop_scraps(self) -> None:
-        """Deletes what only a dead process could have used.
+        """Deletes what only a dead process could have used; a running import's looks the same.
 
         That is imports, unfinished writes, and ingests whose bytes got their name just before.
         """
@@ -92,16 +109,26 @@ class Fsck:
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True)
 
-    def _mend_blobs(self) -> None:
-        on_disk = dict(self._blobs.list())
+    def doubted(self) -> set[str]:
+        """Returns the blobs that must be read before they are trusted, as far as is recorded.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        flagged = self._catalog.rows("SELECT sha256 FROM blobs WHERE suspect")
+        touched = (n for n, was in self._recorded().items() if self._blobs.identity(n) != was)
+        return {str(row[0]) for row in flagged}.union(touched)
+
+    def _recorded(self) -> dict[str, Identity]:
+        rows = self._catalog.rows("SELECT sha256, size, inode, mtime_ns, ctime_ns FROM blobs")
+        return {str(name): Identity(*map(int, identity)) for name, *identity in rows}
+
+    def _mend_blobs(self, doubted: Collection[str]) -> None:
         wall, mono = self._clock.wall(), self._clock.monotonic()
         with self._catalog.write() as db:
-            known = {
-                str(sha256): Identity(int(size), int(inode), int(mtime), int(ctime))
-                for sha256, size, inode, mtime, ctime in db.conn.execute(
-                    "SELECT sha256, size, inode, mtime_ns, ctime_ns FROM blobs"
-                )
-            }
+            # Inside: a blob recorded between the look at the disk and this would lose its row.
+            on_disk = dict(self._blobs.list())
+            known = self._recorded()
             # A blob's name is the proof that its bytes were verified: it needs no reading here.
             # When it came is not known, so that its grace time begins now.
             new = [
@@ -113,6 +140,7 @@ class Fsck:
             gone = [(name,) for name in known if name not in on_disk]
             db.conn.executemany("DELETE FROM blobs WHERE sha256=?", gone)
             touched = [(n,) for n, was in known.items() if on_disk.get(n, was) != was]
+            touched += [(name,) for name in doubted]
             db.conn.executemany("UPDATE blobs SET suspect=1 WHERE sha256=?", touched)
 
     def _mend_snapshots(self) -> list[Manifest]:
@@ -249,6 +277,10 @@ class Fsck:
 
         Returns:
             None if there is no such blob; its row is then gone as well.
+
+        Raises:
+            OSError: It could not be read, which says nothing about its bytes.
+            ZhcacheError: The disk failed.
         """
         before = self._blobs.identity(sha256)
         try:
@@ -257,10 +289,14 @@ class Fsck:
             self._forget(sha256)
             return None
         except OSError as error:
+            if error.errno not in _DAMAGE:
+                with files.disk_errors(self._blobs.path(sha256)):
+                    raise
             self.problems.append(f"blob {sha256}: {error.strerror}")
             is_sound = False
-        if is_sound and before is not None:
-            self._settle(sha256, before)
+        if is_sound:
+            if before is not None:
+                self._settle(sha256, before)
             return True
         self._blobs.set_aside(sha256)
         self._forget(sha256)

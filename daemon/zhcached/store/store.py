@@ -126,7 +126,7 @@ class Store:
                 f"the index was damaged; it is kept as {self.catalog.set_aside} and made anew"
             )
         with self._writing:
-            self._fsck.mend()
+            self._fsck.recover()
         self.leases.prune_dead()
 
     def close(self) -> None:
@@ -392,10 +392,12 @@ class Store:
         with self._writing:
             try:
                 with self.catalog.write():
+                    # A crash before the blobs are read must not turn doubt into trust.
+                    doubted = self._fsck.doubted()
                     self.catalog.clear(_REBUILT)
-                    self._fsck.mend(relink=True)
+                    self._fsck.reindex(relink=True, doubted=doubted)
             except StoreDamaged:
                 self.catalog.start_over()
-                self._fsck.mend(relink=True)
+                self._fsck.reindex(relink=True)
             finally:
                 self.intake.count_again()

@@ -324,7 +324,7 @@ def test_rule7_second_daemon_is_refused_by_pid_and_let_in_once_the_first_is_kill
 
 
 def test_rule7_lock_is_given_up_when_opening_fails(root, monkeypatch):
-    monkeypatch.setattr("zhcached.store.fsck.Fsck.mend", lambda self: 1 / 0)
+    monkeypatch.setattr("zhcached.store.fsck.Fsck.recover", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         open_store(root)
     monkeypatch.undo()
