@@ -85,8 +85,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(repo=repos, commit=commits, some=partly, ref=st.sampled_from(["main", "dev", None]))
     def publish(self, repo, commit, some, ref):
         files = {f"{c[:1].hex() or 'empty'}.bin": c for c in some}
+        here = self.here()  # of these nothing is fetched, so that an old partial stays
         publish(self.store, files, repo=repo, commit=commit, ref=ref)
-        self.partial = {k: c for k, c in self.partial.items() if c not in some}
+        self.partial = {k: c for k, c in self.partial.items() if c in here or c not in some}
         whole = {**self.snapshots.get((repo, commit), {}), **files}
         self.snapshots[repo, commit] = whole
         if ref:
