@@ -11,32 +11,29 @@ import random
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from zhcache.errors import Cancelled, ZhcacheError
 from zhcached.clock import Clock, SystemClock
 from zhcached.config import DownloadConfig
-from zhcached.errors import RemoteError, RemoteInvalid, StatusError, TransportError
+from zhcached.errors import RemoteError, StatusError
 from zhcached.fetch.answer import Accepted, accept
-from zhcached.fetch.limits import RateLimiter, SlowError, SpeedFloor
+from zhcached.fetch.limits import RateLimiter, SlowError
 from zhcached.fetch.offer import Control, Offer, Receiver
+from zhcached.fetch.ramp import Ramp
 from zhcached.fetch.roster import Roster, Standing
 from zhcached.fetch.segments import Segment, Segments
+from zhcached.fetch.stream import BUFFER_BYTES, Stream
 from zhcached.fetch.verdict import Again, OtherSource, Relocate, Restart, Stop, judge
 from zhcached.transport.dial import AbortedError
-from zhcached.transport.http import Response, Target, Transport
-from zhcached.transport.wire import QuietError
+from zhcached.transport.http import Target, Transport
+from zhcached.transport.response import Response
 
-# Fits the second-level cache, so that the hash and the write read what the socket just wrote.
-BUFFER_BYTES: Final = 512 * 2**10
 READ_SLICE_S: Final = 0.25
 MIN_PIECE: Final = 4 * 2**20
 MAX_PIECE: Final = 64 * 2**20
 PROGRESS_BYTES: Final = 2**20
-RAMP_S: Final = 0.25
-# A line that carries this on its connections so far is not throttled by connection, and more of
-# them would only cost CPU.
-FULL_LINE_BYTES_PER_S: Final = 128 * 2**20
 # A source without ranges sends all from the start again; with more than this to lose, another
 # source goes first.
 MAX_RESENT: Final = 8 * 2**20
@@ -112,9 +109,8 @@ class _Filling:
         self._streaming = 0
         self._is_over = False
         self._error: BaseException | None = None
-        self._ramp_at = 0.0
-        self._ramp_bytes = 0
-        self._ramp_began = 0.0
+        self._ramp = Ramp()
+        self._stream = Stream(ingest, config, limiter, control, clock)
 
     def run(self) -> None:
         try:
@@ -265,7 +261,16 @@ class _Filling:
             with self._entered(standing) as is_wanted:
                 if is_wanted:
                     try:
-                        self._stream(standing, segment, answer, response, buffer)
+                        self._stream.move(
+                            response,
+                            segment,
+                            answer.end,
+                            buffer,
+                            source=standing.offer.source,
+                            is_wanted=lambda: not self._is_dismissed(standing),
+                            least_rate=lambda: self._floor_rate(standing),
+                            arrived=partial(self._count, standing, answer),
+                        )
                     finally:
                         if segment.position - start >= PROGRESS_BYTES or not segment.left:
                             standing.progressed()
@@ -349,61 +354,6 @@ class _Filling:
             raise AbortedError("the source sends no ranges")
         segment.position, segment.end = answer.start, answer.end
 
-    def _stream(
-        self,
-        standing: Standing,
-        segment: Segment,
-        answer: Accepted,
-        response: Response,
-        buffer: memoryview,
-    ) -> None:
-        """Moves bytes until the segment or the answer ends. The hot loop: nothing is copied."""
-        floor = SpeedFloor(self._config.stall)
-        source, ingest, clock = standing.offer.source, self._ingest, self._clock
-        position = segment.position
-        while (left := min(segment.end, answer.end) - position) > 0:
-            if self._is_dismissed(standing):
-                return
-            began = clock.monotonic()
-            try:
-                count = response.readinto(buffer[:left])
-            except QuietError:
-                count = 0
-            else:
-                if count == 0:
-                    raise TransportError(f"the body ended {left} bytes early")
-            now = clock.monotonic()
-            if floor.is_below(count, now - began, self._floor_rate(standing)):
-                raise SlowError(
-                    f"less than {self._config.min_rate} bytes/s for {self._config.stall:g} s"
-                )
-            if count == 0:
-                continue
-            ingest.write(position, buffer[:count], source)
-            position += count
-            segment.position = position
-            self._control.on_bytes(source, count)
-            self._count(standing, answer, count, now)
-            ingest.maybe_sync()
-            if self._limiter.bytes_per_s:
-                self._limiter.take(count, self._control.cancelled)
-        if position == answer.end:
-            self._check_end(response, buffer)
-
-    @staticmethod
-    def _check_end(response: Response, buffer: memoryview) -> None:
-        """Reads the end of the body, which makes the connection usable again.
-
-        Raises:
-            RemoteInvalid: There is more: the file is another one, or the server confused.
-        """
-        try:
-            count = response.readinto(buffer[:1])
-        except (QuietError, TransportError):
-            return
-        if count:
-            raise RemoteInvalid("the body is longer than the range it answers")
-
     def _floor_rate(self, standing: Standing) -> float:
         """Returns the least rate of one connection, in bytes per second.
 
@@ -419,18 +369,8 @@ class _Filling:
 
     def _count(self, standing: Standing, answer: Accepted, count: int, now: float) -> None:
         with self._changed:
-            self._ramp_bytes += count
-            if now < self._ramp_at:
-                return
-            elapsed = now - self._ramp_began
-            wants_more = (
-                self._ramp_at > 0
-                and answer.ranged
-                and self._ramp_bytes < FULL_LINE_BYTES_PER_S * elapsed
-                and self._has_room(standing)
-            )
-            self._ramp_at, self._ramp_began, self._ramp_bytes = now + RAMP_S, now, 0
-        if wants_more:
+            joins = self._ramp.wants_more(count, now) and answer.ranged and self._has_room(standing)
+        if joins:
             threading.Thread(
                 target=self._work, kwargs={"is_first": False}, name="fetch", daemon=True
             ).start()

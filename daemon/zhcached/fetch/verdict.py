@@ -134,8 +134,13 @@ def judge(
 def _wait_or_switch(
     error: StatusError, failures: int, has_alternatives: bool, random: Callable[[], float]
 ) -> Verdict:
+    asked = error.retry_after_s or 0.0
+    if asked >= MAX_WAIT_S and not has_alternatives:
+        # A number that means never. The file is asked for a few times more at our own pace, so
+        # that the user hears within seconds that its only source refuses it.
+        asked = 0.0
     # A Retry-After of 0 is no leave to hammer: the own backoff is always kept.
-    wait_s = max(backoff_s(failures, random), min(error.retry_after_s or 0.0, MAX_WAIT_S))
+    wait_s = max(backoff_s(failures, random), min(asked, MAX_WAIT_S))
     if has_alternatives and (failures or wait_s > PATIENCE_S):
         return OtherSource(str(error), ban=False, rest_s=max(wait_s, REST_S))
     return Again(wait_s)

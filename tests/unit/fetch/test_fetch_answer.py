@@ -1,6 +1,10 @@
-import pytest
+from contextlib import suppress
 
-from zhcached.errors import RemoteInvalid
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zhcached.errors import RemoteError, RemoteInvalid
 from zhcached.fetch.answer import ChangedError, OtherFileError, accept, strong
 
 MIB = 2**20
@@ -96,3 +100,19 @@ def test_validator_that_changed_is_told_apart():
 @pytest.mark.parametrize("etag", [None, "", "a", 'W/"a"', '""', '"a', '"a"b"', '"\r\n"'])
 def test_only_a_strong_validator_counts(etag):
     assert strong(etag) is None
+
+
+FIELDS = st.dictionaries(
+    st.sampled_from(["content-range", "content-length", "content-type", "etag"]),
+    st.one_of(
+        st.binary(max_size=30).map(lambda raw: raw.decode("latin-1")),
+        st.sampled_from(["bytes 10-19/100", "bytes 10-19/" + "9" * 5000, "bytes \xb2-1/*", "10"]),
+    ),
+)
+
+
+@given(status=st.sampled_from([200, 206, 304, 416]), fields=FIELDS)
+def test_answer_raises_only_remote_errors_whatever_its_fields(status, fields):
+    with suppress(RemoteError):
+        found = accept(10, 20, size=100, status=status, headers=fields, url="u", pinned='"a"')
+        assert 0 <= found.start < found.end <= 100

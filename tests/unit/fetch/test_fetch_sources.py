@@ -68,6 +68,17 @@ def test_failover_from_a_real_hub_that_misbehaves(fetching, kind):
     assert fetching.blob(came) == CONTENT
 
 
+@pytest.mark.parametrize("location", ["http://[x", "https://hub.example:99999/", "//a]b/"])
+def test_source_that_redirects_to_no_address_gives_way_to_another(fetching, location):
+    def nowhere(_asked):
+        return [plain(b"", "302 Found", Location=location)]
+
+    with Scripted(nowhere) as bad, Scripted(honest) as good:
+        came = fetching.obtain(CONTENT, [offer("bad", bad.url), offer("good", good.url)])
+    assert came.fetched == {"good": len(CONTENT)}
+    assert fetching.kinds("bad") == ["switch"]
+
+
 def test_silent_source_gives_its_turn_away_without_a_second_try(fetching):
     with Scripted(lambda _: [HOLD]) as silent, Scripted(honest) as good:
         fetching.obtain(CONTENT, [offer("silent", silent.url), offer("good", good.url)])
