@@ -6,8 +6,6 @@ moved to quarantine, never written, truncated or replaced: clients map it.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import stat
 import threading
@@ -17,18 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from zhcache.errors import UsageError
 from zhcache.protocol.names import is_sha256
-from zhcached.errors import StoreDamaged
-from zhcached.store import files
-from zhcached.store.digest import READ_STEP, Committed, ContentDigest, Promise, check
+from zhcached.store import adoption, files
+from zhcached.store.digest import Committed, Progress, Promise, check, hash_file
 from zhcached.store.failpoints import hit
 from zhcached.store.layout import SCRAP, Layout
 
-Progress = Callable[[int], None]
 BLOB_MODE = 0o440
-# Source: linux/fs.h, FICLONE = _IOW(0x94, 9, int).
-_FICLONE = 0x40049409
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -178,8 +171,10 @@ class Blobs:
         fd: int,
         promise: Promise | None,
         *,
+        size: int,
         link_ok: bool,
         on_verified: Callable[[Committed], None] | None = None,
+        progress: Progress | None = None,
     ) -> Committed:
         """Takes in a file of someone else through a descriptor opened for reading.
 
@@ -190,29 +185,41 @@ class Blobs:
         Args:
             fd: Open for reading, at any position.
             promise: What the bytes must be, if that is known.
+            size: The file's bytes as room was set aside for them; not one more is copied.
             link_ok: A hard link may stand in for a copy.
             on_verified: Called with the digests before the blob gets its name.
+            progress: Called with the bytes of each step; what it raises ends the adoption.
 
         Raises:
-            UsageError: Not a regular file.
+            UsageError: Not a regular file, or it changed while it was read.
             DigestMismatch: Not the promised bytes; nothing stays behind.
             NoSpace: No room.
             ZhcacheError: The disk failed.
         """
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError("only regular files can be imported")
+        found = adoption.check_source(fd, size)
         folder = self._layout.ingest(f"{SCRAP}{os.getpid()}-{next(self._serial)}")
         with files.disk_errors(self._layout.root):
             folder.mkdir(mode=0o700)
             path = folder / "data"
             try:
-                source, came = self._bring_in(fd, found, path, promise, link_ok)
+                source, came = adoption.bring_in(
+                    fd,
+                    found,
+                    path,
+                    link_ok=link_ok,
+                    want_git=promise is not None and promise.git_sha1 is not None,
+                    mode=BLOB_MODE,
+                    progress=progress,
+                )
                 try:
-                    if promise is not None:
-                        check(promise, came)
-                    if on_verified is not None:
-                        on_verified(came)
+                    try:
+                        if promise is not None:
+                            check(promise, came)
+                        if on_verified is not None:
+                            on_verified(came)
+                    except BaseException:
+                        os.fchmod(source, stat.S_IMODE(found.st_mode))  # it may be their file
+                        raise
                     self.admit(source, path, came.sha256)
                 finally:
                     os.close(source)
@@ -220,21 +227,6 @@ class Blobs:
             finally:
                 path.unlink(missing_ok=True)
                 folder.rmdir()
-
-    def _bring_in(
-        self, fd: int, found: os.stat_result, path: Path, promise: Promise | None, link_ok: bool
-    ) -> tuple[int, Committed]:
-        want_git = promise is not None and promise.git_sha1 is not None
-        if link_ok and _linkable(fd, found, self._layout.root) and _link(fd, path):
-            return os.dup(fd), hash_file(fd, want_git=want_git)
-        out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            if _reflink(fd, out):
-                return out, hash_file(out, want_git=want_git)
-            return out, _copy(fd, out, found.st_size, want_git=want_git)
-        except BaseException:
-            os.close(out)
-            raise
 
     def _move_aside(self, path: Path) -> Path:
         for number in count():
@@ -244,69 +236,3 @@ class Blobs:
                 os.utime(target, follow_symlinks=False)  # quarantine's age counts from now
                 return target
         raise AssertionError("count() does not end")
-
-
-def hash_file(fd: int, *, want_git: bool, progress: Progress | None = None) -> Committed:
-    """Returns what the bytes of an open file hash to, read from its beginning."""
-    size = os.fstat(fd).st_size
-    digest = ContentDigest(size, want_git=want_git)
-    buffer = memoryview(bytearray(min(READ_STEP, max(size, 1))))
-    at = 0
-    while got := os.preadv(fd, [buffer], at):
-        digest.update(buffer[:got])
-        at += got
-        if progress is not None:
-            progress(got)
-    return Committed(digest.sha256(), digest.git_sha1(), at)
-
-
-def _copy(source: int, target: int, size: int, *, want_git: bool) -> Committed:
-    digest = ContentDigest(size, want_git=want_git)
-    buffer = memoryview(bytearray(READ_STEP))
-    at = 0
-    while got := os.preadv(source, [buffer], at):
-        files.write_all_at(target, buffer[:got], at)
-        digest.update(buffer[:got])
-        at += got
-    if at != size:
-        raise StoreDamaged(f"the file changed from {size} to {at} bytes while it was copied")
-    return Committed(digest.sha256(), digest.git_sha1(), at)
-
-
-def _reflink(source: int, target: int) -> bool:
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        unable = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
-        if error.errno in unable or error.errno == errno.EPERM:
-            return False
-        raise
-    return True
-
-
-def _link(fd: int, path: Path) -> bool:
-    try:
-        # Only with a folder's descriptor does Python call linkat, which alone can follow the
-        # symlink; the path is absolute, so that any descriptor will do.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)
-    except OSError as error:  # unlinked meanwhile, link limit, protected_hardlinks
-        if error.errno in (errno.ENOENT, errno.EMLINK, errno.EPERM, errno.EXDEV):
-            return False
-        raise
-    return True
-
-
-def _linkable(fd: int, found: os.stat_result, root: Path) -> bool:
-    """Tells whether a hard link is safe: ours, same file system, and no writer has it open.
-
-    A read lease is refused by the kernel while anyone has the file open for writing.
-    Source: fcntl(2), F_SETLEASE.
-    """
-    if found.st_uid != os.geteuid() or found.st_dev != root.stat().st_dev:
-        return False
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return False
-    return True

@@ -7,7 +7,9 @@ blob's name is always the sha256; the sha1 is computed beside it only where it w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,6 +18,7 @@ from zhcached.errors import DigestMismatch
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 READ_STEP = 1 << 20
+Progress = Callable[[int], None]
 
 
 class Promise(msgspec.Struct, frozen=True):
@@ -84,6 +87,26 @@ class ContentDigest:
     def git_sha1(self) -> str | None:
         """Git's sha1 in hex, or None if it was not wanted."""
         return self._git.hexdigest() if self._git is not None else None
+
+
+def hash_file(fd: int, *, want_git: bool, progress: Progress | None = None) -> Committed:
+    """Returns what the bytes of an open file hash to, read from its beginning.
+
+    Args:
+        fd: The file. What it grows by meanwhile is not read.
+        want_git: Compute git's sha1 as well.
+        progress: Called with the bytes of each step; what it raises ends the reading.
+    """
+    size = os.fstat(fd).st_size
+    digest = ContentDigest(size, want_git=want_git)
+    buffer = memoryview(bytearray(min(READ_STEP, max(size, 1))))
+    at = 0
+    while at < size and (got := os.preadv(fd, [buffer[: size - at]], at)):
+        digest.update(buffer[:got])
+        at += got
+        if progress is not None:
+            progress(got)
+    return Committed(digest.sha256(), digest.git_sha1(), at)
 
 
 def check(promise: Promise, found: Committed) -> None:

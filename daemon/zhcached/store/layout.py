@@ -47,14 +47,15 @@ _REMOTE: Final = {
 _NATIVE_FALLOCATE: Final = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010}
 
 
-def filesystem_type(path: Path) -> int:
-    """Returns ``f_type`` of the file system under ``path``.
+def filesystem_type(path: Path | int) -> int:
+    """Returns ``f_type`` of the file system under a path or a descriptor.
 
     Source: statfs(2): ``f_type`` is the first word of ``struct statfs`` on every Linux.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(512)
-    if libc.statfs(os.fsencode(path), buffer) != 0:
+    is_open = isinstance(path, int)
+    if (libc.fstatfs(path, buffer) if is_open else libc.statfs(os.fsencode(path), buffer)) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF

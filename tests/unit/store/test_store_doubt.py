@@ -90,7 +90,9 @@ def test_rebuild_leaves_running_imports_and_newborn_ingests_alone(store, tmp_pat
             rebuilt.append(store.rebuild())
 
     fd = os.open(source, os.O_RDONLY)
-    came = store.blobs.adopt_file(fd, None, link_ok=False, on_verified=rebuild_meanwhile)
+    came = store.blobs.adopt_file(
+        fd, None, size=len(WEIGHTS), link_ok=False, on_verified=rebuild_meanwhile
+    )
     os.close(fd)
     assert rebuilt
     assert store.blobs.path(came.sha256).read_bytes() == WEIGHTS
