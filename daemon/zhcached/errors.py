@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zhcache.errors import ZhcacheError
+from zhcache.errors import IntegrityError, ZhcacheError
+from zhcache.i18n import mark
 
 
 class RemoteError(Exception):
@@ -21,6 +22,10 @@ class RemoteError(Exception):
 
 class TransportError(RemoteError):
     """The way there failed: no connection, a reset, a time-out, a stall. Worth another try."""
+
+
+class UnreachableError(TransportError):
+    """Nobody could be connected to: no address, nobody listening, no TLS."""
 
 
 class AddressRefused(RemoteError):
@@ -86,5 +91,17 @@ class DigestMismatch(RemoteError):
         self.found = found
 
 
-class StoreDamaged(Exception):
-    """A file of the store is not what the index says. Names the file."""
+class StoreDamaged(IntegrityError):
+    """A file of the store, or its index, is not what it should be. ``reason`` names the file.
+
+    Takes what every error of the tree takes, since one that comes over the wire is made anew.
+    """
+
+    def __init__(
+        self,
+        template: str = mark("the store is damaged: {reason}"),
+        *,
+        hint: str = mark("run `zhcache repair`"),
+        **args: object,
+    ) -> None:
+        super().__init__(template, hint=hint, **args)

@@ -325,4 +325,4 @@ def _sqlite_errors(path: Path) -> Generator[None]:
                 path=path,
                 reason=text,
             ) from error
-        raise StoreDamaged(f"the index {path}: {text}") from error
+        raise StoreDamaged(reason=f"the index {path}: {text}") from error

@@ -18,7 +18,7 @@ from zhcached.errors import StoreDamaged
 from zhcached.store import listing, records
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
-from zhcached.store.digest import Committed, Promise
+from zhcached.store.digest import Committed, Progress, Promise
 from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
 from zhcached.store.ingest import Ingest
@@ -83,21 +83,38 @@ class Intake:
         )
 
     def adopt(
-        self, fd: int, promise: Promise | None, *, link_ok: bool, owner_job: str
+        self,
+        fd: int,
+        promise: Promise | None,
+        *,
+        link_ok: bool,
+        owner_job: str,
+        progress: Progress | None = None,
     ) -> Committed:
         """Takes in a file through a descriptor, without a second copy where that can be had.
 
+        Args:
+            fd: Open for reading, at any position.
+            promise: What the bytes must be, if that is known.
+            link_ok: A hard link may stand in for a copy.
+            owner_job: The job the blob is held for, until ``leases.release_holds``.
+            progress: Called with the bytes of each step; what it raises ends the adoption and
+                leaves nothing behind.
+
         Raises:
-            UsageError: Not a regular file.
+            UsageError: Not a regular file, or it changed while it was read.
             DigestMismatch: Not the promised bytes.
             NoSpace: No room for a copy.
             ZhcacheError: The disk failed.
         """
-        with self.space.reserve(os.fstat(fd).st_size):
+        size = os.fstat(fd).st_size
+        with self.space.reserve(size):
             came = self._blobs.adopt_file(
                 fd,
                 promise,
+                size=size,
                 link_ok=link_ok,
+                progress=progress,
                 on_verified=lambda came: self._leases.hold(owner_job, came.sha256),
             )
             self._record(came)
@@ -143,7 +160,7 @@ class Intake:
     def _record(self, came: Committed) -> None:
         identity = self._blobs.identity(came.sha256)
         if identity is None:
-            raise StoreDamaged(f"blob {came.sha256} vanished as it was committed")
+            raise StoreDamaged(reason=f"blob {came.sha256} vanished as it was committed")
         now = self._clock.wall()
         mono = self._clock.monotonic()
         with self._catalog.write() as db:

@@ -35,6 +35,10 @@ _RANK: dict[Trust, int] = {"first-use": 0, "quorum": 1, "pinned": 2}
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
+IMPORTED = "import"
+"""The source of a snapshot that a user handed over instead of a hub."""
+
+
 class ManifestFile(msgspec.Struct, frozen=True):
     """One file. ``git_sha1`` is there exactly if the hub keeps the file in git, not in LFS."""
 
@@ -176,7 +180,7 @@ class Manifests:
         path = self._layout.manifest(repo, commit)
         manifest = self._decode(path)
         if manifest.commit != commit or manifest.repo_id.folder != repo.folder:
-            raise StoreDamaged(f"{path} is the manifest of another snapshot")
+            raise StoreDamaged(reason=f"{path} is the manifest of another snapshot")
         return manifest
 
     def list(self) -> Iterator[tuple[RepoId, str, os.stat_result]]:
@@ -260,7 +264,7 @@ class Manifests:
         try:
             return check(msgspec.json.decode(content, type=Manifest))
         except (msgspec.DecodeError, ZhcacheError) as error:
-            raise StoreDamaged(f"{path}: {error}") from error
+            raise StoreDamaged(reason=f"{path}: {error}") from error
 
     def _make_folders(self, repo: RepoId) -> None:
         home = self._layout.repo(repo)

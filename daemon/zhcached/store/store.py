@@ -218,7 +218,7 @@ class Store:
         try:
             return self.manifests.read(repo, commit)
         except FileNotFoundError:
-            raise StoreDamaged(f"the manifest of {repo} at {commit} is missing") from None
+            raise StoreDamaged(reason=f"the manifest of {repo} at {commit} is missing") from None
 
     def snapshots(self) -> list[messages.Snapshot]:
         """Returns every snapshot here."""

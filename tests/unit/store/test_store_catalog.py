@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from harness.storekit import REPO, TINY, open_store, publish_tiny
-from zhcache.errors import NoSpace
+from zhcache.errors import IntegrityError, NoSpace
 from zhcached.errors import StoreDamaged
 from zhcached.store.catalog import VERSION, Catalog
 
@@ -145,9 +145,12 @@ def test_index_damaged_while_open_is_reported_and_rebuilt(store, root):
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (size - 4096))
-    with pytest.raises(StoreDamaged):
+    with pytest.raises(StoreDamaged) as raised:
         store.catalog.rows("SELECT * FROM files")
         store.catalog.rows("SELECT * FROM snapshots")
+    assert isinstance(raised.value, IntegrityError)
+    assert (raised.value.code, raised.value.hint) == ("integrity", "run `zhcache repair`")
+    assert str(path) in raised.value.message
     store.rebuild()
     assert store.snapshots() == seen
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from harness.storekit import COMMIT, REPO, TINY, open_store, promise_of, publish_tiny, sha256
-from zhcache.errors import IntegrityError, ZhcacheError
+from zhcache.errors import IntegrityError, ZhcacheError, from_wire
+from zhcached.errors import StoreDamaged
 
 WEIGHTS = TINY["unet/model.safetensors"]
 
@@ -107,3 +108,10 @@ def test_opening_drops_what_a_dead_process_left(root):
     store = open_store(root)
     assert os.listdir(store.layout.ingests) == []
     store.close()
+
+
+def test_damage_read_from_the_wire_is_still_an_integrity_error():
+    damage = StoreDamaged(reason="blob 00 vanished {here}")
+    again = from_wire(damage.code, damage.template, damage.hint_template, damage.values)
+    assert isinstance(again, IntegrityError)
+    assert (again.message, again.hint) == (damage.message, "run `zhcache repair`")
