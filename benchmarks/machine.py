@@ -44,7 +44,7 @@ def load() -> str:
 
 def filesystem(folder: Path) -> str:
     """Returns the type of the file system under ``folder``."""
-    return _first_line("stat", "-f", "-c", "%T", str(folder))
+    return _first_line("findmnt", "-n", "-o", "FSTYPE", "-T", str(folder))
 
 
 def _cpu() -> str:
