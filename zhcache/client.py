@@ -19,6 +19,7 @@ import msgspec
 from zhcache import paths
 from zhcache.channel import Channel, check_version, dial
 from zhcache.errors import Busy, DaemonUnreachable
+from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
 from zhcache.protocol import messages
 from zhcache.protocol.names import parse_repo, parse_revision
@@ -345,6 +346,30 @@ class Client:
         return self._line().call("GET", "/v1/resident", messages.Residents).resident
 
     # --------------------------------------------------------------------------------------------
+
+    def export(self, repo: str, folder: str | Path, *, revision: str | None = None) -> Exported:
+        """Copies a snapshot to a new plain folder, under a lease.
+
+        Raises:
+            NotFound: No such snapshot.
+            UsageError: The folder is not empty.
+            ZhcacheError: The disk failed.
+        """
+        target = Path(folder).expanduser().absolute()
+        check_target(target)
+        with self.lease(repo, revision=revision) as lease:
+            held = self.show(repo, revision=lease.granted.commit)
+            done = export(lease.path, held.files, target)
+        done.commit = held.commit
+        return done
+
+    # The same by the names of the commands.
+    pull = prefetch
+    ls = snapshots
+    du = space
+    rm = remove
+    ps = resident
+    import_ = import_folder
 
     def _line(self) -> Channel:
         self.connect()

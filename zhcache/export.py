@@ -37,6 +37,7 @@ class Exported:
     """What was written. Sizes in bytes."""
 
     path: Path
+    commit: str = ""
     files: int = 0
     bytes: int = 0
     bytes_cloned: int = 0

@@ -14,7 +14,15 @@ import time
 from pathlib import Path
 
 from zhcache.channel import dial
-from zhcache.errors import AlreadyRunning, DaemonUnreachable
+from zhcache.errors import (
+    AlreadyRunning,
+    DaemonUnreachable,
+    NoSpace,
+    NotPermitted,
+    UsageError,
+    VersionMismatch,
+    ZhcacheError,
+)
 
 START_S = 30.0
 """How long a daemon may take to open its socket; a large index is checked at start."""
@@ -23,6 +31,11 @@ INSTALL = "pip install 'zhcache[daemon]'"
 _NEEDS = ("zhcached", "aiohttp", "sqlite_utils", "structlog", "prometheus_client", "psutil")
 _LOST_THE_RACE = AlreadyRunning.exit_code
 _LOG_TAIL = 2000
+_SPEAKS = "zhcached: "
+_WINNER_S = 5.0
+_SAME_CODE: dict[int | None, type[ZhcacheError]] = {
+    kind.exit_code: kind for kind in (UsageError, NoSpace, VersionMismatch, NotPermitted)
+}
 
 # Held for the life of this process: a Popen that is collected while its child lives warns.
 _started: list[subprocess.Popen[bytes]] = []
@@ -51,15 +64,21 @@ def start_daemon(home: Path, socket: Path, *, deadline_s: float = START_S) -> No
     start = log.stat().st_size if log.exists() else 0
     child = _launch(home, socket, log)
     until = time.monotonic() + deadline_s
+    lost_at = time.monotonic()
     pause = 0.01
     while not _answers(socket):
         code = child.poll()
         lost = code == _LOST_THE_RACE
+        if lost:
+            # Whoever won is about to listen here, or listens somewhere else for good.
+            until = min(until, lost_at + _WINNER_S)
+        else:
+            lost_at = time.monotonic()
         if (code is not None and not lost) or time.monotonic() > until:
             # The last look closes the gap between its answer and its death being noticed.
             if _answers(socket):
                 return
-            raise _failure(home, socket, log, start, lost=lost)
+            raise _failure(home, socket, log, start, code)
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
 
@@ -104,11 +123,16 @@ def _answers(socket: Path) -> bool:
     return True
 
 
-def _failure(
-    home: Path, socket: Path, log: Path, start: int, *, lost: bool
-) -> DaemonUnreachable | AlreadyRunning:
+def _failure(home: Path, socket: Path, log: Path, start: int, code: int | None) -> ZhcacheError:
     words = _last_words(log, start)
-    if lost:
+    if code in _SAME_CODE:
+        return _SAME_CODE[code](
+            "the daemon for {home} did not start: {words}",
+            hint="mend that, then run the command again",
+            home=home,
+            words=words,
+        )
+    if code == _LOST_THE_RACE:
         return AlreadyRunning(
             "a daemon holds the store {home} but does not answer at {socket}: {words}",
             hint="stop it, or set ZHCACHE_SOCKET to where it listens",
@@ -130,4 +154,8 @@ def _last_words(log: Path, start: int) -> str:
         end = source.seek(0, os.SEEK_END)
         source.seek(max(start, end - _LOG_TAIL))
         lines = source.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    # An error is a line of its own and a hint below it; both are for the reader.
+    spoken = [n for n, line in enumerate(lines) if line.startswith(_SPEAKS)]
+    words = lines[spoken[-1] :] if spoken else lines[-1:]
+    text = "; ".join(line.strip() for line in words).removeprefix(_SPEAKS)
+    return text or "it said nothing"

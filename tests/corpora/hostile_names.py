@@ -1,7 +1,5 @@
 """File names a hub may send: those that must never reach the disk, and odd ones that may."""
 
-import unicodedata
-
 HOSTILE_NAMES = {
     "empty": "",
     "absolute": "/etc/passwd",
@@ -46,9 +44,6 @@ HOSTILE_NAMES = {
     "private_use": "x\ue000",
     "unassigned": "x\u0378",
     "noncharacter": "x\uffff",
-    "not_nfc": unicodedata.normalize("NFD", "modèle.json"),
-    "not_nfc_hangul": unicodedata.normalize("NFD", "한.json"),
-    "ohm_sign": "10\u2126.json",
     "leading_space": " x",
     "trailing_space": "x ",
     "space_segment": "unet/ /x",

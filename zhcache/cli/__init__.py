@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ import click
 from zhcache import __version__
 from zhcache.cli.base import Command, Option, Session
 from zhcache.cli.report import report
-from zhcache.errors import UsageError, ZhcacheError
+from zhcache.errors import Cancelled, UsageError, ZhcacheError
 from zhcache.i18n import LANGUAGES, language_of, mark, translate, use
 
 COMMANDS = {
@@ -151,16 +152,18 @@ def run(args: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):
-        return 130
+        if is_json:
+            return report(Cancelled("interrupted"), is_json=True)
+        return Cancelled.exit_code
     except click.ClickException as error:
         return _usage(error, is_json=is_json)
     except ZhcacheError as error:
         if "--debug" in args:
-            raise
+            traceback.print_exc()
         return report(error, is_json=is_json)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost door: a defect is told, not thrown
         if "--debug" in args:
-            raise
+            traceback.print_exc()
         kind = type(error).__name__
         return report(
             ZhcacheError(

@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.export import check_target, export
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
 
@@ -34,15 +33,12 @@ class ExportReply(msgspec.Struct, kw_only=True):
 def command(
     session: Session, repo: str, folder: Path, revision: str | None, output: Output
 ) -> None:
-    """Copies under a lease, so that nothing goes away meanwhile."""
+    """Copies it."""
     target = folder.expanduser().absolute()
-    check_target(target)
-    with session.client.lease(repo, revision=revision) as lease:
-        held = session.client.show(repo, revision=lease.granted.commit)
-        done = export(lease.path, held.files, target)
+    done = session.client.export(repo, target, revision=revision)
     reply = ExportReply(
         repo=repo,
-        commit=held.commit,
+        commit=done.commit,
         path=str(done.path),
         files=done.files,
         bytes=done.bytes,

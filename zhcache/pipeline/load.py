@@ -124,6 +124,12 @@ def _read(folder: Path, device: str, options: Mapping[str, Any]) -> Any:
     )
     if "device_map" in options:
         return pipeline
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(
+            "this torch sees no CUDA device, and {device} was asked for",
+            hint="leave device out, or install the CUDA build of torch",
+            device=device,
+        )
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     # It is on the CPU already; asking again makes diffusers warn about half precision there.
     return pipeline if chosen == "cpu" else pipeline.to(chosen)

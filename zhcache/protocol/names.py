@@ -118,8 +118,8 @@ def parse_path(text: str) -> RepoPath:
 
     Raises:
         IntegrityError: Absolute, empty, too long, with ``.``, ``..``, a backslash, a control or
-            format character, or not in Unicode form NFC. Such a name in a listing is an attack or
-            damage, never a thing to repair.
+            format character. Such a name in a listing is an attack or damage, never a thing to
+            repair.
     """
     reason = _path_fault(text)
     if reason:
@@ -141,8 +141,6 @@ def _path_fault(text: str) -> str:
         unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for char in text
     ):
         return "has control or unassigned characters"
-    if unicodedata.normalize("NFC", text) != text:
-        return "is not in Unicode form NFC"
     segments = text.split("/")
     if any(segment in ("", ".", "..") for segment in segments):
         return "leaves its folder"
@@ -161,12 +159,18 @@ def check_listing(paths: Iterable[RepoPath]) -> None:
     """Checks that the files of a listing can lie side by side in one folder.
 
     Raises:
-        IntegrityError: A path stands twice, or one is both a file and a folder.
+        IntegrityError: A path stands twice, in whatever Unicode form, or one is both a file and a
+            folder.
     """
     files: set[str] = set()
+    forms: set[str] = set()
     for path in paths:
-        if path in files:
+        # A name in Unicode form NFD is an upload from a Mac; beside the same name in NFC it is one
+        # file for some readers and two for others.
+        form = unicodedata.normalize("NFC", path)
+        if form in forms:
             raise IntegrityError("the listing names {path} twice", path=path)
+        forms.add(form)
         files.add(path)
     for path in files:
         parent = path.rpartition("/")[0]

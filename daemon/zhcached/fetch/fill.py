@@ -34,6 +34,9 @@ READ_SLICE_S: Final = 0.25
 MIN_PIECE: Final = 4 * 2**20
 MAX_PIECE: Final = 64 * 2**20
 PROGRESS_BYTES: Final = 2**20
+# A line that breaks off again and again, and is the only one, will end well if it brings this
+# much each time.
+SOLE_PROGRESS_BYTES: Final = 32 * 2**10
 # A source without ranges sends all from the start again; with more than this to lose, another
 # source goes first.
 MAX_RESENT: Final = 8 * 2**20
@@ -272,8 +275,14 @@ class _Filling:
                             arrived=partial(self._count, standing, answer),
                         )
                     finally:
-                        if segment.position - start >= PROGRESS_BYTES or not segment.left:
+                        came = segment.position - start
+                        if came >= self._progress_bytes(standing) or not segment.left:
                             standing.progressed()
+
+    def _progress_bytes(self, standing: Standing) -> int:
+        with self._changed:
+            others = self._roster.has_alternatives(standing, self._clock.monotonic())
+        return PROGRESS_BYTES if others else SOLE_PROGRESS_BYTES
 
     @contextmanager
     def _entered(self, standing: Standing) -> Generator[bool]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zhcache.errors import (
@@ -20,12 +21,14 @@ from zhcache.errors import (
     ZhcacheError,
 )
 from zhcache.protocol.names import RepoId, Revision, parse_repo
-from zhcached.errors import RemoteError, RepoUnavailable
+from zhcached.errors import RemoteError, RepoUnavailable, TransportError
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Resolution, Source
 from zhcached.sources.registry import resolve_by_any_name
 
 GRACE_S = 3.0
+REFUSED_GRACE_S = 8.0
+DOUBTFUL_GRACE_S = 0.3
 DEADLINE_S = 30.0
 
 
@@ -43,6 +46,7 @@ def ask(
     revision_at: Callable[[Source], Revision | None],
     aliases: Mapping[str, HubNames],
     check: Callable[[], None] = lambda: None,
+    doubtful: Collection[str] = (),
 ) -> Answers:
     """Resolves ``repo`` at every source at once.
 
@@ -52,6 +56,7 @@ def ask(
         revision_at: What to ask a source for; None is its default branch.
         aliases: The user's own names for repositories at each kind of hub.
         check: Raises when the job is to end.
+        doubtful: Sources that were silent lately; nobody waits for them once others answered.
     """
     arrived: queue.Queue[tuple[int, Resolution | Exception]] = queue.Queue()
 
@@ -66,12 +71,15 @@ def ask(
         # Daemon threads: one that hangs in a resolver must not keep the process from ending.
         threading.Thread(target=work, args=(place, source), daemon=True).start()
 
-    outcome = _gather(arrived, len(sources), check)
+    places = {source.name: place for place, source in enumerate(sources)}
+    late = {places[name] for name in doubtful if name in places}
+    outcome = _gather(arrived, places.values(), late, check)
     answers = Answers()
     for place, source in enumerate(sources):
         match outcome.get(place):
             case None:
-                answers.failures[source.name] = RemoteError("no answer in time", source=source.name)
+                silence = TransportError("no answer in time", source=source.name)
+                answers.failures[source.name] = silence
             case Exception() as error:
                 answers.failures[source.name] = error
             case found:
@@ -82,24 +90,36 @@ def ask(
 
 def _gather(
     arrived: queue.Queue[tuple[int, Resolution | Exception]],
-    expected: int,
+    expected: Collection[int],
+    doubtful: Collection[int],
     check: Callable[[], None],
 ) -> dict[int, Resolution | Exception]:
     outcome: dict[int, Resolution | Exception] = {}
-    waits_left = int(DEADLINE_S / 0.1) + 10
-    grace_left: int | None = None
-    while len(outcome) < expected and waits_left > 0 and grace_left != 0:
+    until = time.monotonic() + DEADLINE_S
+    while len(outcome) < len(expected) and time.monotonic() < until:
         check()
         try:
             place, answer = arrived.get(timeout=0.1)
         except queue.Empty:
-            waits_left -= 1
-            grace_left = None if grace_left is None else grace_left - 1
             continue
         outcome[place] = answer
-        if not isinstance(answer, Exception) and grace_left is None:
-            grace_left = int(GRACE_S / 0.1)
+        pending = [other for other in expected if other not in outcome]
+        until = min(until, time.monotonic() + _patience(outcome, pending, doubtful))
     return outcome
+
+
+def _patience(
+    outcome: Mapping[int, Resolution | Exception],
+    pending: Collection[int],
+    doubtful: Collection[int],
+) -> float:
+    """Returns how many seconds the sources that have not answered are worth. Pure."""
+    if all(place in doubtful for place in pending):
+        return DOUBTFUL_GRACE_S if outcome else DEADLINE_S
+    if any(not isinstance(answer, Exception) for answer in outcome.values()):
+        return GRACE_S
+    refused = any(isinstance(answer, RepoUnavailable) for answer in outcome.values())
+    return REFUSED_GRACE_S if refused else DEADLINE_S
 
 
 def _agree_on_commit(answers: Answers, sources: Mapping[str, Source]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 import msgspec
 
@@ -142,9 +142,8 @@ class HuggingFaceSource:
             following = _NEXT.search(answer.headers.get("link", ""))
             if following is None:
                 return listing.finish(), answer.origin
-            url = expect_same_origin(
-                urljoin(url, following[1]), (self.origin, answer.origin), source=self.name
-            )
+            here = (self.origin, answer.origin)
+            url = expect_same_origin(url, following[1], here, source=self.name)
         raise RemoteInvalid(f"the listing has more than {MAX_PAGES} pages", source=self.name)
 
     def _add(self, listing: Listing, entry: _Entry) -> None:

@@ -7,17 +7,28 @@ mirror that redirects to another hub is no second witness.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 from zhcached.clock import Clock, SystemClock
-from zhcached.errors import AddressRefused, RemoteError, RemoteInvalid
+from zhcached.errors import (
+    AddressRefused,
+    RemoteError,
+    RemoteInvalid,
+    StatusError,
+    TransportError,
+    UnreachableError,
+)
 from zhcached.sources.listing import MAX_PAGE_BYTES
-from zhcached.transport.address import Origin
-from zhcached.transport.dial import Deadline
+from zhcached.transport.address import Origin, joined
+from zhcached.transport.dial import AbortedError, Deadline, LateError
 from zhcached.transport.http import Credential, Response, Target, Transport
 from zhcached.transport.message import Headers
 
+PAUSES_S = (0.5, 1.5)
+MAX_ASKED_WAIT_S = 10.0
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
 _READ_SLICE_S = 0.5
 """How long one read may wait before the deadline is looked at again."""
 
@@ -39,18 +50,25 @@ class Conversation:
         source: Name of the source, put on every error.
         deadline_s: Seconds for all requests together.
         clock: For the deadline.
+        rest: Waits so many seconds; for tests.
     """
 
     def __init__(
-        self, transport: Transport, source: str, deadline_s: float, clock: Clock | None = None
+        self,
+        transport: Transport,
+        source: str,
+        deadline_s: float,
+        clock: Clock | None = None,
+        rest: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._rest = rest
         self._transport = transport
         self._source = source
         self._deadline_s = deadline_s
         self._deadline = Deadline(clock or SystemClock(), deadline_s)
 
     def get(self, url: str, credential: Credential | None = None) -> Answer:
-        """Returns what ``url`` answers.
+        """Returns what ``url`` answers; a passing fault is asked about again, twice.
 
         Raises:
             StatusError: The status is no success.
@@ -58,6 +76,17 @@ class Conversation:
             RemoteInvalid: The answer is malformed or longer than ``MAX_PAGE_BYTES``.
             AddressRefused: It leads where the configuration does not allow.
         """
+        for pause_s in PAUSES_S:
+            try:
+                return self._ask(url, credential)
+            except (TransportError, StatusError) as error:
+                wait_s = _wait_s(error, pause_s)
+                if wait_s is None or not self._deadline.has(wait_s):
+                    raise
+            self._rest(wait_s)
+        return self._ask(url, credential)
+
+    def _ask(self, url: str, credential: Credential | None) -> Answer:
         with self._open(url, credential) as response:
             body = response.read_limited(MAX_PAGE_BYTES, self._deadline)
             return Answer(response.headers, body, response.origin)
@@ -96,13 +125,28 @@ class Conversation:
             raise
 
 
-def expect_same_origin(url: str, allowed: tuple[Origin, ...], *, source: str) -> str:
-    """Returns ``url`` if it leads to one of ``allowed``.
+def _wait_s(error: TransportError | StatusError, pause_s: float) -> float | None:
+    """Returns how long to wait before asking again, or None if that is of no use. Pure."""
+    if isinstance(error, TransportError):
+        # Where nobody listens, or time is over, the other sources must not wait for a second try.
+        lasting = isinstance(error, (UnreachableError, LateError, AbortedError))
+        return None if lasting else pause_s
+    if error.status not in _PASSING:
+        return None
+    asked = error.retry_after_s or 0.0
+    return max(pause_s, asked) if asked <= MAX_ASKED_WAIT_S else None
+
+
+def expect_same_origin(
+    url: str, following: str, allowed: tuple[Origin, ...], *, source: str
+) -> str:
+    """Returns where ``following``, found at ``url``, leads, if that is one of ``allowed``.
 
     Raises:
         RemoteInvalid: It leads elsewhere, or nowhere: a hub may page through itself only.
     """
     try:
+        url = joined(url, following)
         origin = Origin.parse(url)
     except AddressRefused as error:
         raise RemoteInvalid(f"the listing continues nowhere: {error}", source=source) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from zhcache.errors import UsageError
 from zhcache.protocol.names import RepoId, Revision
 from zhcached.clock import Clock
 from zhcached.config import SourceConfig
@@ -13,6 +12,7 @@ from zhcached.errors import RepoUnavailable
 from zhcached.sources.alias import HubNames, names_at
 from zhcached.sources.base import Resolution, Source
 from zhcached.sources.huggingface import HuggingFaceSource
+from zhcached.sources.later import LaterSource
 from zhcached.sources.modelscope import ModelScopeSource
 from zhcached.sources.tokens import TokenSource
 from zhcached.transport.address import Origin
@@ -28,7 +28,6 @@ def build(
     """Returns one source for each entry, in order. Tokens are not read here but at each call.
 
     Raises:
-        UsageError: A kind this version cannot ask.
         AddressRefused: An endpoint is not a plain http(s) address.
     """
     env = os.environ if environ is None else environ
@@ -84,11 +83,6 @@ def _one(
     kinds = {"huggingface": HuggingFaceSource, "modelscope": ModelScopeSource}
     kind = kinds.get(config.kind)
     if kind is None:
-        raise UsageError(
-            "source {name} is of kind {kind}, which this version cannot ask",
-            hint="use huggingface or modelscope; take folders in with `zhcache import`",
-            name=config.name,
-            kind=config.kind,
-        )
+        return LaterSource(config)
     tokens = TokenSource(config.name, Origin.parse(config.endpoint), config.token_env, environ)
     return kind(config.name, config.endpoint, transport=transport, tokens=tokens, clock=clock)

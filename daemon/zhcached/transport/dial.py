@@ -65,6 +65,10 @@ class Deadline:
             raise LateError(f"{what}: no answer in time")
         return min(left, SLICE_S)
 
+    def has(self, seconds: float) -> bool:
+        """Tells whether so much time is left."""
+        return self._end - self._clock.monotonic() > seconds
+
 
 def system_resolver(host: str, port: int) -> Sequence[str]:
     """Returns the addresses of ``host`` in the order the system prefers.

@@ -267,3 +267,12 @@ def test_two_files_at_once_share_one_transport(fetching):
             thread.join(30)
     assert not errors
     assert sorted(fetching.blob(one) for one in came) == sorted(contents)
+
+
+def test_sole_source_that_breaks_off_again_and_again_ends_well(fetching):
+    with Hub(name="first") as hub:
+        hub.add(REPO, {"model.safetensors": CONTENT})
+        hub.fault("cut", at=200_000)
+        came = fetching.obtain(CONTENT, [offer("first", hub_url(hub))])
+        assert hub.sent("*.safetensors") == len(CONTENT)
+    assert fetching.blob(came) == CONTENT

@@ -1,8 +1,8 @@
 import pytest
 
-from zhcache.errors import UsageError
+from zhcache.protocol.names import parse_repo
 from zhcached.config import DEFAULT_SOURCES, SourceConfig
-from zhcached.errors import AddressRefused
+from zhcached.errors import AddressRefused, TransportError
 from zhcached.sources import registry
 from zhcached.transport.address import AddressPolicy, Origin
 from zhcached.transport.http import Transport
@@ -25,9 +25,10 @@ def test_build_makes_the_default_sources_in_order(transport):
 
 
 @pytest.mark.parametrize("kind", ["peer", "folder"])
-def test_build_refuses_a_kind_it_cannot_ask(transport, kind):
-    with pytest.raises(UsageError, match=kind):
-        registry.build([SourceConfig("x", kind, "https://x.example")], transport, {})
+def test_kind_of_a_later_release_fails_at_every_request_and_says_why(transport, kind):
+    (built,) = registry.build([SourceConfig("x", kind, "/srv/models")], transport, {})
+    with pytest.raises(TransportError, match="not in this release"):
+        built.resolve(parse_repo("org/name"), None, 1.0)
 
 
 def test_build_refuses_an_endpoint_that_is_no_address(transport):
