@@ -1,8 +1,10 @@
 """Leases: who uses which snapshot. Holds: which blobs a running job still needs.
 
 A lease keeps a snapshot from ``rm`` and its blobs from ``gc``; it is in the index and survives a
-restart of the daemon. It names a process by pid and start time, since pids come back. A hold is
-in memory: after a crash of the daemon the grace time of the collection stands in for it.
+restart of the daemon. While this daemon runs, the connection that asked for it says how long it
+lasts. One from before a restart lasts as long as its process, named by pid and start time, since
+pids come back. A hold is in memory: after a crash of the daemon the grace time of the collection
+stands in for it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from zhcached.store.catalog import Catalog
 
 def process_start(pid: int) -> int | None:
     """Returns the start time of a process in clock ticks since boot, or None if there is none.
+
+    Raises:
+        PermissionError: Not to be told, as under ``hidepid=1``.
 
     Source: proc_pid_stat(5), field 22. The name in field 2 may hold spaces and brackets.
     """
@@ -51,6 +56,7 @@ class Leases:
         self._clock = clock
         self._start_of = start_of
         self._lock = threading.Lock()
+        self._connected: set[str] = set()
         self._holds: dict[str, set[str]] = {}
 
     def grant(
@@ -58,12 +64,15 @@ class Leases:
     ) -> str:
         """Leases a snapshot to a process and returns the lease's id.
 
+        It lasts until ``end``, whether the process can be seen from here or not: in a container
+        its pid may be 0. Only after a restart of the daemon does the process's life count.
+
         Raises:
             NotFound: No such snapshot.
             Busy: It is being removed.
             NoSpace: No room in the index.
         """
-        start = self._start_of(pid) if pid_start is None else pid_start
+        start = self._start(pid) if pid_start is None else pid_start
         lease = secrets.token_hex(12)
         with self._catalog.write() as db:
             row = db.conn.execute(
@@ -75,12 +84,22 @@ class Leases:
                 raise Busy("{repo} at {commit} is being removed", repo=repo, commit=commit)
             db.conn.execute(
                 "INSERT INTO leases VALUES (?,?,?,?,?,?,?)",
-                (lease, str(repo), commit, uid, pid, start or 0, self._clock.wall()),
+                (lease, str(repo), commit, uid, pid, start, self._clock.wall()),
             )
+            with self._lock:
+                self._connected.add(lease)
         return lease
+
+    def _start(self, pid: int) -> int:
+        try:
+            return self._start_of(pid) or 0
+        except PermissionError:
+            return 0
 
     def end(self, lease: str) -> bool:
         """Ends a lease; tells whether there was one."""
+        with self._lock:
+            self._connected.discard(lease)
         with self._catalog.write() as db:
             return db.conn.execute("DELETE FROM leases WHERE id=?", (lease,)).rowcount > 0
 
@@ -106,16 +125,21 @@ class Leases:
         return {(str(repo), str(commit), int(uid)): int(n) for repo, commit, uid, n in rows}
 
     def prune_dead(self) -> int:
-        """Ends the leases of processes that are gone; says how many."""
+        """Ends the leases without a connection whose processes are gone; says how many."""
         rows = self._catalog.rows("SELECT id, pid, pid_start FROM leases")
-        dead = [(lease,) for lease, pid, start in rows if not self._lives(int(pid), int(start))]
+        with self._lock:  # after the rows: what was granted since then is not among them
+            alone = [row for row in rows if row[0] not in self._connected]
+        dead = [(lease,) for lease, pid, start in alone if not self._lives(int(pid), int(start))]
         if dead:
             with self._catalog.write() as db:
                 db.conn.executemany("DELETE FROM leases WHERE id=?", dead)
         return len(dead)
 
     def _lives(self, pid: int, start: int) -> bool:
-        found = self._start_of(pid)
+        try:
+            found = self._start_of(pid) if pid > 0 else None
+        except PermissionError:
+            return True
         return found is not None and start in (0, found)
 
     def hold(self, job_id: str, sha256: str) -> None:
