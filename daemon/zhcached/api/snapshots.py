@@ -41,12 +41,14 @@ async def remove(call: Call) -> Removed:
 
 async def pin(call: Call) -> None:
     """Protects a repository from being removed."""
-    await asyncio.to_thread(call.services.store.pin, call.repo())
+    await asyncio.to_thread(call.services.store.pin, call.repo(), call.peer.uid)
 
 
 async def unpin(call: Call) -> None:
-    """Ends that protection."""
-    await asyncio.to_thread(call.services.store.unpin, call.repo())
+    """Ends that protection, if the caller began it."""
+    peer = call.peer
+    unpin = call.services.store.unpin
+    await asyncio.to_thread(unpin, call.repo(), peer.uid, may_all=peer.may_all)
 
 
 async def lock(call: Call) -> LockFile:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from zhcache.errors import Busy, UsageError
+from zhcache.errors import Busy, NotPermitted, UsageError
 from zhcache.protocol.names import RepoId
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
 from zhcached.store.leases import Leases
 from zhcached.store.snapshots import Manifests
+from zhcached.store.sqlite import Database
 from zhcached.store.view import HubView
 
 
@@ -30,14 +31,19 @@ class Removal:
         self._view = view
         self._fsck = fsck
 
-    def mark(self, repo: RepoId, commits: list[str]) -> None:
+    def mark(
+        self, repo: RepoId, commits: list[str], uid: int | None = None, *, may_all: bool = True
+    ) -> None:
         """Decides in one transaction; ``grant`` refuses marked snapshots, so none slips in.
 
         Raises:
+            NotPermitted: Not ``may_all``, and somebody else than ``uid`` brought one here.
             Busy: Somebody leases one; the message names who.
             UsageError: The repository is pinned.
         """
         with self._catalog.write() as db:
+            if not may_all:
+                self._check_owners(db, repo, commits, uid)
             if db.conn.execute("SELECT 1 FROM pins WHERE repo=?", (str(repo),)).fetchone():
                 raise UsageError(
                     "{repo} is pinned", hint="run `zhcache unpin {repo}` first", repo=repo
@@ -55,6 +61,22 @@ class Removal:
                 db.conn.execute(
                     "UPDATE snapshots SET removing=1 WHERE repo=? AND commit_hash=?",
                     (str(repo), commit),
+                )
+
+    def _check_owners(
+        self, db: Database, repo: RepoId, commits: list[str], uid: int | None
+    ) -> None:
+        sql = "SELECT commit_hash, uid FROM snapshots WHERE repo=? AND uid IS NOT ?"
+        others = {
+            str(commit): int(owner) for commit, owner in db.conn.execute(sql, (str(repo), uid))
+        }
+        for commit in commits:
+            if commit in others:
+                raise NotPermitted(
+                    "{repo} was brought here by another user",
+                    hint="ask uid {owner} or an administrator to remove it",
+                    repo=repo,
+                    owner=others[commit],
                 )
 
     def carry_out(self, repo: RepoId, commit: str) -> int:

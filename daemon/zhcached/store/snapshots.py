@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -82,6 +82,10 @@ class _Ref(msgspec.Struct):
     commit: str
 
 
+class _Pin(msgspec.Struct):
+    uid: int
+
+
 def check(manifest: Manifest) -> Manifest:
     """Returns the manifest if every name in it is sound.
 
@@ -105,6 +109,9 @@ def check(manifest: Manifest) -> Manifest:
 
 def merge(old: Manifest, new: Manifest) -> Manifest:
     """Returns the manifest that holds the files of both.
+
+    It stays with the user who brought the first of them. It is complete if one of the two knows
+    of every file in it and either is complete itself or has what it left out here now.
 
     Raises:
         IntegrityError: They disagree about a file. A commit never changes, so one was lied to.
@@ -133,10 +140,18 @@ def merge(old: Manifest, new: Manifest) -> Manifest:
     return msgspec.structs.replace(
         new,
         created=old.created,
+        uid=old.uid,
         trust=new.trust if before < after else grade(old.trust, new.trust, key=_RANK.__getitem__),
         files=tuple(by_path[path] for path in sorted(by_path)),
-        complete=old.complete or new.complete or not left_out,
+        complete=_is_complete(old, by_path) or _is_complete(new, by_path),
         left_out=left_out,
+    )
+
+
+def _is_complete(one: Manifest, paths: Collection[str]) -> bool:
+    listed = {file.path for file in one.files}.union(one.left_out)
+    return listed.issuperset(paths) and (
+        one.complete or (bool(one.left_out) and listed.issubset(paths))
     )
 
 
@@ -243,10 +258,11 @@ class Manifests:
         with contextlib.suppress(FileNotFoundError):
             files.sync_dir(path.parent)
 
-    def pin(self, repo: RepoId) -> None:
-        """Marks the repository as pinned, durably."""
-        self._make_folders(repo)
-        files.write_durably(self._layout.pinned(repo), b"")
+    def pin(self, repo: RepoId, uid: int) -> None:
+        """Marks the repository as pinned by a user, durably. The first pin stays."""
+        if not self.pinned(repo):
+            self._make_folders(repo)
+            files.write_durably(self._layout.pinned(repo), msgspec.json.encode(_Pin(uid)))
 
     def unpin(self, repo: RepoId) -> None:
         """Takes the mark away, durably."""
@@ -258,6 +274,13 @@ class Manifests:
     def pinned(self, repo: RepoId) -> bool:
         """Tells whether the repository is pinned."""
         return self._layout.pinned(repo).exists()
+
+    def pinner(self, repo: RepoId) -> int | None:
+        """Returns who pinned the repository; None if nobody did or the mark does not say."""
+        try:
+            return msgspec.json.decode(self._layout.pinned(repo).read_bytes(), type=_Pin).uid
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
 
     def _decode(self, path: Path) -> Manifest:
         content = path.read_bytes()

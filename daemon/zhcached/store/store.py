@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
-from zhcache.errors import IntegrityError, NotFound
+from zhcache.errors import IntegrityError, NotFound, NotPermitted
 from zhcache.protocol import messages
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
@@ -266,8 +266,8 @@ class Store:
 
     # --- letting go ------------------------------------------------------------------------------
 
-    def pin(self, repo: RepoId) -> None:
-        """Keeps a repository from being removed.
+    def pin(self, repo: RepoId, uid: int) -> None:
+        """Keeps a repository from being removed until the user who pinned it first unpins it.
 
         Raises:
             NotFound: It is not here.
@@ -275,22 +275,52 @@ class Store:
         with self._writing:
             if not listing.commits(self.catalog, repo):
                 raise NotFound("{repo} is not in the store", repo=repo)
-            self.manifests.pin(repo)
+            self.manifests.pin(repo, uid)
             with self.catalog.write() as db:
                 db.conn.execute("INSERT OR IGNORE INTO pins VALUES (?)", (str(repo),))
 
-    def unpin(self, repo: RepoId) -> None:
-        """Ends ``pin``; does nothing to a repository that is not pinned."""
+    def unpin(self, repo: RepoId, uid: int, *, may_all: bool) -> None:
+        """Ends ``pin``; does nothing to a repository that is not pinned.
+
+        Args:
+            repo: The repository.
+            uid: Who asks. Anybody may end a pin of which it is not known who made it.
+            may_all: May end the pins of others too.
+
+        Raises:
+            NotPermitted: Another user pinned it.
+        """
         with self._writing:
+            if not may_all and self.manifests.pinner(repo) not in (None, uid):
+                raise NotPermitted(
+                    "{repo} was pinned by another user",
+                    hint="ask uid {owner} or an administrator to unpin it",
+                    repo=repo,
+                    owner=self.manifests.pinner(repo),
+                )
             self.manifests.unpin(repo)
             with self.catalog.write() as db:
                 db.conn.execute("DELETE FROM pins WHERE repo=?", (str(repo),))
 
-    def remove(self, repo: RepoId, revision: str | None) -> messages.Removed:
+    def remove(
+        self,
+        repo: RepoId,
+        revision: str | None,
+        uid: int | None = None,
+        *,
+        may_all: bool = True,
+    ) -> messages.Removed:
         """Removes one snapshot, or all of a repository; ``gc`` then frees the bytes at once.
+
+        Args:
+            repo: The repository.
+            revision: Branch, tag or commit of the snapshot; None means all.
+            uid: Who asks.
+            may_all: May remove what others brought here too.
 
         Raises:
             NotFound: Nothing such is here.
+            NotPermitted: Another user brought one of them here; nothing was removed.
             Busy: Somebody leases it; the message names who.
             UsageError: The repository is pinned, or the revision is malformed.
             ZhcacheError: The disk failed.
@@ -302,7 +332,7 @@ class Store:
                     raise NotFound("{repo} is not in the store", repo=repo)
             else:
                 commits = [lookup.commit_of(self.catalog, repo, revision)]
-            self._removal.mark(repo, commits)
+            self._removal.mark(repo, commits, uid, may_all=may_all)
             hit("remove.after_mark")
             released = sum(self._removal.carry_out(repo, commit) for commit in commits)
         return messages.Removed(repo=str(repo), commits=commits, bytes_released=released)

@@ -58,7 +58,7 @@ def test_write_undoes_everything_when_it_fails_inside(store):
 def prepared(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO)
+    store.pin(REPO, 7)
     seen = store.snapshots(), store.resolve(REPO, "main")
     store.close()
     return seen

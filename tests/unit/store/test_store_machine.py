@@ -39,6 +39,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.store = open_store(self.folder / "store", self.clock)
         self.snapshots = {}
+        self.complete = set()
         self.refs = {}
         self.live = {}
         self.pins = set()
@@ -89,6 +90,10 @@ class StoreMachine(RuleBasedStateMachine):
         publish(self.store, files, repo=repo, commit=commit, ref=ref)
         self.partial = {k: c for k, c in self.partial.items() if c in here or c not in some}
         whole = {**self.snapshots.get((repo, commit), {}), **files}
+        if set(files) == set(whole):
+            self.complete.add((repo, commit))
+        elif set(self.snapshots[repo, commit]) != set(whole):
+            self.complete.discard((repo, commit))
         self.snapshots[repo, commit] = whole
         if ref:
             self.refs[repo, ref] = commit
@@ -134,6 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.referenced()
         for key in doomed:
             del self.snapshots[key]
+            self.complete.discard(key)
             self.refs = {k: c for k, c in self.refs.items() if (k[0], c) != key}
         for content in before - self.referenced():
             self.since[content] = float("-inf")  # released: the next collection frees it
@@ -141,12 +147,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(repo=repos)
     def pin(self, repo):
         with contextlib.suppress(NotFound):
-            self.store.pin(repo)
+            self.store.pin(repo, 7)
             self.pins.add(repo)
 
     @rule(repo=repos)
     def unpin(self, repo):
-        self.store.unpin(repo)
+        self.store.unpin(repo, 7, may_all=False)
         self.pins.discard(repo)
 
     @rule(seconds=st.sampled_from([1.0, GRACE / 2, GRACE]))
@@ -197,6 +203,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert found == self.snapshots[repo, commit]
         assert self.store.publish(manifest_of(found, repo=repo, commit=commit), None) == folder
+        self.complete.add((repo, commit))
 
     @invariant()
     def store_equals_model(self):
@@ -204,7 +211,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert blobs == {sha256(content) for content in self.here()}
         shown = {(s.repo, s.commit): s for s in self.store.snapshots()}
         assert set(shown) == {(str(repo), commit) for repo, commit in self.snapshots}
-        assert all(s.complete for s in shown.values())
+        whole = {key for key, s in shown.items() if s.complete}
+        assert whole == {(str(repo), commit) for repo, commit in self.complete}
         refs = {(r, name): c for (r, c), s in shown.items() for name in s.revisions}
         assert refs == {(str(repo), name): c for (repo, name), c in self.refs.items()}
         assert {r for (r, _), s in shown.items() if s.pinned} == {

@@ -127,7 +127,7 @@ def facts(store):
 def test_rule3_index_comes_back_from_disk_when_it_is_deleted(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO)
+    store.pin(REPO, 7)
     before = facts(store)
     store.close()
     for path in root.glob("index.sqlite*"):

@@ -8,15 +8,17 @@ from harness.storekit import (
     COMMIT,
     REPO,
     TINY,
+    manifest_of,
     open_store,
     promise_of,
     publish,
     publish_tiny,
     sha256,
 )
-from zhcache.errors import Busy, NotFound, UsageError
+from zhcache.errors import Busy, NotFound, NotPermitted, UsageError
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import DigestMismatch
+from zhcached.store.leases import Leases
 from zhcached.store.snapshots import merge
 
 OTHER = "c0ffee" + "1" * 34
@@ -78,18 +80,53 @@ def test_space_report_tells_own_from_shared(store):
 def test_pinned_repository_is_not_removed_until_unpinned_even_after_a_restart(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO)
+    store.pin(REPO, 7)
     store.close()
     store = open_store(root)
     assert store.snapshots()[0].pinned
     with pytest.raises(UsageError) as raised:
         store.remove(REPO, None)
     assert f"zhcache unpin {REPO}" in raised.value.hint
-    store.unpin(REPO)
+    store.unpin(REPO, 7, may_all=False)
     store.remove(REPO, None)
     with pytest.raises(NotFound):
-        store.pin(REPO)
+        store.pin(REPO, 7)
     store.close()
+
+
+def test_pin_is_ended_by_who_made_it_or_an_administrator_even_when_others_pin_too(root):
+    store = open_store(root)
+    publish_tiny(store)
+    store.pin(REPO, 7)
+    store.pin(REPO, 8)
+    store.close()
+    for path in root.glob("index.sqlite*"):
+        path.unlink()
+    store = open_store(root)
+    with pytest.raises(NotPermitted, match="another user") as raised:
+        store.unpin(REPO, 8, may_all=False)
+    assert "uid 7" in raised.value.hint
+    assert store.snapshots()[0].pinned
+    store.unpin(REPO, 8, may_all=True)
+    assert not store.snapshots()[0].pinned
+    store.pin(REPO, 8)
+    store.unpin(REPO, 8, may_all=False)
+    store.unpin(REPO, 9, may_all=False)
+    assert not store.layout.pinned(REPO).exists()
+    store.close()
+
+
+def test_remove_of_what_another_user_brought_is_refused_whole(store):
+    other_commit = "1" * 40
+    publish(store, {"a": b"1"}, uid=7)
+    publish(store, {"a": b"2"}, uid=8, commit=other_commit, ref="dev")
+    for revision in (None, "dev"):
+        with pytest.raises(NotPermitted, match="another user") as raised:
+            store.remove(REPO, revision, 7, may_all=False)
+        assert "uid 8" in raised.value.hint
+    assert {s.commit for s in store.snapshots()} == {COMMIT, other_commit}
+    assert store.remove(REPO, COMMIT, 7, may_all=False).commits == [COMMIT]
+    assert store.remove(REPO, None, 7, may_all=True).commits == [other_commit]
 
 
 def test_leased_snapshot_is_not_removed_and_its_holder_is_named(root):
@@ -109,13 +146,41 @@ def test_leased_snapshot_is_not_removed_and_its_holder_is_named(root):
     store.close()
 
 
-def test_lease_of_a_process_that_is_gone_ends_also_when_its_pid_came_back(store):
+def test_lease_of_a_process_that_is_gone_ends_with_a_restart_also_when_its_pid_came_back(root):
+    store = open_store(root)
     publish_tiny(store)
-    store.leases.grant(REPO, COMMIT, uid=1, pid=os.getpid(), pid_start=12345)
-    store.leases.grant(REPO, COMMIT, uid=1, pid=2**22 + 1)
+    gone = [
+        store.leases.grant(REPO, COMMIT, uid=1, pid=os.getpid(), pid_start=12345),
+        store.leases.grant(REPO, COMMIT, uid=1, pid=2**22 + 1),
+        store.leases.grant(REPO, COMMIT, uid=1, pid=0),
+    ]
     alive = store.leases.grant(REPO, COMMIT, uid=1, pid=os.getpid())
-    assert store.leases.prune_dead() == 2
+    assert store.leases.prune_dead() == 0
+    store.close()
+    store = open_store(root)
+    assert [store.leases.owner(lease) for lease in gone] == [None] * 3
     assert store.leases.owner(alive) == 1
+    store.close()
+
+
+def test_lease_of_a_process_that_cannot_be_seen_lasts_as_long_as_its_connection(store):
+    publish_tiny(store)
+    lease = store.leases.grant(REPO, COMMIT, uid=1, pid=0)
+    with pytest.raises(Busy):
+        store.remove(REPO, None)
+    store.leases.end(lease)
+    store.remove(REPO, None)
+
+
+def test_lease_of_a_process_that_may_not_be_looked_at_counts_as_alive(store, clock):
+    def hidden(pid):
+        raise PermissionError(1, "Operation not permitted")
+
+    publish_tiny(store)
+    lease = Leases(store.catalog, clock, hidden).grant(REPO, COMMIT, uid=1, pid=4711)
+    after_a_restart = Leases(store.catalog, clock, hidden)
+    assert after_a_restart.prune_dead() == 0
+    assert after_a_restart.owner(lease) == 1
 
 
 def test_snapshot_being_removed_is_not_leased(store):
@@ -145,6 +210,48 @@ def test_merge_keeps_what_both_vouch_for(store):
     assert [f.path for f in both.files] == ["a", "b"]
     assert both.trust == "first-use"
     assert merge(both, old).trust == "first-use"
+
+
+def test_merge_leaves_the_snapshot_with_the_user_who_brought_it_first(store):
+    publish(store, {"a": b"1"}, uid=7, created=1.0)
+    publish(store, {"a": b"1", "b": b"2"}, uid=8, created=2.0)
+    both = store.resolve(REPO, None)
+    assert (both.uid, both.created) == (7, 1.0)
+
+
+@pytest.mark.parametrize(
+    "old, new, complete",
+    [
+        ({"complete": False, "paths": "a"}, {"complete": True, "paths": "ab"}, True),
+        ({"complete": True, "paths": "ab"}, {"complete": False, "paths": "a"}, True),
+        ({"complete": True, "paths": "a"}, {"complete": False, "paths": "ab"}, False),
+        ({"complete": True, "paths": "a"}, {"complete": True, "paths": "ab"}, True),
+        ({"complete": True, "paths": "a"}, {"complete": True, "paths": "b"}, False),
+        ({"complete": False, "paths": "a"}, {"complete": False, "paths": "b"}, False),
+        (
+            {"complete": False, "paths": "a", "left_out": "b"},
+            {"complete": False, "paths": "b", "left_out": "a"},
+            True,
+        ),
+        (
+            {"complete": False, "paths": "a", "left_out": "bc"},
+            {"complete": False, "paths": "b", "left_out": "ac"},
+            False,
+        ),
+        (
+            {"complete": True, "paths": "a", "left_out": "b"},
+            {"complete": False, "paths": "b"},
+            True,
+        ),
+    ],
+)
+def test_merge_is_complete_only_by_one_that_knows_of_every_file(old, new, complete):
+    def made(complete, paths, left_out=""):
+        contents = {path: path.encode() for path in paths}
+        reasons = dict.fromkeys(left_out, "not asked for")
+        return manifest_of(contents, complete=complete, left_out=reasons)
+
+    assert merge(made(**old), made(**new)).complete is complete
 
 
 # --- import --------------------------------------------------------------------------------------
