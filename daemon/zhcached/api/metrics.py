@@ -1,17 +1,22 @@
-"""Figures for Prometheus, counted when asked."""
+"""Figures for Prometheus, counted when asked.
+
+The library is imported at the first scrape: most daemons are never scraped, and all of them start.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from zhcached.api.route import Call, Route
 from zhcached.api.services import Services
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 class _Collector:
@@ -22,6 +27,8 @@ class _Collector:
 
     def collect(self) -> Iterable[Metric]:
         """Yields every family."""
+        from prometheus_client.core import GaugeMetricFamily
+
         space = self._services.store.space_report()
         yield from _gauges(
             zhcache_blob_bytes=("Bytes of verified blobs", space.bytes_blobs),
@@ -38,6 +45,8 @@ class _Collector:
         yield from self._sources()
 
     def _sources(self) -> Iterable[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         received = CounterMetricFamily(
             "zhcache_source_bytes", "Bytes received from each source", labels=["source"]
         )
@@ -52,12 +61,16 @@ class _Collector:
 
 
 def _gauges(**figures: tuple[str, float]) -> Iterable[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
     for name, (text, value) in figures.items():
         yield GaugeMetricFamily(name, text, value=value)
 
 
 async def show(call: Call) -> web.Response:
     """Gives the figures in Prometheus' text format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
     registry = CollectorRegistry()
     registry.register(_Collector(call.services))  # pyright: ignore[reportArgumentType]
     text = await asyncio.to_thread(generate_latest, registry)
