@@ -157,7 +157,8 @@ class Cancelled(ZhcacheError):
 def _tree(base: type[ZhcacheError]) -> dict[str, type[ZhcacheError]]:
     found = {base.code: base}
     for child in base.__subclasses__():
-        found.update(_tree(child))
+        # A subclass elsewhere may share its parent's code; on the wire it is the parent.
+        found = _tree(child) | found
     return found
 
 

@@ -60,6 +60,13 @@ def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path
             size = (Path(snapshot.path) / file.path).stat().st_size
         except OSError:
             size = -1
+        if size < 0 and Path(file.blob).exists():
+            raise IntegrityError(
+                "{repo}: the link to {file} was removed from the folder",
+                hint="run `zhcache repair`",
+                repo=snapshot.repo,
+                file=file.path,
+            )
         if size != file.size:
             raise IntegrityError(
                 "{repo}: {file} is damaged in the store",

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -403,3 +404,51 @@ def test_many_dry_runs_of_one_user_keep_nobody_else_waiting(hub, make_daemon):
                 client.post("/v1/prefetch", json={"repo": f"org/n{n}", "dry_run": True})
         client.timeout = 2.0
         assert client.get("/v1/snapshots").status_code == 200
+
+
+def test_deleted_view_is_made_again_by_repair_prefetch_and_a_restart(hub, make_daemon):
+    hub.add("org/name", FILES)
+    daemon = make_daemon(source(hub)).start()
+    path = Path(daemon.json("prefetch", "org/name")["path"])
+
+    def lose():
+        shutil.rmtree(daemon.home / "hub")
+        assert daemon.cli("path", "org/name", check=False).returncode == 9
+
+    lose()
+    daemon.cli("repair")
+    assert (path / "config.json").read_bytes() == FILES["config.json"]
+    lose()
+    daemon.json("prefetch", "org/name")
+    assert (path / "config.json").exists()
+    lose()
+    daemon.stop()
+    daemon.start()
+    assert daemon.cli("path", "org/name").stdout.strip() == str(path)
+
+
+def test_index_deleted_under_a_running_daemon_comes_back_with_its_leases(hub, make_daemon):
+    hub.add("org/name", FILES)
+    daemon = make_daemon(source(hub)).start()
+    daemon.json("prefetch", "org/name")
+    transport = httpx.HTTPTransport(uds=str(daemon.socket))
+    with (
+        httpx.Client(transport=transport, base_url="http://zhcached", timeout=30) as client,
+        client.stream("POST", "/v1/leases", json={"repo": "org/name"}) as lease,
+    ):
+        heard = lease.iter_lines()
+        assert next(heard)
+        for index in daemon.home.glob("index.sqlite*"):
+            index.unlink()
+        daemon.cli("repair")
+        assert (daemon.home / "index.sqlite").exists()
+        assert daemon.json("ls")["snapshots"]
+        assert daemon.json("rm", "org/name", code=75)
+
+
+def test_configuration_error_reaches_the_user_whole(hub, make_daemon):
+    daemon = make_daemon(source(hub) + "[download]\nconections = 3\n")
+    daemon.environ.pop("ZHCACHE_SOCKET")
+    refused = daemon.json("ls", code=2)["error"]
+    assert "conections" in refused["message"]
+    assert str(daemon.config) in refused["message"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from zhcache.errors import NotPermitted
 from zhcache.protocol.messages import (
     LockFile,
     LockRequest,
@@ -27,16 +26,13 @@ async def show(call: Call) -> SnapshotDetail:
 
 async def remove(call: Call) -> Removed:
     """Lets a repository go, or one of its revisions."""
-    repo, revision = call.repo(), call.revision()
-    manifest = await asyncio.to_thread(call.services.store.resolve, repo, revision)
-    if not call.peer.may_all and manifest.uid != call.peer.uid:
-        raise NotPermitted(
-            "{repo} was brought here by another user",
-            hint="ask uid {owner} or an administrator to remove it",
-            repo=repo,
-            owner=manifest.uid,
-        )
-    return await asyncio.to_thread(call.services.store.remove, repo, revision)
+    return await asyncio.to_thread(
+        call.services.store.remove,
+        call.repo(),
+        call.revision(),
+        call.peer.uid,
+        may_all=call.peer.may_all,
+    )
 
 
 async def pin(call: Call) -> None:

@@ -46,22 +46,26 @@ def take_in(store: Store, arrivals: Arrivals, record: state.Record, control: Con
     total = sum(file.size for file in selection.taken)
     kept: list[ManifestFile] = []
     done = 0
+
+    def count(step: int) -> None:
+        nonlocal done
+        control.check()
+        done += step
+        control.progress = state.Progress(bytes_done=min(done, total), bytes_total=total)
+
     try:
         for file, descriptor in zip(request.files, arrivals.take(len(request.files)), strict=True):
-            control.check()
             path = RepoPath(file.path)
             if path not in wanted:
                 continue
             committed = store.intake.adopt(
-                descriptor, None, link_ok=request.link, owner_job=record.id
+                descriptor, None, link_ok=request.link, owner_job=record.id, progress=count
             )
-            done += committed.size
             kept.append(
                 ManifestFile(
                     path=path, size=committed.size, sha256=committed.sha256, trust="first-use"
                 )
             )
-            control.progress = state.Progress(bytes_done=done, bytes_total=total)
         commit = request.commit or derived_commit(kept)
         manifest = Manifest(
             repo=request.repo,

@@ -14,7 +14,6 @@ import structlog
 
 from zhcache.errors import Cancelled, ZhcacheError
 from zhcached.clock import Clock
-from zhcached.errors import StoreDamaged
 from zhcached.store.store import Store
 
 LOOK_EVERY_S = 60.0
@@ -68,7 +67,7 @@ class Scrub:
                 log.error("scrub.damaged", sha256=sha256)
         except Cancelled:
             return False
-        except (StoreDamaged, ZhcacheError) as error:
+        except (ZhcacheError, OSError) as error:
             log.warning("scrub.failed", error=str(error))
             return False
         return True

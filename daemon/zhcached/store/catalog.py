@@ -24,6 +24,7 @@ from zhcached.store.files import disk_errors
 from zhcached.store.sqlite import Database
 
 VERSION: Final = 1
+_OWN: Final = ("leases", "jobs", "source_health")
 _TABLES: Final[dict[str, dict[str, Any]]] = {
     "blobs": {
         "columns": {
@@ -122,6 +123,7 @@ class Catalog:
             if version == 0:
                 _create(db)
             _check(db)
+            self._inode = self._path.stat().st_ino
         except BaseException:
             conn.close()
             raise
@@ -140,6 +142,35 @@ class Catalog:
         """Closes the file."""
         with self._lock:
             self._db.close()
+
+    def take_back(self) -> bool:
+        """Puts the index back in its place if somebody deleted or replaced the file.
+
+        What only the index knows (leases, jobs, the health of sources) is carried over from the
+        file that is still open; the rest is for a rebuild. Tells whether there was a need.
+
+        Raises:
+            NoSpace: No room.
+            StoreDamaged: The index is damaged.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock, _sqlite_errors(self._path):
+            if self._path.exists() and self._path.stat().st_ino == self._inode:
+                return False
+            kept = {
+                name: self._db.conn.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608
+                for name in _OWN
+            }
+            self._db.close()
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._db = self._open()
+        with self.write() as db:
+            for name, rows in kept.items():
+                for row in rows:
+                    marks = ",".join("?" * len(row))
+                    db.conn.execute(f"INSERT OR REPLACE INTO {name} VALUES ({marks})", row)  # noqa: S608
+        return True
 
     def start_over(self) -> None:
         """Sets a damaged file aside and begins an empty index.

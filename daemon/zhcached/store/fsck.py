@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from zhcache.errors import Cancelled
@@ -90,9 +90,14 @@ class Fsck:
             ZhcacheError: The disk failed.
         """
         self._mend_blobs(doubted)
-        changed = self._mend_snapshots()
-        for manifest in self._all_manifests() if relink else changed:
-            self._view.publish(manifest)
+        changed = {(m.repo, m.commit): m for m in self._mend_snapshots()}
+        for repo, commit, _ in self._manifests.list():
+            manifest = changed.get((str(repo), commit))
+            is_gone = not self._view.snapshot_dir(repo, commit).is_dir()
+            if manifest is None and (relink or is_gone):
+                manifest = self._read(repo, commit)
+            if manifest is not None:
+                self._view.publish(manifest)
         self._mend_refs()
 
     def _drop_scraps(self) -> None:
@@ -226,12 +231,6 @@ class Fsck:
             released = records.release_snapshot(db, str(repo), commit)
         hit("remove.after_rows")
         return released
-
-    def _all_manifests(self) -> Iterable[Manifest]:
-        for repo, commit, _ in self._manifests.list():
-            manifest = self._read(repo, commit)
-            if manifest is not None:
-                yield manifest
 
     # --- reading the bytes -----------------------------------------------------------------------
 

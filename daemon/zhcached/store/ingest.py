@@ -29,7 +29,8 @@ from zhcached.store.journal import Journal
 from zhcached.store.ranges import Ranges
 from zhcached.store.space import Reservation, Space
 
-SYNC_BYTES: Final = 32 << 20
+# One chunk below the 32 MiB that a kill may cost: the check comes after the chunk is written.
+SYNC_BYTES: Final = 31 << 20
 SYNC_SECONDS: Final = 1.0
 # A connection waits in the sync: with the disk at work since then it waits a third as long, and
 # in smaller steps the calls would only cost CPU.

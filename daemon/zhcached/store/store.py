@@ -419,7 +419,9 @@ class Store:
             NoSpace: No room.
             ZhcacheError: The disk failed.
         """
+        self.layout.create()
         with self._writing:
+            self.catalog.take_back()
             try:
                 with self.catalog.write():
                     # A crash before the blobs are read must not turn doubt into trust.

@@ -51,6 +51,9 @@ class HubView:
             ZhcacheError: The disk failed.
         """
         repo = manifest.repo_id
+        with files.disk_errors(self._layout.hub):
+            # A user may take the whole view for a cache to be cleared.
+            self._layout.hub.mkdir(mode=0o750, exist_ok=True)
         with (
             files.disk_errors(self._layout.hub),
             folders.opened(self._layout.hub) as hub,
