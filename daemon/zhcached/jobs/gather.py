@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -81,6 +81,9 @@ class Gathering:
         self._control = control
         self._meter = meter
         self._lock = threading.Lock()
+        self._twins: dict[str, list[FileTrust]] = defaultdict(list)
+        for file in brief.comparison.files:
+            self._twins[file.promise.key].append(file)
         self.committed: dict[str, Committed] = {}
         self.fetched: Counter[str] = Counter()
         self.reused = 0
@@ -93,7 +96,8 @@ class Gathering:
             ZhcacheError: The first error of any file; the others are stopped and keep what came.
         """
         missing = self._missing()
-        self._fetcher.make_room(sum(file.promise.size for file in missing))
+        room = sum(self._store.intake.room_needed(file.first_promise) for file in missing)
+        self._fetcher.make_room(room)
         # The largest first: a long one begun last would leave the line to itself at the end.
         missing.sort(key=lambda file: file.promise.size, reverse=True)
         failed = threading.Event()
@@ -211,9 +215,8 @@ class Gathering:
         return Committed(came.sha256, came.git_sha1, came.size), before
 
     def _share(self, file: FileTrust, found: Committed, before: int) -> None:
-        for twin in self._brief.comparison.files:
-            if twin.promise.key == file.promise.key:
-                self._keep(twin, found, before if twin.path == file.path else twin.promise.size)
+        for twin in self._twins[file.promise.key]:
+            self._keep(twin, found, before if twin.path == file.path else twin.promise.size)
 
     def _keep(self, file: FileTrust, found: Committed, reused: int) -> None:
         with self._lock:

@@ -141,6 +141,17 @@ class Intake:
                 return Committed(sha256, git_sha1, promise.size)
         return None
 
+    def room_needed(self, promise: Promise) -> int:
+        """Returns how many bytes more the disk must hold to bring these in.
+
+        A partial download has its blocks already, all of them where they were set aside.
+        """
+        try:
+            found = (self._layout.ingest(promise.key) / "data").stat()
+        except FileNotFoundError:
+            return promise.size
+        return max(0, promise.size - found.st_blocks * 512)
+
     def is_active(self, key: str) -> bool:
         """Tells whether an ingest is open."""
         return key in self._active
