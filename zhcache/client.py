@@ -157,9 +157,9 @@ class Client:
         request = messages.PrefetchRequest(
             repo=repo,
             revision=revision,
-            variants=list(variants),
-            include=list(include),
-            exclude=list(exclude),
+            variants=_several(variants),
+            include=_several(include),
+            exclude=_several(exclude),
             source=source,
             lock=lock,
             only_pipeline=only_pipeline,
@@ -447,6 +447,11 @@ def path(repo: str, variant: str | None = None, revision: str | None = None) -> 
     """
     with Client() as client:
         return client.path(repo, variant=variant, revision=revision)
+
+
+def _several(values: str | Sequence[str]) -> list[str]:
+    # A string is a sequence too, of its letters, and ``*`` among them would match everything.
+    return [values] if isinstance(values, str) else list(values)
 
 
 def _check(repo: str, revision: str | None) -> None:

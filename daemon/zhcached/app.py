@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from zhcache import __version__
+from zhcache.errors import ZhcacheError
 from zhcache.paths import handover_path
 from zhcached import log as logfile
 from zhcached import notify
@@ -41,6 +42,7 @@ from zhcached.transport.http import Transport
 
 USER_AGENT = f"zhcache/{__version__}"
 STOP_GRACE_S = 10.0
+WATCH_S = 2.0
 
 log = structlog.get_logger()
 
@@ -116,16 +118,41 @@ async def _listening(services: Services, path: Path) -> AsyncIterator[None]:
     ours.append((beside, beside.lstat()))
     runner = server.runner(server.build(services))
     await runner.setup()
+    watching: asyncio.Task[None] | None = None
     try:
         for listener in listeners:
             await _site(runner, listener).start()
         await handover.start()
+        watching = asyncio.create_task(_watch_names(services, runner, path, ours))
         yield
     finally:
+        if watching is not None:
+            watching.cancel()
         for place, identity in ours:
             listen.remove(place, identity)
         await handover.stop()
         await runner.cleanup()
+
+
+async def _watch_names(
+    services: Services, runner: web.AppRunner, path: Path, ours: list[tuple[Path, os.stat_result]]
+) -> None:
+    """Notices when the names that lead to this daemon are taken from it.
+
+    A deleted socket is bound again. A store whose lock file is gone may be another daemon's at any
+    moment, so this one ends.
+    """
+    while not services.stopping.is_set():
+        await asyncio.sleep(WATCH_S)
+        if not services.store.is_ours():
+            log.error("daemon.store_taken", home=str(services.home))
+            services.stopping.set()
+        elif ours[0][0] == path and not path.exists():
+            try:
+                await _site(runner, listen.bind(path)).start()
+                ours[0] = (path, path.lstat())
+            except (OSError, ZhcacheError) as error:
+                log.warning("daemon.socket_lost", error=str(error))
 
 
 def _site(runner: web.AppRunner, listener: socket.socket) -> web.SockSite:

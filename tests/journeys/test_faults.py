@@ -452,3 +452,56 @@ def test_configuration_error_reaches_the_user_whole(hub, make_daemon):
     refused = daemon.json("ls", code=2)["error"]
     assert "conections" in refused["message"]
     assert str(daemon.config) in refused["message"]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_damaged_manifest_is_told_its_blobs_are_kept_and_repair_restores_it(
+    hub, make_daemon, is_running
+):
+    hub.add("org/name", FILES)
+    config = '[store]\nmin_free = "0"\ngrace = "0s"\n' + source(hub)
+    daemon = make_daemon(config).start()
+    path = daemon.json("prefetch", "org/name")["path"]
+    (manifest,) = (daemon.home / "repos").glob("*/snapshots/*.json")
+    manifest.write_text('{"trunc')
+    if not is_running:
+        daemon.stop()
+        daemon.start()
+    daemon.json("verify", code=9)
+    daemon.json("gc")
+    assert len(daemon.blobs()) == 2
+    sent = hub.sent("*")
+    daemon.cli("repair")
+    # Only the small file that git names: by what it was called there went with the manifest.
+    assert hub.sent("*") - sent < 100
+    assert daemon.cli("path", "org/name").stdout.strip() == path
+    assert daemon.json("verify")["missing"] == []
+
+
+@pytest.mark.parametrize("name", ["blobs", "ingest", "hub"])
+def test_folder_deleted_under_a_running_daemon_does_not_stop_it(hub, make_daemon, name):
+    hub.add("org/name", FILES)
+    daemon = make_daemon(source(hub)).start()
+    daemon.json("prefetch", "org/name")
+    shutil.rmtree(daemon.home / name)
+    daemon.json("gc")
+    hub.add("org/other", {"config.json": b'{"b": 2}'})
+    assert daemon.json("prefetch", "org/other")["files"] == 1
+    assert daemon.json("prefetch", "org/name")["files"] == 2
+    assert daemon.cli("path", "org/name").returncode == 0
+
+
+def test_deleted_socket_comes_back(hub, make_daemon):
+    daemon = make_daemon(source(hub)).start()
+    daemon.socket.unlink()
+    until(daemon.socket.exists, "the daemon listens again")
+    assert daemon.json("ls")["snapshots"] == []
+    assert daemon.stop() == 0
+    assert not daemon.socket.exists()
+
+
+def test_daemon_ends_when_its_lock_is_no_longer_the_stores(hub, make_daemon):
+    daemon = make_daemon(source(hub)).start()
+    (daemon.home / "lock").unlink()
+    until(lambda: daemon.process.poll() is not None, "the daemon ends")
+    assert daemon.process.returncode == 0

@@ -64,6 +64,8 @@ def parse_repo(text: str) -> RepoId:
         UsageError: Not ``owner/name``; each part is letters, digits, ``.``, ``_``, ``-``, at most
             96 long, without ``--`` or ``..`` (the Hugging Face grammar, which ModelScope's fits).
     """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError("{text} is not a repository name", text=repr(text))
     parts = text.split("/")
     sound = (
         1 <= len(parts) <= 2

@@ -126,8 +126,7 @@ def prepare(
     """
     repo = parse_repo(request.repo)
     asked = _ranked(sources, health, request.source)
-    doubtful = [r.name for r in health.ranked() if r.state in ("down", "lying")]
-    answers = ask(asked, repo, _revision_at(request), aliases, check, doubtful)
+    answers = ask(asked, repo, _revision_at(request), aliases, check, health.doubtful())
     _remember(answers, health)
     if not answers.found:
         raise explain(repo, answers.failures)

@@ -59,6 +59,12 @@ class Health:
         names = list(self._sources)
         return ranking.rank(names, records, self._clock.wall(), slow_below=self._slow_below)
 
+    def doubtful(self) -> set[str]:
+        """Returns the sources that failed or lied lately."""
+        now = self._clock.wall()
+        with self._lock:
+            return {n for n, record in self._records.items() if ranking.is_doubtful(record, now)}
+
     def report(self) -> list[SourceInfo]:
         """Returns the sources as ``zhcache sources`` shows them, best first."""
         shown: list[SourceInfo] = []

@@ -71,6 +71,10 @@ class Performer:
             manifest = self._store.manifests.read(repo, commit)
             self._prefetcher.refetch(manifest, paths, record.id, control)
             found.refetched += len(paths)
+        for repo, ref, _ in self._store.lost():
+            control.check()
+            self._prefetcher.restore(repo, ref, record, control)
+            found.refetched += 1
         found.missing = []
         return state.Done(verify=found)
 

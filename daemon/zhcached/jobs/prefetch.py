@@ -22,7 +22,7 @@ from zhcache.protocol.messages import (
     PrefetchRequest,
     PrefetchResult,
 )
-from zhcache.protocol.names import is_commit, parse_repo
+from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.jobs import state
 from zhcached.jobs.brief import Brief, prepare
@@ -140,6 +140,21 @@ class Prefetcher:
             self._store.publish(manifest, None)
         finally:
             self._store.leases.release_holds(job)
+
+    def restore(self, repo: RepoId, ref: str, record: state.Record, control: Control) -> None:
+        """Makes a snapshot anew whose manifest was lost; blobs that are here are not fetched.
+
+        Raises:
+            ZhcacheError: As ``run``.
+        """
+        brief = self._prepare(PrefetchRequest(repo=str(repo), revision=ref), control)
+        meter = Meter(sum(file.size for file in brief.selection.taken), self._clock, self.health)
+        gathering = Gathering(self._fetcher, brief, record.id, control, meter)
+        try:
+            gathering.run()
+            self._store.publish(_manifest(brief, gathering, record), brief.ref)
+        finally:
+            self._store.leases.release_holds(record.id)
 
     def _prepare(self, request: PrefetchRequest, control: Control) -> Brief:
         return prepare(request, self._sources, self.health, self._aliases, control.check)

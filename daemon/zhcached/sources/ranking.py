@@ -20,6 +20,7 @@ RATE_MEMORY_S = 20.0
 """Transfer time over which an old rate is forgotten by the factor e."""
 RATE_VALID_S = 86400.0
 DOWN_AFTER = 2.5
+DOUBTFUL_AFTER = 0.5
 LYING_AFTER = 0.5
 _MIN_MEASURED_BYTES = 256 * 1024
 _ORDER: tuple[SourceState, ...] = ("ok", "unknown", "slow", "limited", "down", "lying")
@@ -109,6 +110,12 @@ def state_of(health: Health, now: float, *, slow_below: float) -> tuple[SourceSt
         return "unknown", "not measured yet"
     rate = f"{aged.rate / 2**20:.1f} MiB/s"
     return ("slow", rate) if aged.rate < slow_below else ("ok", rate)
+
+
+def is_doubtful(health: Health, now: float) -> bool:
+    """Tells whether a source failed or lied lately, so that nobody should wait for it."""
+    aged = _age(health, now)
+    return aged.failures >= DOUBTFUL_AFTER or aged.lies >= LYING_AFTER
 
 
 def rank(

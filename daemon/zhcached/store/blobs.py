@@ -141,6 +141,7 @@ class Blobs:
         os.fsync(fd)
         hit("commit.after_fsync")
         target = self.path(sha256)
+        target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         # Two ingests (one promised by sha256, one by git's sha1) may end in the same blob. The
         # first stays: renaming over it would pull the file from under those who map it.
         with self._names:
@@ -199,7 +200,7 @@ class Blobs:
         found = adoption.check_source(fd, size)
         folder = self._layout.ingest(f"{SCRAP}{os.getpid()}-{next(self._serial)}")
         with files.disk_errors(self._layout.root):
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, parents=True)
             path = folder / "data"
             try:
                 source, came = adoption.bring_in(

@@ -158,9 +158,14 @@ class Fsck:
         with self._catalog.write() as db:
             for repo, commit, row, inode, size, mtime, crc, removing in rows:
                 stat = on_disk.get((repo, commit))
-                if stat is None or removing:
+                if removing:
                     self.finish_removal(parse_repo(repo), commit)
                     on_disk.pop((repo, commit), None)
+                    continue
+                if stat is None:
+                    # Nobody removed it: its blobs stay, and ``lost`` says what to fetch again.
+                    self.problems.append(f"the manifest of {repo} at {commit} is missing")
+                    records.drop_snapshot(db, repo, commit)
                     continue
                 is_same = (stat.st_ino, stat.st_size, stat.st_mtime_ns) == (inode, size, mtime)
                 if is_same and crc == records.rows_crc(db, row):
@@ -189,7 +194,7 @@ class Fsck:
         return None
 
     def _mend_refs(self) -> None:
-        """Takes refs and pins from disk. A ref to a snapshot that is not here is dropped."""
+        """Takes refs and pins from disk. A ref to a lost snapshot stays there, unseen."""
         held = {
             (str(r), str(c))
             for r, c in self._catalog.rows("SELECT repo, commit_hash FROM snapshots")
@@ -203,7 +208,6 @@ class Fsck:
                     self._view.set_ref(repo, ref, commit)
                 else:
                     self._view.remove_ref(repo, ref)
-                    self._manifests.remove_ref(repo, ref)
             if self._manifests.pinned(repo):
                 pins.append((str(repo),))
         with self._catalog.write() as db:
@@ -341,8 +345,25 @@ class Fsck:
         )
         return [str(row[0]) for row in rows]
 
+    def lost(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str]]:
+        """Returns (repository, ref, commit) of each ref whose snapshot's manifest is gone.
+
+        Removal drops refs before manifests, so such a ref is left by damage alone.
+        """
+        return [
+            (held, ref, commit)
+            for held in self._manifests.repos()
+            if repo is None or held == repo
+            for ref, commit in self._manifests.refs(held).items()
+            if not self._layout.manifest(held, commit).exists()
+        ]
+
     def _missing(self, repo: RepoId | None) -> list[str]:
-        return [f"{name} {path}" for name, _, path, _, _, _ in self.holes(repo)]
+        for held, commit, _ in self._manifests.list():
+            if repo is None or held == repo:
+                self._read(held, commit)
+        files = [f"{name} {path}" for name, _, path, _, _, _ in self.holes(repo)]
+        return files + [f"{held} {ref}: its manifest" for held, ref, _ in self.lost(repo)]
 
     def holes(self, repo: RepoId | None) -> list[tuple[str, str, str, int, str, str | None]]:
         """Returns (repo, commit, path, size, sha256, git sha1) of files whose blob is not here."""

@@ -70,6 +70,7 @@ class GcState(msgspec.Struct, frozen=True):
     quarantine: tuple[Leftover, ...]
     grace_s: float
     keep_partial_s: float
+    has_lost: bool = False
 
 
 class GcPlan(msgspec.Struct, frozen=True):
@@ -84,12 +85,15 @@ def plan(state: GcState) -> GcPlan:
     remove: list[GcItem] = []
     keep = [_used(use) for use in state.used]
     young: list[UnusedBlob] = []
+    orphaned: list[UnusedBlob] = []
     held: dict[str, list[UnusedBlob]] = {}
     for blob in state.unused:
         if blob.sha256 in state.held:
             held.setdefault(state.held[blob.sha256], []).append(blob)
         elif blob.is_released:
             remove.append(_item("blob", blob.sha256, blob.size, "released by rm"))
+        elif state.has_lost:
+            orphaned.append(blob)
         elif blob.age_s >= state.grace_s:
             reason = "unused and older than the grace time"
             remove.append(_item("blob", blob.sha256, blob.size, reason))
@@ -99,6 +103,8 @@ def plan(state: GcState) -> GcPlan:
         keep.append(_group(blobs, f"needed by the running job {job}"))
     if young:
         keep.append(_group(young, f"younger than the grace time of {state.grace_s:.0f} s"))
+    if orphaned:
+        keep.append(_group(orphaned, "a snapshot's manifest was lost: run `zhcache repair`"))
     _sort_leftovers(state, remove, keep)
     return GcPlan(tuple(remove), tuple(keep))
 
@@ -173,6 +179,7 @@ class Collector:
         boot: str,
         is_active: Callable[[str], bool],
         retire: Callable[[str], Path | None],
+        has_lost: Callable[[], bool],
     ) -> None:
         self._layout = layout
         self._config = config
@@ -183,6 +190,7 @@ class Collector:
         self._boot = boot
         self._is_active = is_active
         self._retire = retire
+        self._has_lost = has_lost
         self._opened_wall = clock.wall()
         self._opened_mono = clock.monotonic()
 
@@ -213,6 +221,7 @@ class Collector:
             ingests=tuple(self._leftovers(self._layout.ingests, now)),
             quarantine=tuple(self._leftovers(self._layout.quarantine, now)),
             grace_s=self._config.grace,
+            has_lost=self._has_lost(),
             keep_partial_s=self._config.keep_partial,
         )
 
@@ -239,8 +248,11 @@ class Collector:
         return self._opened_wall + self._clock.monotonic() - self._opened_mono
 
     def _leftovers(self, folder: Path, now: float) -> Iterable[Leftover]:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(SCRAP))
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(e.name for e in entries if not e.name.startswith(SCRAP))
+        except FileNotFoundError:
+            return
         for name in names:
             size, touched = _extent(folder / name)
             is_active = folder == self._layout.ingests and self._is_active(name)
@@ -271,10 +283,14 @@ class Collector:
 
     def _unlink(self, items: list[GcItem]) -> list[GcItem]:
         gone: list[GcItem] = []
+        has_lost = self._has_lost()
         with self._catalog.write() as db:
             for item in items:
                 row = db.conn.execute(f"{_UNUSED} AND b.sha256=?", (item.name,)).fetchone()
-                if row is None or not self._may_go(bool(row[2]), str(row[3]), float(row[4])):
+                if row is None:
+                    continue
+                may_age = not has_lost and self._is_old(str(row[3]), float(row[4]))
+                if not (bool(row[2]) or may_age):
                     continue
                 # Files before rows: a row without a file is seen at the next look at it; a file
                 # without a row would come back as a new blob and live another grace time.
@@ -285,8 +301,8 @@ class Collector:
             hit("gc.after_rows")
         return gone
 
-    def _may_go(self, is_released: bool, boot: str, mono: float) -> bool:
-        return is_released or self._age(boot, mono) >= self._config.grace
+    def _is_old(self, boot: str, mono: float) -> bool:
+        return self._age(boot, mono) >= self._config.grace
 
 
 def _extent(path: Path) -> tuple[int, float]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -463,7 +464,7 @@ class Ingest:
 def _make(folder: Path) -> bool:
     """Makes the folder; False if it was there."""
     try:
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         return False
     return True
@@ -478,7 +479,9 @@ def _open_for_writing(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
         found = path.lstat()
-        if found.st_nlink > 1:
+        if stat.S_ISDIR(found.st_mode):
+            path.rmdir()
+        elif found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
             path.unlink()
         elif found.st_mode & 0o200 == 0:
             path.chmod(0o600)

@@ -72,6 +72,13 @@ class StoreLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def holds(self, path: Path) -> bool:
+        """Tells whether ``path`` is still the file that is locked, and not one put in its place."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         """Gives the right up. The file stays: unlinking it would let two daemons in."""
         if self._fd >= 0:

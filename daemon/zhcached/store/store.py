@@ -91,6 +91,7 @@ class Store:
             boot=self._boot,
             is_active=self.intake.is_active,
             retire=self.intake.retire,
+            has_lost=lambda: bool(self._fsck.lost()),
         )
 
     @classmethod
@@ -133,6 +134,10 @@ class Store:
         """Closes the store and lets another daemon have it."""
         self.catalog.close()
         self._lock.release()
+
+    def is_ours(self) -> bool:
+        """Tells whether no other daemon can have opened this store meanwhile."""
+        return self._lock.holds(self.layout.root / "lock")
 
     @property
     def problems(self) -> list[str]:
@@ -375,6 +380,10 @@ class Store:
             return self._fsck.verify(repo, progress, stop)
         finally:
             self.intake.count_again()
+
+    def lost(self) -> list[tuple[RepoId, str, str]]:
+        """Returns (repository, ref, commit) of each snapshot whose manifest was lost."""
+        return self._fsck.lost()
 
     def overdue(self, before: float) -> str | None:
         """Returns the blob that was read longest ago, if that was before a wall-clock time.

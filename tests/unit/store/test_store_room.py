@@ -25,3 +25,22 @@ def test_room_for_a_resumed_download_is_not_asked_for_twice(store):
     store.space.reserve(needed).release()
     with pytest.raises(NoSpace):
         store.space.reserve(len(CONTENT))
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_what_lies_in_the_place_of_partial_bytes_is_replaced_and_not_followed(
+    store, tmp_path, kind
+):
+    promise = promise_of(CONTENT)
+    folder = store.layout.ingest(promise.key)
+    folder.mkdir()
+    target = tmp_path / "target"
+    target.write_bytes(b"mine")
+    if kind == "link":
+        (folder / "data").symlink_to(target)
+    else:
+        (folder / "data").mkdir()
+    ingest = store.intake.begin(promise, "job")
+    ingest.write(0, CONTENT, "hub")
+    assert ingest.commit().size == len(CONTENT)
+    assert target.read_bytes() == b"mine"
