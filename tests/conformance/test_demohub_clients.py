@@ -6,20 +6,18 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import huggingface_hub
+import modelscope_hub
 import pytest
-
-from demohub import Hub
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
-modelscope_hub = pytest.importorskip("modelscope_hub")
-
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # noqa: E402
-from huggingface_hub import errors as hf_errors  # noqa: E402
-from modelscope_hub import errors as ms_errors  # noqa: E402
-from modelscope_hub.compat.file_download import model_file_download  # noqa: E402
-from modelscope_hub.compat.snapshot_download import (  # noqa: E402
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import errors as hf_errors
+from modelscope_hub import errors as ms_errors
+from modelscope_hub.compat.file_download import model_file_download
+from modelscope_hub.compat.snapshot_download import (
     snapshot_download as modelscope_snapshot_download,
 )
+
+from demohub import Hub
 
 WEIGHTS = random.Random(3).randbytes(2_000_000)
 FILES = {

@@ -4,12 +4,11 @@ import fnmatch
 import json
 
 import pytest
+from diffusers.pipelines import pipeline_loading_utils as loading
 
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.pipeline_files import components_of
 from zhcached.sources.selection import select
-
-loading = pytest.importorskip("diffusers.pipelines.pipeline_loading_utils")
 
 
 def component(folder, weights, *, variants=(), shards=0, configs=("config.json",)):
