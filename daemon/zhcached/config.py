@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
@@ -56,6 +56,17 @@ def parse_duration(value: object) -> float:
     return _measure(value, _SPANS, "a duration such as 30s")
 
 
+def parse_share(value: object) -> float:
+    """Returns a fraction for ``0.8``, ``"0.8"`` or ``1``, else bytes for ``20GiB``.
+
+    Raises:
+        ValueError: Neither.
+    """
+    size = _measure(value, _UNITS, "a fraction such as 0.8 or a size such as 20GiB")
+    has_unit = isinstance(value, str) and value.strip()[-1:].isalpha()
+    return size if size <= 1 and not has_unit else float(int(size))
+
+
 def _measure(value: object, units: Mapping[str, float], meant: str) -> float:
     found = _MEASURE.fullmatch(str(value)) if not isinstance(value, bool) else None
     if found is None or found[2].lower() not in units:
@@ -96,6 +107,28 @@ class DownloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: int = 5
 
 
+class ResidencyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[residency]``: what may stay warm.
+
+    Attributes:
+        share: Who may share one copy in VRAM.
+        vram: Of each device; a number up to 1 is a fraction, above it bytes.
+        ram: Of the machine, likewise.
+        keep_alive: Seconds a model stays warm after its last use.
+        host: How weights reach the CPU: mapped files, sealed memory, or what suits the disk.
+        call_timeout: Seconds a call of a resident pipeline may run before its worker is ended.
+        workers: Resident workers at once.
+    """
+
+    share: Literal["uid", "group", "off"] = "uid"
+    vram: float = 0.8
+    ram: float = 0.5
+    keep_alive: float = 600.0
+    host: Literal["auto", "files", "arenas"] = "auto"
+    call_timeout: float = 3600.0
+    workers: int = 8
+
+
 class Config(msgspec.Struct, frozen=True):
     """All of it. ``origins`` says which file each part came from, for ``doctor``."""
 
@@ -103,6 +136,7 @@ class Config(msgspec.Struct, frozen=True):
     sources: tuple[SourceConfig, ...] = ()
     alias: dict[str, dict[str, str]] = {}
     download: DownloadConfig = DownloadConfig()
+    residency: ResidencyConfig = ResidencyConfig()
     files: tuple[str, ...] = ()
 
 
@@ -119,9 +153,12 @@ _TIMES = {
     ("store", "scrub"),
     ("download", "stall"),
     ("download", "connect_timeout"),
+    ("residency", "keep_alive"),
+    ("residency", "call_timeout"),
 }
+_SHARES = {("residency", "vram"), ("residency", "ram")}
 # Tables of parts that other pieces of zhcache read; present in one shared file.
-_FOREIGN = {"residency", "convert", "gateway", "watch", "follow", "chinese"}
+_FOREIGN = {"convert", "gateway", "watch", "follow", "chinese"}
 
 
 def load(paths: Sequence[Path], environ: Mapping[str, str] | None = None) -> Config:
@@ -156,7 +193,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config:
-    known = {"store", "source", "alias", "download"} | _FOREIGN
+    known = {"store", "source", "alias", "download", "residency"} | _FOREIGN
     if unknown := sorted(set(tables) - known):
         _refuse(where, f"unknown table [{unknown[0]}]")
     try:
@@ -166,6 +203,7 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
             sources=sources or _default_sources(env),
             alias=msgspec.convert(tables.get("alias", {}), dict[str, dict[str, str]]),
             download=msgspec.convert(_units(tables, "download"), DownloadConfig),
+            residency=msgspec.convert(_units(tables, "residency"), ResidencyConfig),
         )
         for name, by_kind in config.alias.items():
             for target in (name, *by_kind.values()):
@@ -175,6 +213,8 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
     _check_sources(config.sources, where)
     if not 1 <= config.download.connections <= 64 or not 1 <= config.download.files <= 32:
         _refuse(where, "download.connections is 1 to 64, download.files 1 to 32")
+    if not 1 <= config.residency.workers <= 64:
+        _refuse(where, "residency.workers is 1 to 64")
     return config
 
 
@@ -188,6 +228,8 @@ def _units(tables: dict[str, Any], name: str) -> dict[str, Any]:
             converted[key] = parse_size(value)
         elif (name, key) in _TIMES:
             converted[key] = parse_duration(value)
+        elif (name, key) in _SHARES:
+            converted[key] = parse_share(value)
         else:
             converted[key] = value
     return converted

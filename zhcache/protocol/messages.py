@@ -16,7 +16,7 @@ Trust = Literal["pinned", "quorum", "first-use"]
 JobState = Literal[
     "queued", "resolving", "fetching", "publishing", "running", "done", "failed", "cancelled"
 ]
-JobKind = Literal["prefetch", "verify", "repair", "import"]
+JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
 SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
 SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]
 
@@ -177,6 +177,23 @@ class VerifyResult(Message):
     schema: int = 1
 
 
+class WarmResult(Message):
+    """What a warm job made warm. ``bytes_resident`` is what was really found in memory; ``locked``
+    says that the kernel cannot take it back. ``expires`` is None for until it is stopped.
+    """
+
+    repo: str
+    commit: str
+    variant: str | None
+    device: str
+    mode: Literal["attach", "resident"]
+    bytes: int
+    bytes_resident: int
+    locked: bool
+    expires: float | None
+    schema: int = 1
+
+
 class FileProgress(Message):
     """One file on its way. ``source`` names whoever sends most of it now."""
 
@@ -205,6 +222,7 @@ class Job(Message):
     error: ErrorInfo | None = None
     result: PrefetchResult | None = None
     verify: VerifyResult | None = None
+    warm: WarmResult | None = None
     joined: bool = False
     schema: int = 1
 
@@ -360,15 +378,24 @@ class Sources(Message):
 
 
 class LeaseRequest(Message):
-    """``POST /v1/leases``: the answer's connection is the lease; closing it ends the lease."""
+    """``POST /v1/leases``: the answer's connection is the lease; closing it ends the lease.
+
+    ``device`` is where the weights are wanted: ``cpu``, or a GPU's UUID, whose arenas are then
+    asked for over the handover socket.
+    """
 
     repo: str
     revision: str | None = None
     variant: str | None = None
+    device: str = "cpu"
 
 
 class Lease(Message):
-    """A promise that what stands at ``path`` stays until the lease ends."""
+    """A promise that what stands at ``path`` stays until the lease ends.
+
+    ``host`` says how weights reach the CPU: by mapping the files at ``path``, or as arenas over the
+    handover socket, where the store lies on a disk that is slow to map.
+    """
 
     id: str
     repo: str
@@ -376,6 +403,7 @@ class Lease(Message):
     path: str
     bytes: int
     variant: str | None = None
+    host: Literal["files", "arenas"] = "files"
     schema: int = 1
 
 
@@ -389,6 +417,13 @@ class Resident(Message):
     leases: int
     uid: int
     expires: float | None
+    mode: Literal["attach", "resident"] = "attach"
+    commit: str = ""
+    bytes_resident: int | None = None
+    locked: bool = False
+    pid: int | None = None
+    running: int = 0
+    queued: int = 0
 
 
 class Residents(Message):

@@ -6,9 +6,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zhcache.protocol import messages
+from zhcache.protocol import messages, residency
 
 KEPT = Path(__file__).parents[2] / "wire"
+KINDS = {
+    name: kind
+    for module in (messages, residency)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, messages.Message)
+}
 LINES = [
     (file.stem, json.loads(line))
     for file in sorted(KEPT.glob("protocol-*.jsonl"))
@@ -20,22 +26,19 @@ LINES = [
     ("protocol", "kept"), LINES, ids=lambda v: v if isinstance(v, str) else v["type"]
 )
 def test_message_of_a_released_protocol_is_read_whole(protocol, kept):
-    kind = getattr(messages, kept["type"])
+    kind = KINDS[kept["type"]]
     read = msgspec.to_builtins(msgspec.convert(kept["message"], kind))
     assert {key: read[key] for key in kept["message"]} == kept["message"]
 
 
 def test_message_of_a_newer_peer_is_read_without_what_is_unknown():
     for _, kept in LINES:
-        kind = getattr(messages, kept["type"])
+        kind = KINDS[kept["type"]]
         msgspec.convert({**kept["message"], "from_the_future": 1}, kind)
 
 
 def test_every_message_is_kept_for_the_newest_protocol():
-    kinds = {
-        name
-        for name, kind in vars(messages).items()
-        if isinstance(kind, type) and issubclass(kind, messages.Message)
-    }
     newest = max(protocol for protocol, _ in LINES)
-    assert kinds - {"Message"} == {kept["type"] for name, kept in LINES if name == newest}
+    assert set(KINDS) - {"Message", "Event"} == {
+        kept["type"] for name, kept in LINES if name == newest
+    }

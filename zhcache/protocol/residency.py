@@ -1,0 +1,277 @@
+"""What is said on the handover socket and to workers: tensors, arenas, calls.
+
+Frames (``zhcache.protocol.frames``) carry these. The first frame of a connection is a request,
+told apart by ``op``; every frame after it is one of a closed set, told apart by ``event``. Sizes
+and offsets are bytes, times are seconds since the epoch. Nothing here is ever a pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from zhcache.protocol.messages import ErrorInfo, Message
+from zhcache.protocol.version import PROTOCOL
+
+ALIGNMENT = 512
+"""Bytes; every tensor of an arena starts at a multiple of it, as torch's own allocations do."""
+
+
+class Event(Message, tag_field="event", tag=str.lower):
+    """Base of what follows a request: told apart by the field ``event``."""
+
+
+# --- arenas -------------------------------------------------------------------------------------
+
+
+class Tensor(Message):
+    """One tensor of an arena.
+
+    ``dtype`` is torch's name without ``torch.``; ``strides`` count elements. A parameter is used
+    in place; a buffer is copied by whoever attaches, since modules write into buffers at run time.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    strides: list[int]
+    offset: int
+    kind: Literal["parameter", "buffer"]
+    persistent: bool = True
+
+
+class Table(Message):
+    """All tensors of one component, by the names its module gives them once it is loaded.
+
+    ``aliases`` maps each tied name to the one in ``tensors`` whose memory it shares. ``versions``
+    names the libraries that made the module, since names and buffers differ between them.
+    """
+
+    component: str
+    library: str
+    class_name: str
+    tensors: list[Tensor]
+    aliases: dict[str, str] = {}
+    versions: dict[str, str] = {}
+
+
+class Arena(Message):
+    """One component's tensors in one piece of memory, whose descriptor comes beside the frame.
+
+    ``device`` is ``cpu`` (a sealed memfd) or a GPU's UUID as NVML spells it (``GPU-...``: a CUDA
+    VMM allocation). ``bytes`` is the size of the memory, padding included. ``checksum`` is
+    ``zhcache.pipeline.checksum`` of it, empty where the memory is sealed.
+    """
+
+    key: str
+    device: str
+    bytes: int
+    table: Table
+    checksum: str = ""
+
+
+class AttachRequest(Message):
+    """``op: attach``: the arenas of a leased snapshot on a device, filled first if need be.
+
+    ``damaged`` names arenas whose checksum did not hold at a first try; they are filled anew.
+    """
+
+    lease: str
+    device: str
+    damaged: list[str] = []
+    op: Literal["attach"] = "attach"
+    protocol: int = PROTOCOL
+
+
+# --- residents ----------------------------------------------------------------------------------
+
+
+class ResidentRequest(Message):
+    """``op: resident``: a pipeline held by a worker. The connection is the lease.
+
+    ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID. ``options`` are further
+    arguments of ``from_pretrained``, encoded as ``zhcache.pipeline.values`` does.
+    """
+
+    repo: str
+    revision: str | None = None
+    variant: str | None = None
+    device: str = "auto"
+    options: dict[str, Any] = {}
+    attention: str | None = None
+    compile: bool = False
+    op: Literal["resident"] = "resident"
+    protocol: int = PROTOCOL
+
+
+class Call(Event):
+    """Client to daemon to worker: one call of the pipeline.
+
+    ``arguments`` are encoded by ``zhcache.pipeline.values``; what is not words lies in one sealed
+    memfd beside the frame. ``seed`` is one seed or one for each image.
+    """
+
+    id: int
+    arguments: dict[str, Any]
+    seed: int | list[int] | None = None
+    wants_steps: bool = False
+
+
+class Cancel(Event):
+    """Client to daemon to worker: the call is no longer wanted."""
+
+    id: int
+
+
+class Progress(Event):
+    """What a request waits for, while it waits. Not about a call."""
+
+    note: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+class Attached(Event):
+    """Answer to ``attach``: the arenas, whose descriptors are beside this frame in this order."""
+
+    arenas: list[Arena]
+
+
+class Opened(Event):
+    """Answer to ``resident``: the worker holds the pipeline."""
+
+    lease: str
+    repo: str
+    commit: str
+    device: str
+    class_name: str
+    parameters: list[str]
+    bytes: int = 0
+
+
+class Queued(Event):
+    """The call waits behind ``position`` others; 0 is: it runs now."""
+
+    id: int
+    position: int
+
+
+class Step(Event):
+    """One step of a running call is done. ``total`` is 0 where it is not known."""
+
+    id: int
+    step: int
+    total: int
+    timestep: float
+
+
+class Returned(Event):
+    """The call's output fields, encoded as its arguments were."""
+
+    id: int
+    class_name: str
+    fields: dict[str, Any]
+    seconds: float
+
+
+class Failed(Event):
+    """A request (``id`` 0) or a call ended with an error."""
+
+    error: ErrorInfo
+    id: int = 0
+
+
+FromClient = Call | Cancel
+ToClient = Progress | Attached | Opened | Queued | Step | Returned | Failed
+
+
+# --- the daemon's own workers -------------------------------------------------------------------
+
+
+class Fill(Event):
+    """Daemon to a fill worker: load these components of the pipeline in ``folder`` into arenas.
+
+    ``device`` as in ``Arena``. The worker answers with a ``Filled`` for each component, with the
+    memory's descriptor beside it, then ends.
+    """
+
+    folder: str
+    components: list[str]
+    device: str
+
+
+class Filled(Event):
+    """One component's arena."""
+
+    bytes: int
+    table: Table
+    checksum: str = ""
+
+
+class Load(Event):
+    """Daemon to a resident worker: become the pipeline in ``folder``.
+
+    Arenas, where there are any, come beside this frame in their order; ``artifacts`` says that one
+    more descriptor follows them, with what an earlier worker compiled.
+    """
+
+    folder: str
+    device: str
+    options: dict[str, Any] = {}
+    attention: str | None = None
+    compile: bool = False
+    arenas: list[Arena] = []
+    artifacts: bool = False
+
+
+class Loaded(Event):
+    """The resident worker is ready."""
+
+    class_name: str
+    parameters: list[str]
+    bytes: int
+
+
+class Artifacts(Event):
+    """What the worker compiled, beside this frame, to be given to the next worker of its kind."""
+
+    key: str
+    bytes: int
+
+
+FromFillWorker = Progress | Filled | Failed
+ToResidentWorker = Load | Call | Cancel
+FromResidentWorker = Progress | Loaded | Step | Returned | Failed | Artifacts
+
+
+# --- over HTTP ----------------------------------------------------------------------------------
+
+
+class WarmRequest(Message):
+    """``POST /v1/warm``: a job that makes a held snapshot warm. ``keep`` is seconds, None the
+    configuration's ``keep_alive``, 0 until it is stopped.
+    """
+
+    repo: str
+    revision: str | None = None
+    variant: str | None = None
+    device: str = "auto"
+    mode: Literal["attach", "resident"] = "attach"
+    keep: float | None = None
+
+
+class StopRequest(Message):
+    """``POST /v1/unload``: lets what is warm of a repository go."""
+
+    repo: str
+    variant: str | None = None
+    device: str | None = None
+    force: bool = False
+
+
+class Stopped(Message):
+    """What was let go, in bytes of each device."""
+
+    repo: str
+    bytes: int
+    devices: list[str]
+    schema: int = 1
