@@ -73,11 +73,13 @@ class AttachRequest(Message):
     """``op: attach``: the arenas of a leased snapshot on a device, filled first if need be.
 
     ``damaged`` names arenas whose checksum did not hold at a first try; they are filled anew.
+    ``components`` names those that are wanted; None is all that have weights.
     """
 
     lease: str
     device: str
     damaged: list[str] = []
+    components: list[str] | None = None
     op: Literal["attach"] = "attach"
     protocol: int = PROTOCOL
 

@@ -1,8 +1,9 @@
 """The second socket: for what HTTP cannot carry, descriptors.
 
-A message is four bytes of length and JSON; descriptors follow by SCM_RIGHTS. The daemon never
-opens a path that a client names: the client opens its own files, under its own rights, and hands
-them over. Source of the rule: CVE-2024-27297 and its kin, a service talked into opening a path.
+Frames (``zhcache.protocol.frames``) both ways. The first says by ``op`` what the connection is
+for: files that come in, arenas that go out, a resident pipeline. Each conversation has a thread of
+its own; how many there may be is counted for each user, and a request that does not arrive whole
+in time ends its connection.
 """
 
 from __future__ import annotations
@@ -13,41 +14,58 @@ import socket
 import struct
 import threading
 import time
-import uuid
-from collections import Counter
+from typing import Any
 
 import msgspec
 import structlog
 
-from zhcache.errors import Busy, UsageError, ZhcacheError
-from zhcache.protocol import version
+from zhcache.errors import UsageError, ZhcacheError
+from zhcache.protocol import frames, version
 from zhcache.protocol.failure import to_info
-from zhcache.protocol.messages import ErrorReply, ImportRequest
-from zhcache.protocol.names import check_listing, is_commit, parse_path, parse_repo, parse_revision
-from zhcached.api.peer import of_socket
+from zhcache.protocol.messages import ImportRequest, Message
+from zhcache.protocol.residency import AttachRequest, Failed, ResidentRequest
+from zhcached.api import attach, imports
+from zhcached.api.peer import Peer, of_socket
+from zhcached.api.places import Places
 from zhcached.api.services import Services
-from zhcached.jobs import state
-from zhcached.jobs.arrivals import Arrivals
 
-MAX_HEAD = 16 * 2**20
-MAX_FILES = 10_000
-MAX_CONNECTIONS_PER_UID = 8
-RETRY_S = 0.2
+MAX_CONNECTIONS_PER_UID = 256
+MAX_CONNECTIONS = 1024
+MAX_IMPORTS_PER_UID = 8
+MAX_ATTACHES_PER_UID = 64
+MAX_SMALL_HEAD = 64 * 2**10
+"""Bytes. Only the long listing of an import needs more, and few may send one at once."""
+
 HEAD_DEADLINE_S = 10.0
+RETRY_S = 0.2
 _LENGTH = struct.Struct(">I")
 
 log = structlog.get_logger()
-_decoder = msgspec.json.Decoder(ImportRequest)
+
+
+class _Head(Message):
+    """What every request has. One without ``op`` is an import, by a client from before others."""
+
+    op: str = "import"
+    protocol: int = version.PROTOCOL
+
+
+_KINDS: dict[str, type[Message]] = {
+    "import": ImportRequest,
+    "attach": AttachRequest,
+    "resident": ResidentRequest,
+}
 
 
 class Handover:
-    """Serves ``handover.sock``: a thread for each connection, so many for each user."""
+    """Serves ``handover.sock``."""
 
     def __init__(self, services: Services, listener: socket.socket) -> None:
         self._services = services
         self._listener = listener
-        self._lock = threading.Lock()
-        self._open: Counter[int] = Counter()
+        self._connections = Places("connections", MAX_CONNECTIONS_PER_UID, MAX_CONNECTIONS)
+        self._imports = Places("imports", MAX_IMPORTS_PER_UID)
+        self._attaches = Places("attaching processes", MAX_ATTACHES_PER_UID)
         self._stopped = False
         self._loop = asyncio.get_running_loop()
 
@@ -68,80 +86,94 @@ class Handover:
                 channel, _ = self._listener.accept()
             except OSError as error:
                 if not self._stopped:
-                    # Out of descriptors, most likely: that passes, and imports must go on then.
+                    # Out of descriptors, most likely: that passes, and work must go on then.
                     log.warning("handover.not_accepted", error=str(error))
                     time.sleep(RETRY_S)
                 continue
             self._begin(channel)
 
     def _begin(self, channel: socket.socket) -> None:
-        uid = of_socket(channel).uid
-        with self._lock:
-            has_place = self._open[uid] < MAX_CONNECTIONS_PER_UID
-            self._open[uid] += has_place
-        if not has_place:
-            _send(channel, ErrorReply(error=to_info(Busy("too many imports at once"))))
-            channel.close()
+        peer = of_socket(channel)
+        try:
+            self._connections.take(peer.uid)
+        except ZhcacheError as error:
+            _refuse(channel, error)
             return
         try:
-            threading.Thread(target=self._serve, args=(channel, uid), daemon=True).start()
+            threading.Thread(target=self._serve, args=(channel, peer), daemon=True).start()
         except RuntimeError as error:
             log.warning("handover.not_served", error=str(error))
             channel.close()
-            self._leave(uid)
+            self._connections.leave(peer.uid)
 
-    def _leave(self, uid: int) -> None:
-        with self._lock:
-            self._open[uid] -= 1
+    def _serve(self, channel: socket.socket, peer: Peer) -> None:
+        try:
+            raw = self._read_head(channel, peer)
+            self._converse(channel, _decoded(raw), peer)
+        except ZhcacheError as error:
+            _refuse(channel, error)
+        except (OSError, EOFError) as error:
+            log.info("handover.dropped", uid=peer.uid, error=str(error))
+            channel.close()
+        except Exception as error:
+            log.exception("handover.defect", uid=peer.uid)
+            defect = ZhcacheError(
+                "the daemon met a defect of its own: {kind}",
+                hint="zhcache logs has the details; please report it",
+                kind=type(error).__name__,
+            )
+            _refuse(channel, defect)
+        finally:
+            self._connections.leave(peer.uid)
 
-    def _serve(self, channel: socket.socket, uid: int) -> None:
-        # The answer goes over a descriptor of its own: a job that fails at once closes the other.
-        with channel.dup() as answering:
-            try:
-                request = _read_head(channel)
-                arrivals = Arrivals(channel, request)
-                _send(answering, self._submit(request, arrivals, uid))
-            except ZhcacheError as error:
-                _send(answering, ErrorReply(error=to_info(error)))
-                channel.close()
-            except OSError as error:
-                log.info("handover.dropped", error=str(error))
-                channel.close()
-            finally:
-                self._leave(uid)
+    def _converse(self, channel: socket.socket, request: Message, peer: Peer) -> None:
+        # The request came in its time; how long the rest may take is known to who serves it.
+        channel.settimeout(None)
+        if isinstance(request, ImportRequest):
+            with self._imports.held(peer.uid):
+                imports.serve(channel, request, peer.uid, self._services, self._loop)
+        elif isinstance(request, AttachRequest):
+            with self._attaches.held(peer.uid):
+                attach.serve(channel, request, peer, self._services)
+            channel.close()
+        else:
+            from zhcached.api import residents
 
-    def _submit(self, request: ImportRequest, arrivals: Arrivals, uid: int) -> msgspec.Struct:
-        task = state.Import(request.repo, request.commit, request.revision)
-        key = f"import {uuid.uuid4().hex}"
-        submitting = self._services.jobs.submit(task, key, uid, arrivals)
-        return asyncio.run_coroutine_threadsafe(submitting, self._loop).result()
+            residents.serve(channel, request, peer, self._services)
+            channel.close()
+
+    def _read_head(self, channel: socket.socket, peer: Peer) -> bytes:
+        # One deadline for the whole head: a byte now and then must not hold a place for ever.
+        # Descriptors beside it are not received and closed by the kernel.
+        deadline = time.monotonic() + HEAD_DEADLINE_S
+        (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size, deadline))
+        if length > frames.MAX_FRAME:
+            raise UsageError("the request is larger than {limit} bytes", limit=frames.MAX_FRAME)
+        if length > MAX_SMALL_HEAD:
+            with self._imports.held(peer.uid):
+                return _read(channel, length, deadline)
+        return _read(channel, length, deadline)
 
 
-def _read_head(channel: socket.socket) -> ImportRequest:
-    deadline = time.monotonic() + HEAD_DEADLINE_S
-    (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size, deadline))
-    if length > MAX_HEAD:
-        raise UsageError("the request is larger than {limit} bytes", limit=MAX_HEAD)
+def _decoded(raw: bytes) -> Any:
     try:
-        request = _decoder.decode(_read(channel, length, deadline))
+        head = msgspec.json.decode(raw, type=_Head)
+        version.check(str(head.protocol))
+        kind = _KINDS.get(head.op)
+        if kind is None:
+            raise UsageError(
+                "the daemon does not know the request {op}",
+                hint="it may be older than this client: zhcache daemon status",
+                op=head.op[:40],
+            )
+        return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise UsageError("the request is malformed: {reason}", reason=error) from error
-    version.check(str(request.protocol))
-    parse_repo(request.repo)
-    if request.revision is not None:
-        parse_revision(request.revision)
-    if request.commit is not None and not is_commit(request.commit):
-        raise UsageError("{commit} is not a full commit", commit=request.commit[:80])
-    if not 0 < len(request.files) <= MAX_FILES:
-        raise UsageError("an import has 1 to {limit} files", limit=MAX_FILES)
-    check_listing([parse_path(file.path) for file in request.files])
-    return request
 
 
 def _read(channel: socket.socket, count: int, deadline: float) -> bytes:
     received = bytearray()
     while len(received) < count:
-        # One deadline for the whole head: a byte now and then must not hold a place for ever.
         channel.settimeout(max(deadline - time.monotonic(), 0.001))
         part = channel.recv(min(count - len(received), 1 << 16))
         if not part:
@@ -150,7 +182,8 @@ def _read(channel: socket.socket, count: int, deadline: float) -> bytes:
     return bytes(received)
 
 
-def _send(channel: socket.socket, message: msgspec.Struct) -> None:
-    body = msgspec.json.encode(message)
-    with contextlib.suppress(OSError):
-        channel.sendall(_LENGTH.pack(len(body)) + body)
+def _refuse(channel: socket.socket, error: ZhcacheError) -> None:
+    # Who imports reads it as an ErrorReply: a Failed has all of its fields.
+    with channel, contextlib.suppress(OSError):
+        channel.settimeout(RETRY_S)
+        frames.send(channel, Failed(error=to_info(error)))

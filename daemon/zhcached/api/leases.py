@@ -16,6 +16,7 @@ from zhcache.protocol.messages import Lease, LeaseRequest, Resident, Residents
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcached.api.peer import Peer
 from zhcached.api.route import Call, Route, line, stream
+from zhcached.api.services import Services
 from zhcached.store.store import Store
 
 HEARTBEAT_S = 20.0
@@ -23,8 +24,8 @@ HEARTBEAT_S = 20.0
 
 async def hold(call: Call) -> web.StreamResponse:
     """Grants a lease that lasts as long as the answer's connection."""
-    store, stopping = call.services.store, call.services.stopping
-    lease = await _granted(store, call.body, call.peer)
+    stopping = call.services.stopping
+    lease = await _granted(call.services, call.body, call.peer)
     try:
         response = await stream(call.request)
         await response.write(line(lease))
@@ -38,16 +39,22 @@ async def hold(call: Call) -> web.StreamResponse:
         # A daemon that stops leaves the record: the process still uses the files, and the next
         # daemon ends the lease when that process is gone.
         if not stopping.is_set():
-            await asyncio.shield(asyncio.to_thread(store.leases.end, lease.id))
+            await asyncio.shield(asyncio.to_thread(_end, call.services, lease.id))
 
 
-async def _granted(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
+def _end(services: Services, lease: str) -> None:
+    services.store.leases.end(lease)
+    if services.arenas is not None:
+        services.arenas.released(lease)
+
+
+async def _granted(services: Services, request: LeaseRequest, peer: Peer) -> Lease:
     """Grants a lease; one whose client hung up meanwhile is ended as soon as it is there."""
-    granting = asyncio.ensure_future(asyncio.to_thread(_grant, store, request, peer))
+    granting = asyncio.ensure_future(asyncio.to_thread(_grant, services, request, peer))
 
     def take_back(ended: asyncio.Future[Lease]) -> None:
         if not ended.cancelled() and ended.exception() is None:
-            store.leases.end(ended.result().id)
+            services.store.leases.end(ended.result().id)
 
     try:
         return await asyncio.shield(granting)
@@ -56,7 +63,8 @@ async def _granted(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
         raise
 
 
-def _grant(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
+def _grant(services: Services, request: LeaseRequest, peer: Peer) -> Lease:
+    store = services.store
     if request.variant is not None:
         raise UsageError("this release makes no variants yet: {name}", name=request.variant)
     repo = parse_repo(request.repo)
@@ -68,6 +76,7 @@ def _grant(store: Store, request: LeaseRequest, peer: Peer) -> Lease:
         commit=manifest.commit,
         path=str(store.view.snapshot_dir(repo, manifest.commit)),
         bytes=manifest.bytes,
+        host=services.host,
     )
 
 
@@ -80,7 +89,7 @@ async def release(call: Call) -> None:
         raise NotFound("there is no lease {id}", id=lease[:40])
     if owner != call.peer.uid and not call.peer.may_all:
         raise NotPermitted("lease {id} belongs to another user", id=lease)
-    await asyncio.to_thread(leases.end, lease)
+    await asyncio.to_thread(_end, call.services, lease)
 
 
 async def resident(call: Call) -> Residents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from zhcached.clock import Clock
 from zhcached.config import Config
@@ -13,10 +14,22 @@ from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.store.store import Store
 
+if TYPE_CHECKING:
+    from zhcached.residency.arenas import Arenas
+    from zhcached.residency.devices import Devices
+    from zhcached.residency.door import Residency
+    from zhcached.residency.launch import Launcher
+    from zhcached.residency.pages import Pages
+    from zhcached.residency.residents import Residents
+
 
 @dataclass(slots=True)
 class Services:
-    """The daemon's parts, joined once by ``app``."""
+    """The daemon's parts, joined once by ``app``.
+
+    What keeps models warm may be absent, in tests of the rest. ``host`` says how weights reach the
+    CPU (``zhcache.protocol.messages.Lease``).
+    """
 
     config: Config
     clock: Clock
@@ -28,3 +41,10 @@ class Services:
     home: Path
     started: float
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    host: Literal["files", "arenas"] = "files"
+    devices: Devices | None = None
+    launcher: Launcher | None = None
+    arenas: Arenas | None = None
+    residents: Residents | None = None
+    pages: Pages | None = None
+    residency: Residency | None = None

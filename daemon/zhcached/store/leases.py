@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from zhcache.errors import Busy, NotFound
@@ -35,6 +36,15 @@ def process_start(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What a lease is of, and whose it is."""
+
+    repo: str
+    commit: str
+    uid: int
 
 
 class Leases:
@@ -107,6 +117,16 @@ class Leases:
         """Returns the uid a lease was granted to, or None if there is no such lease."""
         rows = self._catalog.rows("SELECT uid FROM leases WHERE id=?", (lease,))
         return int(rows[0][0]) if rows else None
+
+    def find(self, lease: str) -> Leased | None:
+        """Returns what a lease is of, or None if there is no such lease."""
+        rows = self._catalog.rows("SELECT repo, commit_hash, uid FROM leases WHERE id=?", (lease,))
+        return Leased(str(rows[0][0]), str(rows[0][1]), int(rows[0][2])) if rows else None
+
+    def holder(self, lease: str) -> str | None:
+        """Returns who has a lease, as text, or None if there is no such lease."""
+        rows = self._catalog.rows("SELECT uid, pid FROM leases WHERE id=?", (lease,))
+        return f"process {rows[0][1]} of uid {rows[0][0]}" if rows else None
 
     def holders(self, repo: RepoId, commit: str | None = None) -> list[str]:
         """Returns who leases the snapshot, or any of the repository, as texts."""
