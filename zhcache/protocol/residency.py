@@ -109,13 +109,17 @@ class Call(Event):
     """Client to daemon to worker: one call of the pipeline.
 
     ``arguments`` are encoded by ``zhcache.pipeline.values``; what is not words lies in one sealed
-    memfd beside the frame. ``seed`` is one seed or one for each image.
+    memfd beside the frame. ``seed`` is one seed or one for each image. ``scheduler`` is a class
+    name of diffusers, or an encoded scheduler with a config. ``pipeline`` is another pipeline class
+    over the same components.
     """
 
     id: int
     arguments: dict[str, Any]
     seed: int | list[int] | None = None
     wants_steps: bool = False
+    scheduler: Any = None
+    pipeline: str | None = None
 
 
 class Cancel(Event):
@@ -167,12 +171,17 @@ class Step(Event):
 
 
 class Returned(Event):
-    """The call's output fields, encoded as its arguments were."""
+    """The call's output fields, encoded as its arguments were.
+
+    ``class_name`` is ``tuple`` where the pipeline returned one; its items are then the field
+    ``items``. ``generators`` are those of the arguments, in the state the call left them in.
+    """
 
     id: int
     class_name: str
     fields: dict[str, Any]
     seconds: float
+    generators: list[Any] = []
 
 
 class Failed(Event):
