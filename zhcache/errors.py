@@ -147,6 +147,12 @@ class Busy(ZhcacheError):
     exit_code = 75
 
 
+class WorkerDied(ZhcacheError):
+    """The process that ran a resident pipeline ended; another takes its place."""
+
+    code = "worker_died"
+
+
 class Cancelled(ZhcacheError):
     """The job was cancelled."""
 
