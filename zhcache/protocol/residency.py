@@ -249,6 +249,31 @@ class Artifacts(Event):
     bytes: int
 
 
+class Launch(Event):
+    """Daemon to the spawner of workers, on a connection that is this worker's life: start one.
+
+    Beside the frame come the worker's line and where its words go. ``build`` is the version of the
+    daemon's code: what daemon and worker say to each other is no protocol with a past.
+    """
+
+    kind: Literal["fill", "resident"]
+    name: str
+    build: str
+
+
+class Launched(Event):
+    """The spawner's answer: the worker runs, and is ended when the connection is."""
+
+    pid: int
+
+
+class Ended(Event):
+    """The spawner's last word on a worker: how it ended, to follow "it"."""
+
+    how: str
+
+
+FromSpawner = Launched | Ended | Failed
 FromFillWorker = Progress | Filled | Failed
 ToResidentWorker = Load | Call | Cancel
 FromResidentWorker = Progress | Loaded | Step | Returned | Failed | Artifacts
