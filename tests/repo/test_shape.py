@@ -128,6 +128,7 @@ KEYS = [
     *defaults("[store]", config.StoreConfig),
     *defaults("[[source]]", config.SourceConfig),
     *defaults("[download]", config.DownloadConfig),
+    *defaults("[residency]", config.ResidencyConfig),
 ]
 
 
@@ -143,6 +144,8 @@ def meant(section: str, key: str, written: str) -> object:
         return config.parse_size(written)
     if (section.strip("[]"), key) in config._TIMES:
         return config.parse_duration(written)
+    if (section.strip("[]"), key) in config._SHARES:
+        return config.parse_share(written)
     return {"–": msgspec.NODEFAULT, "none": None, "无": None, "[]": (), "false": False}.get(
         written, int(written) if written.isdigit() else written
     )
