@@ -1,0 +1,75 @@
+"""What went wrong in a worker, as an error that travels: a kind, words, a next step; no traceback.
+
+The traceback goes to the worker's standard error, which is the daemon's log.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import torch
+
+from zhcache.errors import Cancelled, NoSpace, UsageError, ZhcacheError
+
+MAX_WORDS = 2000
+"""Characters of a foreign exception's text that are passed on."""
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+class Stopped(BaseException):
+    """The call is no longer wanted. No ``except Exception`` in a pipeline may swallow it."""
+
+
+def described(error: BaseException, device: str) -> ZhcacheError:
+    """Returns ``error`` as one of zhcache's own.
+
+    Args:
+        error: What a pipeline raised while it was loaded or called.
+        device: Where it runs.
+    """
+    if isinstance(error, ZhcacheError):
+        return error
+    if isinstance(error, Stopped):
+        return Cancelled("the call was cancelled")
+    traceback.print_exception(error, file=sys.stderr)
+    words = str(error).strip()[:MAX_WORDS] or "it gave no reason"
+    if _is_no_memory(error):
+        return NoSpace(
+            "{device} has no memory left for this: {reason}",
+            hint="fewer images at once, or a smaller size; `zhcache ps` shows what else is there",
+            device=device,
+            reason=words,
+        )
+    if isinstance(error, (TypeError, ValueError, LookupError)):
+        return UsageError(
+            "the pipeline refused its arguments: {kind}: {reason}",
+            hint="compare them with what the pipeline's class documents",
+            kind=type(error).__name__,
+            reason=words,
+        )
+    return ZhcacheError(
+        "the pipeline failed: {kind}: {reason}",
+        hint="`zhcache logs` has the traceback",
+        kind=type(error).__name__,
+        reason=words,
+    )
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the device is lost to this process: after such an error CUDA answers nothing more."""
+    if _is_no_memory(error):
+        return False
+    lost = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, lost) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
+def _is_no_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in _NO_MEMORY
+    )

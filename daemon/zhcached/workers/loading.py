@@ -1,0 +1,187 @@
+"""The pipeline that a resident worker holds: read by stock diffusers, placed on its device."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from zhcache.completeness import gaps
+from zhcache.errors import NotFound, UsageError
+from zhcache.pipeline.decode import Decoder
+from zhcache.pipeline.published import published
+from zhcache.protocol.residency import Load
+from zhcached.workers.schedulers import Schedulers
+from zhcached.workers.weights import Weights
+
+
+class Held:
+    """A pipeline and what its calls must not change.
+
+    Attributes:
+        device: The torch device it is on.
+        schedulers: As they were loaded.
+        weights: As they were loaded.
+    """
+
+    def __init__(self, pipeline: Any, device: torch.device) -> None:
+        self.device = device
+        self.schedulers = Schedulers(pipeline)
+        self.weights = Weights(pipeline)
+        self._own = pipeline
+        self._others: dict[str, Any] = {type(pipeline).__name__: pipeline}
+
+    def as_class(self, name: str | None) -> Any:
+        """Returns the pipeline, or one of class ``name`` over the same components.
+
+        Raises:
+            UsageError: diffusers has no such pipeline, or it needs components that are not here.
+        """
+        if name is None:
+            return self._own
+        if name not in self._others:
+            self._others[name] = _quiet(_sibling(pipeline_class(name), self._own))
+        return self._others[name]
+
+
+def load(request: Load, note: Callable[[str], None]) -> Held:
+    """Returns the pipeline that ``request`` names.
+
+    Args:
+        request: What to load, onto which device.
+        note: Told what is being done.
+
+    Raises:
+        NotFound: Files are missing.
+        UsageError: An option that cannot be meant, or no such device.
+        Exception: Whatever diffusers raised.
+    """
+    folder = Path(request.folder)
+    if missing := gaps(folder):
+        raise NotFound(
+            "the snapshot lacks {files}",
+            hint="fetch the rest: zhcache prefetch",
+            files=", ".join(str(one) for one in missing[:5]),
+        )
+    device = device_of(request.device)
+    options = _options(folder, Decoder([]).decode(request.options))
+    note("reading the pipeline")
+    # A collection in mid-load walks millions of objects that are all still wanted.
+    gc.disable()
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), **_how(folder), **options)
+        if device.type != "cpu":
+            note(f"moving it to {device}")
+            pipeline.to(device)
+    finally:
+        gc.enable()
+    gc.collect()
+    gc.freeze()
+    return Held(_quiet(pipeline), device)
+
+
+def device_of(name: str) -> torch.device:
+    """Returns the torch device that ``name``, ``cpu`` or a GPU's UUID, stands for here.
+
+    Raises:
+        UsageError: This process does not see it.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    from zhcache.pipeline import cuda, vmm
+
+    cuda.needs_cuda()
+    return torch.device("cuda", vmm.ordinal_of(name))
+
+
+def pipeline_class(name: object) -> type:
+    """Returns the pipeline class of diffusers that is called ``name``.
+
+    Raises:
+        UsageError: There is none.
+    """
+    is_name = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
+    try:
+        found = getattr(diffusers, str(name)) if is_name else None
+    except (AttributeError, ImportError, RuntimeError):
+        found = None
+    if inspect.isclass(found) and issubclass(found, DiffusionPipeline):
+        return found
+    raise UsageError(
+        "diffusers {version} has no pipeline {name}",
+        hint="pipelines with code of their own are not run here; load them with mode='attach'",
+        version=diffusers.__version__,
+        name=repr(name)[:80],
+    )
+
+
+def _how(folder: Path) -> dict[str, Any]:
+    form = published(folder)
+    by_component = {name: getattr(torch, dtype) for name, dtype in form.dtypes.items()}
+    # torch_dtype became dtype in 0.40; an unknown option would only be warned about.
+    newer = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 40)
+    return {
+        "use_safetensors": True,
+        "local_files_only": True,
+        "variant": form.variant,
+        "dtype" if newer else "torch_dtype": {
+            **by_component, "default": getattr(torch, form.default),
+        },
+    }  # fmt: skip
+
+
+def _options(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is not for the pipeline's constructor, or is more than a plain setting of it."""
+    index = json.loads((folder / "model_index.json").read_bytes())
+    known = inspect.signature(pipeline_class(index.get("_class_name")).__init__).parameters
+    for name, value in options.items():
+        if name == "self" or name not in known:
+            raise UsageError(
+                "{kind} takes no option {name}",
+                hint="it takes {known}",
+                kind=index["_class_name"],
+                name=name[:80],
+                known=", ".join(list(known)[1:]),
+            )
+        is_component = isinstance(index.get(name), list)
+        if value is not None and (is_component or not isinstance(value, (bool, int, float, str))):
+            raise UsageError(
+                "{name} cannot be replaced in a resident pipeline, only left out with None",
+                hint="mode='attach' takes components of your own",
+                name=name,
+            )
+    return options
+
+
+def _sibling(kind: type, own: Any) -> Any:
+    wanted: dict[str, Any] = dict(inspect.signature(kind.__init__).parameters)
+    given = {**dict(own.config), **own.components}
+    chosen = {name: given[name] for name in wanted if name in given}
+    optional = set(getattr(kind, "_optional_components", ()))
+    missing = [
+        name
+        for name, one in list(wanted.items())[1:]
+        if chosen.get(name) is None
+        and one.default is inspect.Parameter.empty
+        and name not in optional
+        and one.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    if missing:
+        raise UsageError(
+            "{kind} needs {names}, which this snapshot does not have",
+            kind=kind.__name__,
+            names=", ".join(missing),
+        )
+    return kind(**chosen)
+
+
+def _quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,0 +1,156 @@
+"""A resident worker: holds one pipeline and runs its calls, one after the other.
+
+The main thread calls the pipeline; a second one reads the line, so that a cancellation is seen
+while a call runs. Ends when the front closes the line, and when its device is lost to it. Nothing
+a call does ends it otherwise.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import random
+import socket
+import threading
+from collections.abc import Sequence
+
+import numpy
+import torch
+
+from zhcache.protocol import frames
+from zhcache.protocol.failure import to_info
+from zhcache.protocol.residency import (
+    Call,
+    Cancel,
+    Event,
+    Failed,
+    Load,
+    Loaded,
+    Progress,
+    Step,
+    ToResidentWorker,
+)
+from zhcached.workers.calling import parameters, perform
+from zhcached.workers.failures import Stopped, described, is_fatal
+from zhcached.workers.loading import Held, load
+
+
+class Inbox:
+    """What the front sends, in order, and which calls it no longer wants."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._calls: queue.SimpleQueue[tuple[Call, list[int]] | None] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._is_over = False
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self) -> tuple[Call, list[int]] | None:
+        """Waits for the next call and its descriptors; None is the end."""
+        return self._calls.get()
+
+    def is_cancelled(self, call: int) -> bool:
+        """Whether nobody waits for ``call`` any more."""
+        return self._is_over or call in self._cancelled
+
+    def done(self, call: int) -> None:
+        """Forgets ``call``."""
+        self._cancelled.discard(call)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message, fds = frames.receive(self._line, ToResidentWorker)
+                if isinstance(message, Call):
+                    self._calls.put((message, fds))
+                    continue
+                frames.close_all(fds)
+                if isinstance(message, Cancel):
+                    self._cancelled.add(message.id)
+        except (OSError, EOFError):
+            # The front is gone or talks nonsense; either way nobody waits for an answer.
+            self._is_over = True
+            self._calls.put(None)
+
+
+def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
+    """Loads what ``request`` names, then serves calls until the front closes ``line``.
+
+    Args:
+        line: To the front; ``request`` has been read from it.
+        request: What to hold.
+        fds: What came beside it; closed here.
+    """
+    _own_randomness()
+    try:
+        held = load(request, lambda words: _send(line, Progress(note=words)))
+    except Exception as error:  # noqa: BLE001 - whatever diffusers raises is told, not died of
+        _send(line, Failed(error=to_info(described(error, request.device))))
+        return
+    finally:
+        frames.close_all(fds)
+    own = held.as_class(None)
+    _send(
+        line,
+        Loaded(class_name=type(own).__name__, parameters=parameters(own), bytes=held.weights.bytes),
+    )
+    inbox = Inbox(line)
+    while (arrived := inbox.next()) is not None:
+        call, beside = arrived
+        try:
+            is_over = _serve(line, held, call, beside, inbox)
+        finally:
+            frames.close_all(beside)
+        if is_over:
+            return
+
+
+def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: Inbox) -> bool:
+    """Answers one call; returns whether the worker is of no further use."""
+
+    def on_step(step: int, total: int, timestep: float) -> None:
+        if call.wants_steps:
+            _send(line, Step(id=call.id, step=step, total=total, timestep=timestep))
+
+    try:
+        answer, beside = perform(
+            held, call, fds, is_cancelled=lambda: inbox.is_cancelled(call.id), on_step=on_step
+        )
+    except (Exception, Stopped) as error:  # noqa: BLE001 - a call's error is its caller's
+        told = described(error, str(held.device))
+        is_over = is_fatal(error)
+        # The frames of the traceback hold the call's tensors.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        del error
+        _tidy(held, is_over)
+        _send(line, Failed(id=call.id, error=to_info(told)))
+        return is_over
+    finally:
+        inbox.done(call.id)
+    try:
+        _send(line, answer, beside)
+    except ValueError as error:
+        _send(line, Failed(id=call.id, error=to_info(described(error, str(held.device)))))
+    finally:
+        frames.close_all(beside)
+    return False
+
+
+def _tidy(held: Held, is_over: bool) -> None:
+    gc.collect()
+    if held.device.type == "cuda" and not is_over:
+        torch.cuda.empty_cache()
+
+
+def _own_randomness() -> None:
+    # A worker forked from a common parent would draw, without a seed, what its siblings draw.
+    torch.seed()
+    random.seed()
+    numpy.random.seed()
+
+
+def _send(line: socket.socket, event: Event, fds: Sequence[int] = ()) -> None:
+    frames.send(line, event, fds)
+
+
+__all__ = ["run"]

@@ -1,0 +1,198 @@
+"""A connection to a resident pipeline: opened, asked, closed. The connection is the lease.
+
+Owns what goes wrong between this process and the worker. It is used by one thread at a time. A
+conversation that was left in the middle of a call, by an interrupt or an error of the caller's
+own, is not gone on with: how much of a frame was read cannot be known, so it is closed, which
+cancels the call, and the next one opens another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zhcache.channel import dial, error_of, unreachable
+from zhcache.errors import Busy, DaemonUnreachable, UsageError, VersionMismatch, ZhcacheError
+from zhcache.paths import handover_path
+from zhcache.protocol import frames
+from zhcache.protocol.messages import ErrorReply
+from zhcache.protocol.residency import (
+    Call,
+    Cancel,
+    Failed,
+    Opened,
+    Progress,
+    Queued,
+    ResidentRequest,
+    Returned,
+    Step,
+    ToClient,
+)
+
+_GOODBYE_S = 1.0
+
+
+class LineLost(DaemonUnreachable):
+    """The connection ended before the daemon had taken the call: it may be made again."""
+
+
+class _Ended(Exception):
+    """The call ended with ``error``; the conversation goes on."""
+
+    def __init__(self, error: ZhcacheError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Lost(Exception):
+    """The connection failed; not an ``OSError``, which a caller's callback may raise as well."""
+
+
+class Conversation:
+    """One connection to ``handover.sock`` over which a pipeline was opened.
+
+    Args:
+        api_socket: The daemon's API socket, which the handover socket stands beside.
+        request: What is wanted.
+        on_progress: Told what is waited for.
+        until: When ``time.monotonic()`` is there, waiting ends; None waits for ever.
+
+    Raises:
+        Busy: ``until`` is over.
+        DaemonUnreachable: Nobody listens, or the daemon went away.
+        ZhcacheError: What the daemon reported; ``NotFound`` where the snapshot is not held.
+    """
+
+    def __init__(
+        self,
+        api_socket: Path,
+        request: ResidentRequest,
+        *,
+        on_progress: Callable[[Progress], object] = lambda _: None,
+        until: float | None = None,
+    ) -> None:
+        self._path = handover_path(api_socket)
+        self._line = dial(self._path)
+        self._pid = os.getpid()
+        try:
+            self._line.settimeout(None)
+            frames.send(self._line, request)
+            self.opened = self._wait_open(on_progress, until)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (OSError, EOFError)):
+                raise unreachable(self._path, error) from error
+            raise
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls may be made over it, as far as is known here."""
+        return self._line.fileno() >= 0 and self._pid == os.getpid()
+
+    def call(
+        self, call: Call, fds: Sequence[int], on_event: Callable[[Queued | Step], object]
+    ) -> tuple[Returned, list[int]]:
+        """Makes ``call``; returns its answer and the descriptors beside it, the caller's.
+
+        Whatever is raised in between, by ``on_event`` or an interrupt, cancels the call.
+
+        Raises:
+            LineLost: The daemon was gone already.
+            DaemonUnreachable: The daemon went away during the call.
+            ZhcacheError: What the call ended with.
+        """
+        is_answered = False
+        try:
+            with self._border():
+                frames.send(self._line, call, fds)
+            while True:
+                with self._border():
+                    event, beside = self._receive()
+                is_answered = True
+                if isinstance(event, Returned) and event.id == call.id:
+                    return event, beside
+                frames.close_all(beside)
+                if isinstance(event, Failed):
+                    raise _Ended(error_of(event.error))  # noqa: TRY301 - not a callback's error
+                if isinstance(event, (Queued, Step)) and event.id == call.id:
+                    on_event(event)
+        except _Ended as ended:
+            raise ended.error from None
+        except _Lost as lost:
+            self.close()
+            kind = DaemonUnreachable if is_answered else LineLost
+            raise kind(
+                "the daemon at {path} went away: {reason}",
+                hint="call again; see `zhcache logs` if it stays so",
+                path=self._path,
+                reason=str(lost) or "the connection ended",
+            ) from lost
+        except BaseException:
+            self._abandon(call.id)
+            raise
+
+    def close(self) -> None:
+        """Ends the lease; a second call does nothing. In a forked child only its copy is closed."""
+        self._line.close()
+
+    def _abandon(self, call: int) -> None:
+        with contextlib.suppress(OSError):
+            self._line.settimeout(_GOODBYE_S)
+            frames.send(self._line, Cancel(id=call))
+        self.close()
+
+    @contextlib.contextmanager
+    def _border(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            raise _Lost(str(error)) from error
+        except ValueError as error:
+            raise UsageError(
+                "the call's words are too many for one message: {reason}", reason=error
+            ) from error
+
+    def _wait_open(self, on_progress: Callable[[Progress], object], until: float | None) -> Opened:
+        while True:
+            if until is not None:
+                self._line.settimeout(max(until - time.monotonic(), 0.001))
+            try:
+                event, fds = self._receive()
+            except TimeoutError as error:
+                raise Busy(
+                    "the pipeline was not ready in the time given",
+                    hint="it goes on being loaded; try again, or give a longer timeout",
+                ) from error
+            frames.close_all(fds)
+            if isinstance(event, Opened):
+                self._line.settimeout(None)
+                return event
+            if isinstance(event, Failed):
+                raise error_of(event.error)
+            if isinstance(event, Progress):
+                on_progress(event)
+
+    def _receive(self) -> tuple[Any, list[int]]:
+        raw, fds = frames.receive_raw(self._line)
+        try:
+            return msgspec.json.decode(raw, type=ToClient), fds
+        except (msgspec.MsgspecError, RecursionError) as error:
+            frames.close_all(fds)
+            raise _unread(raw, error) from error
+
+
+def _unread(raw: bytes, error: Exception) -> ZhcacheError:
+    # A daemon from before residents refuses in the form it knows.
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        return error_of(msgspec.json.decode(raw, type=ErrorReply).error)
+    return VersionMismatch(
+        "the daemon sent an answer this client cannot read: {reason}",
+        hint="bring both to the same version of zhcache",
+        reason=error,
+    )

@@ -1,0 +1,130 @@
+"""``load_pipeline(mode="resident")``: finds or starts the worker, and gives a stand-in for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from zhcache import paths
+from zhcache.errors import DaemonUnreachable, NotFound, UsageError
+from zhcache.pipeline.conversation import Conversation
+from zhcache.pipeline.encode import Encoder
+from zhcache.pipeline.session import Session
+from zhcache.pipeline.standin import ResidentPipeline
+from zhcache.protocol.residency import ResidentRequest
+
+
+def open_resident(
+    repo: str,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    device: str = "auto",
+    chinese: str | None = "auto",
+    timeout: float | None = None,
+    attention: str | None = None,
+    compile: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> ResidentPipeline:
+    """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
+
+    Args:
+        repo: ``OWNER/NAME``. What is not in the store is fetched first.
+        variant: As ``load_pipeline`` takes it.
+        revision: Branch, tag or commit; None is the default branch.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID.
+        chinese: As ``load_pipeline`` takes it.
+        timeout: Seconds to wait until it is ready; None waits as long as there is progress.
+        attention: A backend of diffusers' ``set_attention_backend``.
+        compile: Whether the repeated blocks are compiled.
+        options: Further arguments of ``from_pretrained``. ``scheduler`` holds for all calls.
+
+    Raises:
+        UsageError: An option that cannot be meant.
+        NotFound: No such repository or revision.
+        Busy: ``timeout`` is over, or there is no room.
+        ZhcacheError: What else the daemon reported.
+    """
+    if chinese not in ("auto", None):
+        raise UsageError(
+            "{option} is not in this release of zhcache",
+            hint="it takes 'auto' | None",
+            option=f"chinese={chinese!r}",
+        )
+    if not isinstance(device, str):
+        raise UsageError(
+            "device={device} is not in this release of zhcache for mode='resident'",
+            hint="it takes 'auto' | 'cpu' | 'cuda' | 'cuda:N'",
+            device=repr(device),
+        )
+    given = dict(options or {})
+    scheduler = given.pop("scheduler", None)
+    request = ResidentRequest(
+        repo=repo,
+        revision=revision,
+        variant=variant,
+        device=device,
+        options=_encoded_options(given),
+        attention=attention,
+        compile=compile,
+    )
+    # Refused here rather than at the first call.
+    Encoder().encode(scheduler, "scheduler")
+    until = None if timeout is None else time.monotonic() + timeout
+    first = _opened(request, until)
+    return ResidentPipeline(Session(paths.socket_path(), request, first), scheduler=scheduler)
+
+
+def _opened(request: ResidentRequest, until: float | None) -> Conversation:
+    socket = paths.socket_path()
+    try:
+        return Conversation(socket, request, until=until)
+    except DaemonUnreachable:
+        # The one that may be started for this user, if that is allowed; httpx is needed for it.
+        from zhcache.client import Client
+
+        with Client() as client:
+            client.connect()
+    except NotFound:
+        request = _fetched(request, until)
+    try:
+        return Conversation(socket, request, until=until)
+    except NotFound:
+        return Conversation(socket, _fetched(request, until), until=until)
+
+
+def _fetched(request: ResidentRequest, until: float | None) -> ResidentRequest:
+    import sys
+
+    from zhcache.client import Client
+    from zhcache.progress import display
+
+    left = None if until is None else max(until - time.monotonic(), 0.0)
+    with Client() as client, display(is_quiet=not sys.stderr.isatty()) as shown:
+        result = client.prefetch(
+            request.repo,
+            revision=request.revision,
+            only_pipeline=True,
+            on_progress=shown.update,
+            timeout_s=left,
+        )
+    # By commit: the branch may have moved on since, and what was fetched is what is run.
+    return msgspec.structs.replace(request, repo=result.repo, revision=result.commit)
+
+
+def _encoded_options(options: dict[str, Any]) -> dict[str, Any]:
+    encoder = Encoder()
+    encoded = {name: encoder.encode(value, name) for name, value in options.items()}
+    if encoder.bytes:
+        raise UsageError(
+            "{names} cannot be given to a resident pipeline",
+            hint="mode='attach' takes components and tensors",
+            names=", ".join(options),
+        )
+    return encoded
+
+
+__all__ = ["ResidentPipeline", "open_resident"]

@@ -1,0 +1,90 @@
+"""The way to one resident pipeline that lasts: over restarts of the daemon, threads and forks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zhcache.errors import UsageError
+from zhcache.pipeline.conversation import Conversation, LineLost
+from zhcache.protocol.frames import close_all
+from zhcache.protocol.residency import Call, ResidentRequest, Returned
+
+
+class Session:
+    """The way to one resident pipeline: a conversation, and another one where that ended.
+
+    Thread-safe: calls of several threads come one after the other. A forked child has its own.
+    """
+
+    def __init__(self, socket: Path, request: ResidentRequest, first: Conversation) -> None:
+        self._socket = socket
+        # By commit: the branch may move on, and every call is to meet the same weights.
+        self._request = msgspec.structs.replace(request, revision=first.opened.commit)
+        self._conversation = first
+        self._numbers = 0
+        self._is_over = False
+        self._lock = threading.Lock()
+        self.opened = first.opened
+        _live.add(self)
+
+    def call(self, make: Callable[[int], tuple[Call, list[int]]], on_event: Callable[..., object],
+             read: Callable[[Returned, list[int]], Any]) -> Any:  # fmt: skip
+        """Makes one call and returns what ``read`` makes of its answer.
+
+        Raises:
+            UsageError: It was released.
+            ZhcacheError: What the call ended with.
+        """
+        with self._lock:
+            if self._is_over:
+                raise UsageError(
+                    "this pipeline was released", hint="load it again: zhcache.load_pipeline"
+                )
+            self._numbers += 1
+            call, fds = make(self._numbers)
+            try:
+                answer, beside = self._ask(call, fds, on_event)
+            finally:
+                close_all(fds)
+            try:
+                return read(answer, beside)
+            finally:
+                close_all(beside)
+
+    def _ask(self, call: Call, fds: list[int], on_event: Callable[..., object]) -> Any:
+        if self._conversation.is_open:
+            try:
+                return self._conversation.call(call, fds, on_event)
+            except LineLost:
+                # The daemon was restarted since the last call and never saw this one.
+                pass
+        self._conversation = Conversation(self._socket, self._request)
+        return self._conversation.call(call, fds, on_event)
+
+    def end(self) -> None:
+        """Ends the lease and cancels what runs; a second call does nothing."""
+        self._is_over = True
+        self._conversation.close()
+
+    def forget(self) -> None:
+        """Lets go of the parent's connection and lock, after a fork."""
+        self._conversation.close()
+        self._lock = threading.Lock()
+
+
+_live: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for session in list(_live):
+        session.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
