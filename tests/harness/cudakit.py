@@ -29,6 +29,13 @@ def lacking() -> str | None:
     return None
 
 
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device in this process."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def build() -> Path:
     """Returns a folder with stand-ins for libcuda and libnvidia-ml; built once for each source."""
     sources = sorted(SOURCES.glob("*.c"))

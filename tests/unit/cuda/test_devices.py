@@ -67,8 +67,9 @@ def test_device_that_is_not_there_names_those_that_are(there, device, seen):
 
 
 @pytest.mark.parametrize(
-    "device", ["", "gpu", "cuda:", "cuda:-1", "CUDA:0", "mps", "cuda:0\n", "cuda:99999", "GPU-", "x" * 500]
-)  # fmt: skip
+    "device",
+    ["", "gpu", "cuda:", "cuda:-1", "CUDA:0", "mps", "cuda:0\n", "cuda:99999", "GPU-", "x" * 500],
+)
 def test_device_that_is_no_name_is_refused(there, device):
     with pytest.raises(UsageError, match="is not a device"):
         there.resolve(device)
