@@ -34,6 +34,10 @@ from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.scrub import Scrub
+from zhcached.jobs.upkeep import Upkeep
+from zhcached.residency.devices import CPU, Devices
+from zhcached.residency.door import Residency
+from zhcached.residency.pages import Pages
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store
@@ -63,14 +67,17 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         async with _listening(services, socket_path):
             again = await services.jobs.restore()
             scrub = Scrub(store, config.store.scrub, clock)
-            scrubbing = asyncio.create_task(scrub.run())
+            upkeep = Upkeep(services.residency)
+            tasks = [asyncio.create_task(task) for task in (scrub.run(), upkeep.run())]
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
             notify.notify("STOPPING=1")
             scrub.stop()
-            scrubbing.cancel()
+            for task in tasks:
+                task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
+        await asyncio.to_thread(services.residency.close)
         log.info("daemon.stopped", in_time=ended)
         if not ended or not services.planner.stop():
             # Threads that would not end still use the store, and the interpreter would wait for
@@ -93,7 +100,17 @@ async def _join(
     health = Health(store.catalog, config.sources, clock)
     fetcher = Fetcher(store, transport, config.download, health)
     prefetcher = Prefetcher(fetcher, sources, config.alias, clock)
-    performer = Performer(store, prefetcher)
+    devices = Devices()
+    pages = Pages(
+        store,
+        clock,
+        lambda: devices.capacity(CPU, config.residency.ram),
+        config.residency.keep_alive,
+    )
+    residency = Residency(
+        store=store, config=config.residency, clock=clock, devices=devices, pages=pages
+    )
+    performer = Performer(store, prefetcher, residency)
     return Services(
         config=config,
         clock=clock,
@@ -104,6 +121,8 @@ async def _join(
         log_file=logs,
         home=home,
         started=clock.wall(),
+        devices=devices,
+        residency=residency,
     )
 
 

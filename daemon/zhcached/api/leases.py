@@ -12,12 +12,11 @@ import asyncio
 from aiohttp import web
 
 from zhcache.errors import NotFound, NotPermitted, UsageError
-from zhcache.protocol.messages import Lease, LeaseRequest, Resident, Residents
+from zhcache.protocol.messages import Lease, LeaseRequest
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcached.api.peer import Peer
 from zhcached.api.route import Call, Route, line, stream
 from zhcached.api.services import Services
-from zhcached.store.store import Store
 
 HEARTBEAT_S = 20.0
 
@@ -92,33 +91,10 @@ async def release(call: Call) -> None:
     await asyncio.to_thread(_end, call.services, lease)
 
 
-async def resident(call: Call) -> Residents:
-    """Lists what is in use: one line for each model and user."""
-    return Residents(resident=await asyncio.to_thread(_resident, call.services.store))
-
-
-def _resident(store: Store) -> list[Resident]:
-    store.leases.prune_dead()
-    sizes = {(s.repo, s.commit): s.bytes for s in store.snapshots()}
-    return [
-        Resident(
-            repo=repo,
-            variant=None,
-            device="cpu",
-            bytes=sizes.get((repo, commit), 0),
-            leases=count,
-            uid=uid,
-            expires=None,
-        )
-        for (repo, commit, uid), count in store.leases.counts().items()
-    ]
-
-
 ROUTES = (
     Route(
         "POST", "/v1/leases", hold, "Hold a lease while connected",
         takes=LeaseRequest, gives=Lease, streams=True,
     ),
     Route("DELETE", "/v1/leases/{id}", release, "End a lease", status=204),
-    Route("GET", "/v1/resident", resident, "List what is in use", gives=Residents),
 )  # fmt: skip

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from zhcached.residency.devices import Devices
     from zhcached.residency.door import Residency
     from zhcached.residency.launch import Launcher
-    from zhcached.residency.pages import Pages
     from zhcached.residency.residents import Residents
 
 
@@ -40,11 +39,10 @@ class Services:
     log_file: Path
     home: Path
     started: float
+    residency: Residency
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     host: Literal["files", "arenas"] = "files"
     devices: Devices | None = None
     launcher: Launcher | None = None
     arenas: Arenas | None = None
     residents: Residents | None = None
-    pages: Pages | None = None
-    residency: Residency | None = None

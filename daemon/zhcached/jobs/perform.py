@@ -12,15 +12,24 @@ from zhcached.jobs.arrivals import Arrivals
 from zhcached.jobs.imports import take_in
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Control
+from zhcached.jobs.warm import make_warm
+from zhcached.residency.door import Residency
 from zhcached.store.store import Store
 
 
 class Performer:
-    """Does jobs, each in the thread it is called in."""
+    """Does jobs, each in the thread it is called in.
 
-    def __init__(self, store: Store, prefetcher: Prefetcher) -> None:
+    Args:
+        store: Where the snapshots are.
+        prefetcher: Fetches them.
+        residency: Keeps them warm.
+    """
+
+    def __init__(self, store: Store, prefetcher: Prefetcher, residency: Residency) -> None:
         self._store = store
         self._prefetcher = prefetcher
+        self._residency = residency
 
     def perform(self, record: state.Record, control: Control) -> state.Done:
         """Does one job in the calling thread.
@@ -38,6 +47,8 @@ class Performer:
                 return self._repair(record, control)
             case state.Import():
                 return self._import(record, control)
+            case state.Warm():
+                return make_warm(self._residency, record, control)
 
     def _import(self, record: state.Record, control: Control) -> state.Done:
         if not isinstance(control.resource, Arrivals):

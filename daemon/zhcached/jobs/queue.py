@@ -29,6 +29,7 @@ MAX_ACTIVE_PER_UID = 64
 MAX_DOWNLOADS = 6
 MAX_LOCAL = 2
 MAX_IMPORTS = 4
+MAX_WARM = 8
 MAX_HISTORY = 500
 KEEP_HISTORY_S = 30 * 86400.0
 TICK_S = 0.25
@@ -104,6 +105,8 @@ class Jobs:
             "import": ThreadPoolExecutor(MAX_IMPORTS, "import"),
             "verify": (local := ThreadPoolExecutor(MAX_LOCAL, "local")),
             "repair": local,
+            # These wait for each other's disk and for workers, so that a place costs little.
+            "warm": ThreadPoolExecutor(MAX_WARM, "warm"),
         }
         self._stopping = False
         self._ticker = self._loop.create_task(self._tick())

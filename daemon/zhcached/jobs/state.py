@@ -20,7 +20,9 @@ from zhcache.protocol.messages import (
     PrefetchResult,
     VerifyRequest,
     VerifyResult,
+    WarmResult,
 )
+from zhcache.protocol.residency import WarmRequest
 
 
 class Queued(msgspec.Struct, frozen=True, tag="queued"):
@@ -54,6 +56,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
 
     result: PrefetchResult | None = None
     verify: VerifyResult | None = None
+    warm: WarmResult | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -112,7 +115,13 @@ class Import(msgspec.Struct, frozen=True, tag="import"):
     revision: str | None
 
 
-Task = Prefetch | Verify | Repair | Import
+class Warm(msgspec.Struct, frozen=True, tag="warm"):
+    """What a warm job was asked."""
+
+    request: WarmRequest
+
+
+Task = Prefetch | Verify | Repair | Import | Warm
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -138,6 +147,8 @@ class Record(msgspec.Struct, frozen=True):
                 return "repair"
             case Import():
                 return "import"
+            case Warm():
+                return "warm"
 
     @property
     def repo(self) -> str:
@@ -149,6 +160,8 @@ class Record(msgspec.Struct, frozen=True):
                 return request.repo or ""
             case Import(repo=repo):
                 return repo
+            case Warm(request):
+                return request.repo
             case Repair():
                 return ""
 
@@ -191,8 +204,9 @@ def view(record: Record, progress: Progress | None = None, *, joined: bool = Fal
     total = seen.bytes_total or getattr(state, "bytes_total", 0)
     done = seen.bytes_done
     result = state.result if isinstance(state, Done) else None
-    if result is not None:
-        total = done = result.bytes
+    warm = state.warm if isinstance(state, Done) else None
+    if (brought := result or warm) is not None:
+        total = done = brought.bytes
     return Job(
         id=record.id,
         kind=record.kind,
@@ -210,13 +224,14 @@ def view(record: Record, progress: Progress | None = None, *, joined: bool = Fal
         error=state.error if isinstance(state, Failed) else None,
         result=result,
         verify=state.verify if isinstance(state, (Done, Failed)) else None,
+        warm=warm,
         joined=joined,
     )
 
 
 def _revision(task: Task) -> str | None:
     match task:
-        case Prefetch(request):
+        case Prefetch(request) | Warm(request):
             return request.revision
         case Import(revision=revision):
             return revision
