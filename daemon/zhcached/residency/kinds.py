@@ -1,0 +1,155 @@
+"""What a resident worker is to be: parsed once from a client's request, compared by value.
+
+Two clients whose requests make the same ``Kind`` share one worker. Options come from a client and
+reach ``from_pretrained`` in a worker, so that what names files, hubs, code or precision is refused
+here, before anything is launched.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from zhcache.errors import UsageError
+from zhcache.protocol import version
+from zhcache.protocol.residency import ResidentRequest
+
+MAX_OPTIONS = 64 * 2**10
+"""Bytes of all options as JSON."""
+
+MAX_DEPTH = 8
+"""Lists and tables inside each other."""
+
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_BACKEND = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_PRECISION = {"torch_dtype", "dtype", "quantization_config", "low_cpu_mem_usage"}
+_PLACE = {"device", "device_map", "max_memory", "offload_folder", "offload_state_dict",
+          "offload_buffers"}  # fmt: skip
+_HUB = {"cache_dir", "force_download", "resume_download", "proxies", "token", "use_auth_token",
+        "local_files_only", "local_dir", "mirror", "revision", "variant", "user_agent",
+        "pretrained_model_name_or_path", "subfolder"}  # fmt: skip
+_CODE = {"trust_remote_code", "custom_pipeline", "custom_revision", "use_safetensors", "from_flax",
+         "use_onnx", "provider", "sess_options", "disable_mmap", "use_flashpack",
+         "output_loading_info", "return_unused_kwargs", "load_connected_pipeline"}  # fmt: skip
+# What these tags stand for needs memory beside the frame, and a request has none.
+_NO_TAGS = {"image", "tensor", "generator"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one worker holds. ``options`` are JSON with sorted keys: equal ones are equal."""
+
+    repo: str
+    commit: str
+    device: str
+    variant: str | None = None
+    options: bytes = b"{}"
+    attention: str | None = None
+    compile: bool = False
+
+    def decoded_options(self) -> dict[str, Any]:
+        """Returns the options as a ``Load`` carries them."""
+        return msgspec.json.decode(self.options)
+
+    def __str__(self) -> str:
+        return f"{self.repo} on {self.device}"
+
+
+def kind_of(request: ResidentRequest, commit: str, device: str) -> Kind:
+    """Returns what ``request`` asks for, with its revision and device resolved.
+
+    Raises:
+        UsageError: An option, variant or attention backend that cannot be meant.
+    """
+    if request.variant is not None:
+        raise UsageError("this release makes no variants yet: {name}", name=request.variant[:80])
+    if request.attention is not None and not _BACKEND.fullmatch(request.attention):
+        raise UsageError(
+            "{name} is no attention backend",
+            hint="it takes a name that diffusers' set_attention_backend knows, such as native",
+            name=repr(request.attention[:80]),
+        )
+    return Kind(
+        repo=request.repo,
+        commit=commit,
+        device=device,
+        options=_options(request.options),
+        attention=request.attention,
+        compile=request.compile,
+    )
+
+
+def check_version(request: ResidentRequest) -> None:
+    """Refuses a client whose messages this daemon would misread.
+
+    Raises:
+        VersionMismatch: It speaks another protocol.
+    """
+    version.check(str(request.protocol))
+
+
+def _options(options: dict[str, Any]) -> bytes:
+    for name in options:
+        _check_name(name)
+    _check_depth(options, MAX_DEPTH)
+    try:
+        encoded = msgspec.json.encode(options, order="sorted")
+    except (msgspec.MsgspecError, RecursionError) as error:  # pragma: no cover - depth is checked
+        raise UsageError("the options are malformed: {reason}", reason=error) from error
+    if len(encoded) > MAX_OPTIONS:
+        raise UsageError(
+            "the options have {size} bytes, the limit is {limit}",
+            hint="pass images and tensors to the call, not to load_pipeline",
+            size=len(encoded),
+            limit=MAX_OPTIONS,
+        )
+    return encoded
+
+
+def _check_name(name: str) -> None:
+    if not _KEY.fullmatch(name):
+        raise UsageError("{name} is no option of a pipeline", name=repr(name[:80]))
+    if name in _PRECISION:
+        raise UsageError(
+            "{name} is not taken here: a cast would copy weights that are shared",
+            hint="leave it out for the published precision; a later release takes variant=",
+            name=name,
+        )
+    if name in _PLACE:
+        raise UsageError(
+            "{name} is not taken by a resident pipeline",
+            hint="device= says where it runs",
+            name=name,
+        )
+    if name in _HUB:
+        raise UsageError(
+            "{name} means nothing here: the daemon fetches",
+            hint="configure sources and their tokens in config.toml",
+            name=name,
+        )
+    if name in _CODE:
+        raise UsageError(
+            "{name} is not taken by a resident pipeline, which runs for several users",
+            hint='mode="attach" loads in your own process',
+            name=name,
+        )
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if left == 0:
+        raise UsageError("the options are nested more than {limit} deep", limit=MAX_DEPTH)
+    if isinstance(value, dict):
+        if value.get("$") in _NO_TAGS:
+            raise UsageError(
+                "an option cannot be a {tag}",
+                hint='pass it to the call, or use mode="attach"',
+                tag=value["$"],
+            )
+        for part in value.values():
+            _check_depth(part, left - 1)
+    elif isinstance(value, list):
+        for part in value:
+            _check_depth(part, left - 1)

@@ -1,0 +1,96 @@
+"""Which idle workers make room for a new one. Pure: decides, and ends nothing.
+
+Only idle workers go: first those whom nobody asked to keep, then those kept warm, each time the one
+longest unused. Where that is not enough, it is said who is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One worker that is there or coming.
+
+    Attributes:
+        name: The station's number.
+        device: Where it is.
+        bytes: What it takes there.
+        holder: Who uses it, in words.
+        used: When it was last used, in seconds of a monotonic clock.
+        is_idle: Nobody's call is at it and nobody would miss it now.
+        is_kept: Somebody asked for it to stay warm.
+        is_ending: It goes already.
+    """
+
+    name: int
+    device: str
+    bytes: int
+    holder: str
+    used: float
+    is_idle: bool
+    is_kept: bool = False
+    is_ending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """There is room."""
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """There is room once these have ended."""
+
+    names: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """There is no room until one of these is done."""
+
+    holders: tuple[str, ...]
+
+
+def plan(
+    places: Sequence[Place],
+    *,
+    device: str,
+    need_bytes: int,
+    room_bytes: int,
+    workers: int,
+) -> Admit | LetGo | Wait:
+    """Returns how a worker of ``need_bytes`` on ``device`` comes to its place.
+
+    Args:
+        places: All workers there are.
+        device: Where the new one goes.
+        need_bytes: What it takes.
+        room_bytes: What all workers on the device may take together.
+        workers: How many workers there may be on all devices.
+    """
+    over_bytes = sum(p.bytes for p in places if p.device == device) + need_bytes - room_bytes
+    over_count = len(places) + 1 - workers
+    going: list[Place] = []
+    candidates = sorted(
+        (p for p in places if p.is_idle or p.is_ending),
+        key=lambda p: (not p.is_ending, p.is_kept, p.used),
+    )
+    for place in candidates:
+        if over_bytes > 0 and place.device == device:
+            going.append(place)
+            over_bytes -= place.bytes
+    # Bytes first: who goes for them leaves a worker's place as well.
+    over_count -= len(going)
+    for place in candidates:
+        if over_count > 0 and place not in going:
+            going.append(place)
+            over_count -= 1
+    if over_bytes > 0 or over_count > 0:
+        blocking = [
+            p.holder for p in places if p not in going and (over_count > 0 or p.device == device)
+        ]
+        return Wait(tuple(sorted(set(blocking))))
+    return LetGo(tuple(p.name for p in going)) if going else Admit()

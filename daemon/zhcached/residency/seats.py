@@ -1,0 +1,139 @@
+"""A seat: one client's hold on a resident pipeline, and the calls it made there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from zhcache.errors import Cancelled, UsageError, ZhcacheError
+from zhcache.protocol import residency
+from zhcache.protocol.failure import to_info
+from zhcache.protocol.frames import close_all
+from zhcached.residency import sealed
+from zhcached.residency.calls import Allowance, Call, Size
+from zhcached.residency.station import Guest, Station
+
+# Towards workers calls have the daemon's own numbers: no client can speak of another's call.
+_numbers = count(1)
+
+
+class Seat:
+    """A client at a station, until it leaves. Thread-safe.
+
+    Args:
+        station: The pipeline.
+        guest: The client, as the station knows it.
+        lock: The one lock of ``Residents``.
+        allowance: What its user may still ask for.
+        tend: Called under the lock: sees to it that the station has an attendant.
+        on_leave: Called once, without the lock, after the client's calls were dropped.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        guest: Guest,
+        *,
+        lock: threading.Condition,
+        allowance: Allowance,
+        tend: Callable[[Station], None],
+        on_leave: Callable[[Station, Guest], None],
+    ) -> None:
+        self.station = station
+        self._guest = guest
+        self._lock = lock
+        self._allowance = allowance
+        self._tend = tend
+        self._on_leave = on_leave
+        self._calls: dict[int, Call] = {}
+        self._has_left = False
+
+    def call(self, message: residency.Call, fds: list[int], words: int) -> None:
+        """Puts a call in line; what is wrong with it alone is told to the client as its end.
+
+        Args:
+            message: The call.
+            fds: What came beside it; taken over.
+            words: Bytes of its JSON.
+
+        Raises:
+            UsageError: Its id is none or is taken: client and daemon no longer agree on what is
+                spoken of, and the conversation must end.
+        """
+        try:
+            self._admit(message, fds, words)
+        except _Refused as refused:
+            close_all(fds)
+            failed = residency.Failed(id=message.id, error=to_info(refused.error))
+            self._guest.listener.tell(failed)
+        except BaseException:
+            close_all(fds)
+            raise
+
+    def _admit(self, message: residency.Call, fds: list[int], words: int) -> None:
+        station = self.station
+        with self._lock:
+            if message.id < 1 or message.id in self._calls:
+                raise UsageError(
+                    "a call has the id {id}, which is none or is taken",
+                    hint="count calls from 1 on each connection",
+                    id=str(message.id)[:40],
+                )
+            try:
+                size = Size(words, _sealed_bytes(fds))
+                station.check_rested()
+                self._allowance.take(self._guest.uid, size)
+            except ZhcacheError as error:
+                raise _Refused(error) from error
+            call = Call(
+                next(_numbers),
+                self._guest.uid,
+                message,
+                fds,
+                size,
+                self._guest.listener,
+                on_end=self._ended,
+            )
+            self._calls[message.id] = call
+            station.add(call)
+            self._tend(station)
+
+    def cancel(self, call_id: int) -> None:
+        """Ends a call early; one that is over already, or never was, is none to end."""
+        with self._lock:
+            call = self._calls.pop(call_id, None)
+            if call is not None:
+                self.station.drop(call, Cancelled("the call was cancelled"))
+                self._lock.notify_all()
+
+    def leave(self) -> None:
+        """Gives the seat up and drops its calls; a second time does nothing."""
+        with self._lock:
+            if self._has_left:
+                return
+            self._has_left = True
+            for call in list(self._calls.values()):
+                self.station.drop(call, None)
+            self.station.guests.discard(self._guest)
+            self.station.touch()
+            self._lock.notify_all()
+        self._on_leave(self.station, self._guest)
+
+    def _ended(self, call: Call) -> None:
+        self._allowance.give_back(call.uid, call.size)
+        # A cancelled call's id is free at once, and may be another call's by now.
+        if self._calls.get(call.message.id) is call:
+            del self._calls[call.message.id]
+
+
+class _Refused(Exception):
+    def __init__(self, error: ZhcacheError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _sealed_bytes(fds: Sequence[int]) -> int:
+    if len(fds) > 1:
+        raise UsageError("a call came with {count} descriptors, it takes one", count=len(fds))
+    return sum(sealed.size_of(fd) for fd in fds)

@@ -1,0 +1,409 @@
+"""A station: one resident pipeline, the calls that wait for it and the clients who have it open.
+
+Decides and tells, launches nothing: its attendant (``tending``) asks it what to do next and carries
+it out. All of it is guarded by the one lock of ``Residents``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+from dataclasses import dataclass
+
+from zhcache.errors import WorkerDied, ZhcacheError
+from zhcache.protocol import residency
+from zhcache.protocol.failure import to_info
+from zhcache.protocol.frames import FrameError
+from zhcached.clock import Clock
+from zhcached.residency.calls import Abandoned, Call, Ended, Listener, Running, Waiting
+from zhcached.residency.fairness import Turns
+from zhcached.residency.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited for what, in seconds, and how often tried.
+
+    Attributes:
+        keep_alive: Until a worker that nobody uses is ended.
+        call: A call may run; 0 is without limit.
+        cancel: Until a worker that does not stop a call is ended.
+        silence: A loading worker may say nothing.
+        frame: A worker may take for one frame once it has begun, or to read one.
+        falls: Deaths in a row until a worker is no more started.
+        rest: Until it is tried again then.
+    """
+
+    keep_alive: float = 600.0
+    call: float = 3600.0
+    cancel: float = 60.0
+    silence: float = 900.0
+    frame: float = 60.0
+    falls: int = 3
+    rest: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Give the worker this call."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Tell the worker that this call is no longer wanted."""
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do for so many seconds; None is until something happens."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The worker does not obey."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The worker is no longer wanted."""
+
+
+@dataclass(eq=False, slots=True)
+class Guest:
+    """One client who has the pipeline open, or waits for it."""
+
+    uid: int
+    lease: str
+    listener: Listener
+    is_opened: bool = False
+
+
+class Station:
+    """One resident pipeline.
+
+    Args:
+        number: Its name in the daemon.
+        kind: What its worker is to be.
+        uid: Who asked for it first.
+        clock: Time.
+        patience: Limits.
+    """
+
+    def __init__(self, number: int, kind: Kind, uid: int, clock: Clock, patience: Patience) -> None:
+        self.number = number
+        self.kind = kind
+        self.uid = uid
+        self.guests: set[Guest] = set()
+        self.turns: Turns[Call] = Turns()
+        self.current: Call | None = None
+        self.loaded: residency.Loaded | None = None
+        self.pid: int | None = None
+        self.bytes = 0
+        self.is_tended = False
+        self.is_placed = False
+        self.is_ending = False
+        self.unwanted = threading.Event()
+        self.used = clock.monotonic()
+        self.keep_until = 0.0
+        self._falls = 0
+        self._rests_until = -math.inf
+        self._last_fall = ""
+        self._clock = clock
+        self._patience = patience
+        self.nudged = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def close(self) -> None:
+        """Gives the descriptor back; the last thing done to a station."""
+        os.close(self.nudged)
+
+    # --- what is known of it ---------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call waits or runs."""
+        return self.current is not None or len(self.turns) > 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was asked to stay warm."""
+        return self.keep_until > self._clock.wall()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody would be served by its worker."""
+        return bool(self.guests) or self.is_busy or self.is_kept
+
+    @property
+    def needs_worker(self) -> bool:
+        """Whether somebody waits for its worker right now."""
+        return len(self.turns) > 0 or any(not guest.is_opened for guest in self.guests)
+
+    @property
+    def unused_s(self) -> float:
+        """Seconds since it was last used."""
+        return self._clock.monotonic() - self.used
+
+    @property
+    def may_go(self) -> bool:
+        """Whether its worker may be ended for another: no call, no client who used it lately."""
+        is_left = not self.guests or self.unused_s >= self._patience.keep_alive
+        return not self.is_busy and not self.needs_worker and is_left
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether nobody has it, and nobody had it for the time that it is kept."""
+        is_over = self.unused_s >= self._patience.keep_alive
+        return not self.guests and not self.is_busy and not self.is_kept and is_over
+
+    def expires(self) -> float | None:
+        """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
+        if self.guests or self.is_busy or self.keep_until == math.inf:
+            return None
+        left = self._patience.keep_alive - self.unused_s
+        return max(self.keep_until, self._clock.wall() + max(left, 0.0))
+
+    def check_rested(self) -> None:
+        """Refuses work where the worker died too often.
+
+        Raises:
+            WorkerDied: It did.
+        """
+        if self._clock.monotonic() < self._rests_until:
+            raise self._tired()
+
+    # --- clients and calls -----------------------------------------------------------------------
+
+    def join(self, guest: Guest) -> None:
+        """Lets a client in, who is told when the worker is ready."""
+        self.guests.add(guest)
+        self.touch()
+        if self.loaded is not None:
+            self._open(guest, self.loaded)
+
+    def touch(self) -> None:
+        """Notes that it is used now."""
+        self.used = self._clock.monotonic()
+
+    def end(self) -> None:
+        """Has the worker ended as soon as no call is at it."""
+        self.is_ending = True
+        self.unwanted.set()
+        self.nudge()
+
+    def begin(self) -> None:
+        """Notes that an attendant takes it up."""
+        self.is_tended = True
+        self.is_ending = False
+        self.unwanted.clear()
+
+    def nudge(self) -> None:
+        """Wakes the attendant."""
+        os.eventfd_write(self.nudged, 1)
+
+    def quieten(self) -> None:
+        """Takes back all nudges so far."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.nudged)
+
+    def add(self, call: Call) -> None:
+        """Puts a call in line."""
+        self.touch()
+        self.turns.add(call.uid, call)
+        self._tell_positions()
+        self.nudge()
+
+    def drop(self, call: Call, error: ZhcacheError | None) -> None:
+        """Ends a call early; its client is told at once, its worker has some time to stop.
+
+        Args:
+            call: A call of this station.
+            error: What its client is told; None where the client is gone.
+        """
+        if isinstance(call.state, Abandoned | Ended):
+            return
+        if error is not None:
+            call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
+        if isinstance(call.state, Waiting):
+            self.turns.remove(call.uid, call)
+            call.move(Ended())
+            self._tell_positions()
+        else:
+            call.move(Abandoned(self._clock.monotonic() + self._patience.cancel))
+            self.nudge()
+
+    def drop_all(self, error: ZhcacheError) -> None:
+        """Ends all calls, told ``error``, and lets nobody wait for the worker any more."""
+        self.refuse(error)
+        if self.current is not None:
+            self.drop(self.current, error)
+
+    def tell_waiting(self, event: residency.Progress) -> None:
+        """Tells those who wait for the worker how far it is."""
+        for guest in self.guests:
+            if not guest.is_opened:
+                guest.listener.tell(event)
+
+    # --- what the attendant does -----------------------------------------------------------------
+
+    def next_step(self) -> Start | Stop | Rest | Kill | End:
+        """Returns what to do now."""
+        is_left = self.current is None or isinstance(self.current.state, Abandoned)
+        if self.is_ending and is_left and not len(self.turns):
+            return End()
+        call, now = self.current, self._clock.monotonic()
+        if call is None:
+            return self._start()
+        if isinstance(call.state, Running) and call.state.until is not None:
+            if now < call.state.until:
+                return Rest(call.state.until - now)
+            self.drop(call, self._overdue())
+        if not isinstance(call.state, Abandoned):
+            return Rest(None)
+        if not call.state.is_told:
+            call.move(Abandoned(call.state.until, is_told=True))
+            return Stop(call)
+        if now >= call.state.until:
+            return Kill("it did not stop a call that was cancelled")
+        return Rest(call.state.until - now)
+
+    def _start(self) -> Start | Rest:
+        call = self.turns.take()
+        if call is None:
+            return Rest(None)
+        limit = self._patience.call
+        call.move(Running(self._clock.monotonic() + limit if limit else None))
+        self.current = call
+        call.stand_at(0)
+        self._tell_positions()
+        return Start(call)
+
+    def _overdue(self) -> ZhcacheError:
+        return WorkerDied(
+            "the call ran longer than {limit} seconds and was ended",
+            hint="take fewer steps or smaller images, or raise residency.call_timeout",
+            limit=self._patience.call,
+        )
+
+    def ready(self, loaded: residency.Loaded) -> None:
+        """Notes that the worker holds the pipeline, and tells who waited for it."""
+        self.loaded = loaded
+        self.bytes = max(self.bytes, loaded.bytes)
+        self.touch()
+        for guest in self.guests:
+            if not guest.is_opened:
+                self._open(guest, loaded)
+
+    def hear(self, frame: residency.Event, fds: list[int]) -> None:
+        """Passes on what the worker says of the running call, descriptors too.
+
+        Raises:
+            FrameError: It speaks of what it was not asked.
+        """
+        call = self.current
+        if call is None or getattr(frame, "id", None) != call.number:
+            raise FrameError(f"its worker sent {type(frame).__name__} out of turn")
+        if isinstance(frame, residency.Step):
+            self._pass_step(call, frame)
+            return
+        if isinstance(call.state, Running):
+            # Ours was the daemon's number; towards the client the call has the client's.
+            frame.id = call.message.id  # pyright: ignore[reportAttributeAccessIssue]
+            handed, fds[:] = list(fds), []
+            call.tell(frame, handed)
+        self._falls = 0
+        self._done(call)
+
+    def _pass_step(self, call: Call, step: residency.Step) -> None:
+        if isinstance(call.state, Running) and call.message.wants_steps:
+            step.id = call.message.id
+            call.tell(step)
+
+    def _done(self, call: Call) -> None:
+        self.current = None
+        self.touch()
+        call.move(Ended())
+        self._tell_positions()
+
+    # --- how a worker's life ends ----------------------------------------------------------------
+
+    def gone(self) -> None:
+        """Notes that there is no worker now, and so no call at it."""
+        self.loaded = None
+        self.pid = None
+        call, self.current = self.current, None
+        if call is not None:
+            call.move(Ended())
+
+    def refuse(self, error: ZhcacheError) -> None:
+        """Tells all who wait that there will be no worker; those who had it keep their place."""
+        info = to_info(error)
+        for guest in [guest for guest in self.guests if not guest.is_opened]:
+            self.guests.discard(guest)
+            guest.listener.tell(residency.Failed(error=info), is_last=True)
+        for call in self.turns.order():
+            self.drop(call, error)
+
+    def fell(self, how: str, *, is_ours: bool = False) -> bool:
+        """Notes a worker's death, tells the running call's client, and tells whether to start anew.
+
+        Args:
+            how: How it died, in words.
+            is_ours: The daemon ended it for not obeying: no sign that the next will die too.
+        """
+        self._last_fall = how
+        self._falls += not is_ours
+        call = self.current
+        if call is not None and isinstance(call.state, Running):
+            error = WorkerDied(
+                "the worker of {repo} ended during the call: {how}",
+                hint="call again, a new worker starts; `zhcache logs` says more",
+                repo=self.kind.repo,
+                how=how,
+            )
+            call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
+        self.gone()
+        if self._falls >= self._patience.falls:
+            self._rests_until = self._clock.monotonic() + self._patience.rest
+            self.refuse(self._tired())
+            self._falls = 0
+            return False
+        return self.is_wanted and not self.is_ending
+
+    def _tired(self) -> WorkerDied:
+        return WorkerDied(
+            "the worker of {repo} ended {count} times in a row, the last time: {how}",
+            hint="see `zhcache logs`; it is tried again after {rest} seconds",
+            repo=self.kind.repo,
+            count=self._patience.falls,
+            how=self._last_fall,
+            rest=self._patience.rest,
+        )
+
+    def _open(self, guest: Guest, loaded: residency.Loaded) -> None:
+        guest.is_opened = True
+        guest.listener.tell(
+            residency.Opened(
+                lease=guest.lease,
+                repo=self.kind.repo,
+                commit=self.kind.commit,
+                device=self.kind.device,
+                class_name=loaded.class_name,
+                parameters=loaded.parameters,
+                bytes=loaded.bytes,
+            )
+        )
+
+    def _tell_positions(self) -> None:
+        # One runs or is about to: the first in line has one before it.
+        for ahead, call in enumerate(self.turns.order(), start=1):
+            call.stand_at(ahead)

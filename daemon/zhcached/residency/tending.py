@@ -1,0 +1,318 @@
+"""The attendant of a station: the thread that launches its worker and carries frames to and fro.
+
+The one owner of the worker's line, so that nothing on it needs a lock. It asks the station what to
+do, under the lock, and does it outside: a worker that hangs holds up nobody but its own station.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from zhcache.errors import UsageError, ZhcacheError
+from zhcache.protocol import frames, residency
+from zhcache.protocol.failure import to_error
+from zhcached.residency import sealed
+from zhcached.residency.artifacts import Artifacts
+from zhcached.residency.launch import Launcher, Worker
+from zhcached.residency.station import End, Kill, Patience, Rest, Start, Station, Stop
+
+MAX_RESULT = 4 * 2**30
+"""Bytes of sealed memory that one call gives back."""
+
+DEATH_S = 5.0
+_TIMEVAL = struct.Struct("@ll")
+
+log = structlog.get_logger()
+
+
+class ArenaSource(Protocol):
+    """What is asked of ``zhcached.residency.arenas.Arenas``."""
+
+    def attach(
+        self,
+        lease_id: str,
+        repo: str,
+        commit: str,
+        uid: int,
+        device: str,
+        *,
+        on_progress: Callable[[residency.Progress], None],
+        cancelled: threading.Event,
+    ) -> Sequence[tuple[residency.Arena, int]]:
+        """Returns the arenas, filled; their descriptors stay the source's."""
+        ...
+
+    def released(self, lease_id: str) -> None:
+        """Takes notice that a lease is over."""
+        ...
+
+
+class House(Protocol):
+    """What an attendant needs of ``Residents``."""
+
+    lock: threading.Condition
+    launcher: Launcher
+    arenas: ArenaSource
+    artifacts: Artifacts
+    patience: Patience
+
+    def admit(self, station: Station) -> bool:
+        """Waits for room for the station's worker; tells whether one is still wanted."""
+        ...
+
+    def folder(self, station: Station) -> str:
+        """Returns where the station's snapshot lies."""
+        ...
+
+    def left(self, station: Station) -> None:
+        """Takes notice, under the lock, that the attendant ends."""
+        ...
+
+
+class _Death(Exception):
+    def __init__(self, how: str, *, is_ours: bool = False) -> None:
+        super().__init__(how)
+        self.how = how
+        self.is_ours = is_ours
+
+
+class _Unwanted(Exception):
+    pass
+
+
+class Attendant:
+    """Tends one station until its worker is no longer wanted."""
+
+    def __init__(self, station: Station, house: House) -> None:
+        self._station = station
+        self._house = house
+
+    def run(self) -> None:
+        """The thread's work: one worker after another, until none is wanted."""
+        try:
+            while self._one_life():
+                pass
+        except Exception as error:
+            log.exception("resident.attendant_failed", station=str(self._station.kind))
+            with self._house.lock:
+                self._station.refuse(
+                    ZhcacheError(
+                        "the worker of {repo} could not be tended: {reason}",
+                        hint="see `zhcache logs`",
+                        repo=self._station.kind.repo,
+                        reason=error,
+                    )
+                )
+        finally:
+            with self._house.lock:
+                self._house.left(self._station)
+                self._house.lock.notify_all()
+
+    def _one_life(self) -> bool:
+        station, house = self._station, self._house
+        try:
+            if house.admit(station):
+                self._live()
+        except ZhcacheError as error:
+            log.info("resident.refused", station=str(station.kind), error=str(error))
+            with house.lock:
+                station.gone()
+                station.refuse(error)
+        except _Unwanted:
+            log.info("resident.unwanted", station=str(station.kind))
+        except _Death as death:
+            log.warning("resident.died", station=str(station.kind), how=death.how)
+            with house.lock:
+                return station.fell(death.how, is_ours=death.is_ours)
+        return False
+
+    def _live(self) -> None:
+        lease = f"resident-{self._station.number}-{secrets.token_hex(6)}"
+        worker = None
+        try:
+            arenas = self._arenas(lease)
+            worker = self._house.launcher.launch("resident", f"resident-{self._station.number}")
+            _limit(worker.line, self._house.patience.frame)
+            with self._house.lock:
+                self._station.pid = worker.pid
+            self._converse(worker, arenas)
+        finally:
+            if worker is not None:
+                worker.kill()
+                worker.wait(DEATH_S)
+                worker.line.close()
+            self._house.arenas.released(lease)
+            with self._house.lock:
+                self._station.gone()
+
+    def _converse(self, worker: Worker, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
+        try:
+            self._load(worker.line, arenas)
+            while self._serve(worker.line):
+                pass
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            if isinstance(error, frames.FrameError):
+                raise _Death(str(error)) from error
+            raise _Death(worker.wait(DEATH_S) or "it closed its line") from error
+        except BlockingIOError as error:
+            raise _Death("it stopped in the middle of a frame", is_ours=True) from error
+        except (OSError, ValueError) as error:
+            raise _Death(f"its line failed: {error}") from error
+
+    # --- loading ---------------------------------------------------------------------------------
+
+    def _arenas(self, lease: str) -> Sequence[tuple[residency.Arena, int]]:
+        kind = self._station.kind
+        if kind.device == "cpu":
+            # The page cache is the tier there: the worker maps the files themselves.
+            return ()
+        return self._house.arenas.attach(
+            lease,
+            kind.repo,
+            kind.commit,
+            os.geteuid(),
+            kind.device,
+            on_progress=self._progress,
+            cancelled=self._station.unwanted,
+        )
+
+    def _load(self, line: socket.socket, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
+        kind = self._station.kind
+        compiled = self._house.artifacts.open(kind) if kind.compile else None
+        try:
+            request = residency.Load(
+                folder=self._house.folder(self._station),
+                device=kind.device,
+                options=kind.decoded_options(),
+                attention=kind.attention,
+                compile=kind.compile,
+                arenas=[arena for arena, _ in arenas],
+                artifacts=compiled is not None,
+            )
+            fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
+            frames.send(line, request, fds)
+        finally:
+            if compiled is not None:
+                os.close(compiled)
+        while not self._hear_loading(line):
+            pass
+
+    def _hear_loading(self, line: socket.socket) -> bool:
+        found = _wait(line, self._station.nudged, self._house.patience.silence)
+        with self._house.lock:
+            self._station.quieten()
+            if self._station.is_ending:
+                raise _Unwanted
+        if not found:
+            raise _Death("it was silent for too long while it loaded", is_ours=True)
+        if line.fileno() not in found:
+            return False
+        frame, fds = frames.receive(line, residency.FromResidentWorker)
+        frames.close_all(fds)
+        if isinstance(frame, residency.Progress):
+            self._progress(frame)
+            return False
+        if isinstance(frame, residency.Failed):
+            raise to_error(frame.error)
+        if not isinstance(frame, residency.Loaded):
+            raise frames.FrameError(f"its worker sent {type(frame).__name__} before it was loaded")
+        with self._house.lock:
+            self._station.ready(frame)
+            self._house.lock.notify_all()
+        log.info("resident.ready", station=str(self._station.kind), pid=self._station.pid)
+        return True
+
+    def _progress(self, progress: residency.Progress) -> None:
+        with self._house.lock:
+            self._station.tell_waiting(progress)
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def _serve(self, line: socket.socket) -> bool:
+        with self._house.lock:
+            self._station.quieten()
+            step = self._station.next_step()
+        match step:
+            case End():
+                return False
+            case Kill():
+                raise _Death(step.reason, is_ours=True)
+            case Start():
+                self._give(line, step)
+            case Stop():
+                frames.send(line, residency.Cancel(id=step.call.number))
+            case Rest():
+                if line.fileno() in _wait(line, self._station.nudged, step.seconds):
+                    self._take(line)
+        return True
+
+    def _give(self, line: socket.socket, step: Start) -> None:
+        call = step.call
+        message = msgspec.structs.replace(call.message, id=call.number)
+        frames.send(line, message, call.fds)
+        call.close_fds()
+
+    def _take(self, line: socket.socket) -> None:
+        frame, fds = frames.receive(line, residency.FromResidentWorker)
+        try:
+            if isinstance(frame, residency.Artifacts):
+                self._keep(frame, fds)
+                return
+            self._check_fds(frame, fds)
+            with self._house.lock:
+                self._station.hear(frame, fds)
+                self._house.lock.notify_all()
+        finally:
+            frames.close_all(fds)
+
+    def _check_fds(self, frame: Any, fds: Sequence[int]) -> None:
+        if len(fds) > (1 if isinstance(frame, residency.Returned) else 0):
+            raise frames.FrameError(f"its worker sent descriptors beside {type(frame).__name__}")
+        try:
+            for fd in fds:
+                sealed.size_of(fd, MAX_RESULT)
+        except UsageError as error:
+            raise frames.FrameError(
+                f"its worker sent memory that is not sealed: {error}"
+            ) from error
+
+    def _keep(self, frame: residency.Artifacts, fds: Sequence[int]) -> None:
+        if len(fds) != 1:
+            raise frames.FrameError("its worker sent artifacts without their descriptor")
+        try:
+            self._house.artifacts.keep(self._station.kind, frame.key, fds[0])
+        except (ZhcacheError, OSError) as error:
+            # Only time is lost by it: the next worker compiles again.
+            log.warning("resident.artifacts_not_kept", error=str(error))
+
+
+def _limit(line: socket.socket, seconds: float) -> None:
+    # Of the kernel, not of Python: settimeout() would make the line non-blocking, which the other
+    # end's descriptor of a shared description would feel too.
+    value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
+def _wait(line: socket.socket, nudged: int, seconds: float | None) -> list[int]:
+    """Waits for a frame to begin, a nudge or the time; returns which descriptors it was."""
+    poller = select.poll()
+    poller.register(line, select.POLLIN)
+    poller.register(nudged, select.POLLIN)
+    # Rounded up: a deadline must be over when the wait for it is.
+    found = poller.poll(None if seconds is None else int(seconds * 1000) + 1)
+    return [fd for fd, _ in found]
+
+
+__all__ = ["ArenaSource", "Attendant", "House"]

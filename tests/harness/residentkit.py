@@ -1,0 +1,186 @@
+"""What the tests of resident pipelines share: stand-in workers, and clients on a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from harness.standin import sealed
+from harness.storekit import publish
+from zhcache.protocol import frames, residency
+from zhcache.protocol.names import parse_repo
+from zhcached.api import residents as conversation
+from zhcached.api.peer import Peer
+from zhcached.config import ResidencyConfig
+from zhcached.residency import launch
+from zhcached.residency.residents import Residents
+from zhcached.residency.station import Patience
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 30.0
+
+
+class Launcher:
+    """Starts stand-ins. ``told`` is what the next ones are told; ``started`` are all so far."""
+
+    def __init__(self, **told: str) -> None:
+        self.told = told
+        self.started: list[Any] = []
+
+    def launch(self, kind: str, name: str):
+        assert kind == "resident", name
+        ours, theirs = socket.socketpair()
+        arguments = [f"{key}={value}" for key, value in self.told.items()]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        with theirs:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "harness.standin", str(theirs.fileno()), *arguments],
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        worker = launch._Child(ours, child)
+        self.started.append(worker)
+        return worker
+
+    def end(self) -> None:
+        for worker in self.started:
+            worker.kill()
+            worker.wait(WAIT_S)
+
+
+class Devices:
+    """A machine with a CPU of ``ram`` bytes and GPUs of ``vram`` bytes, named as they are asked."""
+
+    def __init__(self, ram: int = 2**40, vram: int = 2**40) -> None:
+        self.ram, self.vram = ram, vram
+
+    def list(self):
+        return []
+
+    def resolve(self, device, environ_visible=None, *, prefer=()):
+        return "cpu" if device == "auto" else device
+
+    def capacity(self, device, share):
+        return self.ram if device == "cpu" else self.vram
+
+
+class Arenas:
+    """Arenas of one tensorless component, whose lease is written down."""
+
+    def __init__(self) -> None:
+        self.held: list[str] = []
+        self.uids: set[int] = set()
+
+    def attach(self, lease_id, repo, commit, uid, device, *, on_progress, cancelled, **_):
+        self.held.append(lease_id)
+        self.uids.add(uid)
+        on_progress(residency.Progress(note="fills"))
+        table = residency.Table(component="unet", library="x", class_name="Y", tensors=[])
+        self.fd = sealed(b"weights")
+        return [(residency.Arena(key="k", device=device, bytes=7, table=table), self.fd)]
+
+    def released(self, lease_id):
+        if lease_id in self.held:
+            self.held.remove(lease_id)
+            os.close(self.fd)
+
+
+class Client:
+    """One connection that was opened with ``op: resident``."""
+
+    def __init__(self, residents, request, uid=None):
+        self.line, theirs = socket.socketpair()
+        self.line.settimeout(WAIT_S)
+        peer = Peer(os.getuid() if uid is None else uid, os.getgid(), os.getpid())
+        services: Any = SimpleNamespace(residents=residents)
+        self._thread = threading.Thread(
+            target=self._serve, args=(theirs, request, peer, services), daemon=True
+        )
+        self._thread.start()
+        self.ids = iter(range(1, 10**6))
+
+    @staticmethod
+    def _serve(channel, request, peer, services):
+        with channel:
+            conversation.serve(channel, request, peer, services)
+
+    def call(self, fds=(), **fields) -> int:
+        number = fields.pop("id", None) or next(self.ids)
+        settings = {k: fields.pop(k) for k in ("seed", "wants_steps") if k in fields}
+        frames.send(self.line, residency.Call(id=number, arguments=fields, **settings), list(fds))
+        return number
+
+    def cancel(self, number) -> None:
+        frames.send(self.line, residency.Cancel(id=number))
+
+    def next(self):
+        return self.next_with_fds()[0]
+
+    def next_with_fds(self):
+        return frames.receive(self.line, residency.ToClient)
+
+    def until(self, *kinds, number=None):
+        """Returns the next event of one of ``kinds``, of a call where that is named."""
+        while True:
+            event = self.next()
+            if isinstance(event, kinds) and number in (None, getattr(event, "id", None)):
+                return event
+
+    def opened(self):
+        return self.until(residency.Opened)
+
+    def end_of(self, number):
+        return self.until(residency.Returned, residency.Failed, number=number)
+
+    def do(self, **arguments):
+        return self.end_of(self.call(**arguments))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.line.shutdown(socket.SHUT_RDWR)
+        self.line.close()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+
+PIPELINE = {
+    "model_index.json": json.dumps({"_class_name": "Tiny", "unet": ["diffusers", "U"]}).encode(),
+    "unet/diffusion_pytorch_model.safetensors": bytes(1000),
+}
+
+
+class House:
+    """A store with pipelines, and the residents over it."""
+
+    def __init__(self, store, clock, told=None, *, ram=2**40, vram=2**40, patience=None, **config):
+        for name in ("lab/one", "lab/two", "lab/three"):
+            publish(store, PIPELINE, repo=parse_repo(name))
+        self.launcher = Launcher(**(told or {}))
+        self.arenas = Arenas()
+        settings = ResidencyConfig(**config)
+        times = {"keep_alive": settings.keep_alive, "call": settings.call_timeout}
+        self.residents = Residents(
+            store, settings, clock, self.launcher, Devices(ram, vram), self.arenas,
+            Patience(**{**times, **(patience or {})}),
+        )  # fmt: skip
+        self.clients: list[Client] = []
+
+    def client(self, repo="lab/one", *, uid=None, **fields) -> Client:
+        request = residency.ResidentRequest(repo=repo, **{"device": "cpu", **fields})
+        client = Client(self.residents, request, uid)
+        self.clients.append(client)
+        return client
+
+    def end(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.residents.close()
+        self.launcher.end()
