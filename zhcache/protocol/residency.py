@@ -28,6 +28,7 @@ class Tensor(Message):
 
     ``dtype`` is torch's name without ``torch.``; ``strides`` count elements. A parameter is used
     in place; a buffer is copied by whoever attaches, since modules write into buffers at run time.
+    An attribute is a tensor that a module keeps beside both; it is copied, to the CPU.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Tensor(Message):
     shape: list[int]
     strides: list[int]
     offset: int
-    kind: Literal["parameter", "buffer"]
+    kind: Literal["parameter", "buffer", "attribute"]
     persistent: bool = True
 
 
@@ -44,6 +45,7 @@ class Table(Message):
 
     ``aliases`` maps each tied name to the one in ``tensors`` whose memory it shares. ``versions``
     names the libraries that made the module, since names and buffers differ between them.
+    ``dtype`` is what the component was loaded as; single tensors may be wider.
     """
 
     component: str
@@ -52,6 +54,7 @@ class Table(Message):
     tensors: list[Tensor]
     aliases: dict[str, str] = {}
     versions: dict[str, str] = {}
+    dtype: str = "float32"
 
 
 class Arena(Message):
