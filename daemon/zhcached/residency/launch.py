@@ -1,22 +1,37 @@
 """Workers as the front sees them: a line to talk on, a way to end them, how they ended.
 
-The front never imports what a worker runs; it asks a ``Launcher`` for one.
+The front never imports what a worker runs. It asks a spawner, which has: one that is a child of
+the daemon's own (``Direct``), or the service beside it (``Remote``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import signal
+import os
 import socket
-import subprocess
-import sys
-from importlib.util import find_spec
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NoReturn, Protocol
 
+from zhcache import __version__
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
+from zhcache.protocol import frames
+from zhcache.protocol.failure import to_error
+from zhcache.protocol.residency import Failed, FromSpawner, Launch, Launched
+from zhcached.residency.hired import Hired
+from zhcached.residency.template import Template
 
 Kind = Literal["fill", "resident"]
+
+LAUNCH_S = 180.0
+"""How long a spawner may take to answer: its first answer comes after its imports, which take a
+minute from a slow disk."""
+
+ATTEMPTS = 2
+
+SOCKET = "ZHCACHE_WORKERS"
+"""Names the socket of the spawner that a service manager keeps; without it there is one of our
+own."""
 
 
 class Worker(Protocol):
@@ -32,7 +47,7 @@ class Worker(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> str | None:
-        """Returns how it ended, in words, or None if it still runs after ``timeout_s``."""
+        """Returns how it ended, to follow "it", or None if it still runs after ``timeout_s``."""
         ...
 
 
@@ -43,55 +58,119 @@ class Launcher(Protocol):
         """Starts a worker; ``name`` says in logs what it is for.
 
         Raises:
-            ZhcacheError: None can be started here; the message says why.
+            ZhcacheError: None can be started; the message says why.
         """
         ...
 
+    def close(self) -> None:
+        """Ends what was started for launching, and all workers with it."""
+        ...
+
+
+def chosen(home: Path, environ: Mapping[str, str] | None = None) -> Launcher:
+    """Returns the launcher of this daemon: the service's where one is named, else its own."""
+    env = os.environ if environ is None else environ
+    named = env.get(SOCKET)
+    return Remote(Path(named)) if named else Direct(home)
+
 
 class Direct:
-    """Workers as children of the daemon, in its own environment."""
+    """Workers of a spawner that is the daemon's child, in its own environment.
+
+    It is started at the first need and ends by itself when nothing needs it for long.
+
+    Args:
+        home: The store, which workers may read.
+        idle_s: Seconds without a worker after which the spawner ends.
+    """
+
+    def __init__(self, home: Path, *, idle_s: float = 600.0) -> None:
+        self._template = Template(home, idle_s)
 
     def launch(self, kind: Kind, name: str) -> Worker:
         """As ``Launcher.launch``."""
-        if missing := [part for part in ("torch", "diffusers") if find_spec(part) is None]:
-            raise ZhcacheError(
-                mark("the daemon's environment {prefix} has no {missing}, which its workers need"),
-                hint=mark("pip install 'zhcache[daemon,torch]' there"),
-                prefix=sys.prefix,
-                missing=", ".join(missing),
-            )
-        ours, theirs = socket.socketpair()
-        with theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "zhcached.workers", kind, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                pass_fds=(theirs.fileno(),),
-            )
-        return _Child(ours, child)
+        for _ in range(ATTEMPTS):
+            channel, spawner = self._template.connect()
+            if (worker := _hire(channel, kind, name)) is not None:
+                return worker
+            # It ended, idle, just as it was asked; or its imports crashed it.
+            self._template.give_up(spawner)
+        raise ZhcacheError(
+            mark("no worker can be started: {reason}"),
+            hint=mark("zhcache logs tells more"),
+            reason=self._template.last_words(),
+        )
+
+    def close(self) -> None:
+        """As ``Launcher.close``."""
+        self._template.close()
 
 
-class _Child:
-    def __init__(self, line: socket.socket, child: subprocess.Popen[bytes]) -> None:
-        self.line = line
-        self.pid: int | None = child.pid
-        self._child = child
+class Remote:
+    """Workers of ``zhcached-workers.service``.
 
-    def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            self.line.shutdown(socket.SHUT_RDWR)
-        self._child.kill()
+    Args:
+        path: Its socket.
+    """
 
-    def wait(self, timeout_s: float) -> str | None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def launch(self, kind: Kind, name: str) -> Worker:
+        """As ``Launcher.launch``."""
+        for _ in range(ATTEMPTS):
+            # One that ends, idle, lets its last callers go; the service manager starts the next.
+            if (worker := _hire(self._connect(), kind, name)) is not None:
+                return worker
+        return self._refuse("it closes the connection and says nothing")
+
+    def close(self) -> None:
+        """As ``Launcher.close``; the service is not ours to end."""
+
+    def _connect(self) -> socket.socket:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.settimeout(LAUNCH_S)
         try:
-            code = self._child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        return in_words(code)
+            channel.connect(str(self._path))
+        except OSError as error:
+            channel.close()
+            self._refuse(error.strerror or str(error))
+        return channel
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise ZhcacheError(
+            mark("no worker can be started at {path}: {reason}"),
+            hint=mark("systemctl status zhcached-workers.socket zhcached-workers.service"),
+            path=self._path,
+            reason=reason,
+        )
 
 
-def in_words(code: int) -> str:
-    """Returns what an exit code, negative for a signal, means to a reader."""
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
+def _hire(channel: socket.socket, kind: Kind, name: str) -> Hired | None:
+    """Asks for a worker on a fresh connection; None if nobody answered there.
+
+    Raises:
+        ZhcacheError: The spawner says why it starts none.
+    """
+    channel.settimeout(LAUNCH_S)
+    ours, theirs = socket.socketpair()
+    heard, said = os.pipe()
+    try:
+        with theirs:
+            frames.send(
+                channel, Launch(kind=kind, name=name, build=__version__), [theirs.fileno(), said]
+            )
+        answer, fds = frames.receive(channel, FromSpawner)
+        frames.close_all(fds)
+    except (EOFError, OSError):
+        answer = None
+    finally:
+        os.close(said)
+    if isinstance(answer, Launched):
+        return Hired(ours, channel, heard, pid=answer.pid, kind=kind, name=name)
+    for each in (ours, channel):
+        each.close()
+    os.close(heard)
+    if isinstance(answer, Failed):
+        raise to_error(answer.error)
+    return None

@@ -1,44 +1,41 @@
-"""``python -m zhcached.workers KIND FD``: one worker, whose line to the front is descriptor FD."""
+"""``python -m zhcached.workers``: the spawner, or one worker in a process of its own.
+
+The same program for both, since a spawner that may not fork starts its workers through it.
+"""
 
 from __future__ import annotations
 
-import socket
+import argparse
 import sys
-
-from zhcache.protocol import frames
-from zhcache.protocol.residency import Fill, Load
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the worker that is named; returns the process's exit code."""
-    kind, fd = arguments if arguments is not None else sys.argv[1:]
-    with socket.socket(fileno=int(fd)) as line:
-        run(kind, line)
-    return 0
+    """Runs what is named; returns the process's exit code."""
+    options = _parser().parse_args(arguments)
+    if options.role == "spawner":
+        from zhcached.workers import spawner
+
+        return spawner.main(options.control, options.read, options.scratch, options.idle)
+    if options.role == "check":
+        from zhcached.workers import check
+
+        return check.main()
+    from zhcached.workers import life
+
+    return life.live(options.role, options.line, options.scratch, options.read, options.parent)
 
 
-def run(kind: str, line: socket.socket) -> None:
-    """Reads the first frame of ``line`` and does what it says.
-
-    Raises:
-        EOFError: The front closed the line before it asked for anything.
-        FrameError: What came is no request.
-        OSError: The connection failed.
-        ValueError: There is no such kind of worker.
-    """
-    if kind == "fill":
-        from zhcached.workers import fill
-
-        request, fds = frames.receive(line, Fill)
-        frames.close_all(fds)
-        fill.run(line, request)
-    elif kind == "resident":
-        from zhcached.workers import resident
-
-        request, fds = frames.receive(line, Load)
-        resident.run(line, request, fds)
-    else:
-        raise ValueError(f"no such worker: {kind}")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m zhcached.workers", description=__doc__)
+    parser.add_argument("role", choices=("spawner", "fill", "resident", "check"))
+    parser.add_argument("--read", type=Path, action="append", default=[], help="may be read")
+    parser.add_argument("--scratch", type=Path, help="where workers may write")
+    parser.add_argument("--control", type=int, help="descriptor from which connections come")
+    parser.add_argument("--idle", type=float, default=600.0, help="seconds without a worker")
+    parser.add_argument("--line", type=int, help="descriptor of a worker's line")
+    parser.add_argument("--parent", type=int, help="process with which a worker dies")
+    return parser
 
 
 if __name__ == "__main__":
