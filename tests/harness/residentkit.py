@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,12 +21,32 @@ from zhcache.protocol.names import parse_repo
 from zhcached.api import residents as conversation
 from zhcached.api.peer import Peer
 from zhcached.config import ResidencyConfig
-from zhcached.residency import launch
 from zhcached.residency.residents import Residents
 from zhcached.residency.station import Patience
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 30.0
+
+
+class Child:
+    """A worker that is this process's own child."""
+
+    def __init__(self, line: socket.socket, child: subprocess.Popen[bytes]) -> None:
+        self.line = line
+        self.pid = child.pid
+        self._child = child
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self.line.shutdown(socket.SHUT_RDWR)
+        self._child.kill()
+
+    def wait(self, timeout_s: float) -> str | None:
+        try:
+            code = self._child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
 class Launcher:
@@ -46,7 +67,7 @@ class Launcher:
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": path},
             )
-        worker = launch._Child(ours, child)
+        worker = Child(ours, child)
         self.started.append(worker)
         return worker
 
