@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from aiohttp import web
@@ -26,7 +27,7 @@ from zhcached.api import listen, server
 from zhcached.api.handover import Handover
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
-from zhcached.config import Config
+from zhcached.config import Config, ResidencyConfig
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.perform import Performer
@@ -35,9 +36,13 @@ from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.scrub import Scrub
 from zhcached.jobs.upkeep import Upkeep
+from zhcached.residency.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.door import Residency
+from zhcached.residency.launch import chosen
 from zhcached.residency.pages import Pages
+from zhcached.residency.residents import Residents
+from zhcached.residency.stations import GPU_CONTEXT
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store
@@ -58,13 +63,16 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         AlreadyRunning: The store or the socket is another daemon's.
         ZhcacheError: The store cannot be used; the message says why.
     """
+    inherited = notify.inherited()
     clock = SystemClock()
     store = Store.open(home, config.store, clock)
     try:
         logs = logfile.configure(store.layout.logs)
         services = await _join(store, config, clock, logs, home)
+        # Before anybody can ask for what would otherwise be filled anew.
+        services.arenas.take_over(inherited.kept)
         _obey_signals(services.stopping)
-        async with _listening(services, socket_path):
+        async with _listening(services, socket_path, inherited.sockets):
             again = await services.jobs.restore()
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
@@ -77,7 +85,10 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
+        services.arenas.close()
+        await asyncio.to_thread(services.residents.close)
         await asyncio.to_thread(services.residency.close)
+        services.launcher.close()
         log.info("daemon.stopped", in_time=ended)
         if not ended or not services.planner.stop():
             # Threads that would not end still use the store, and the interpreter would wait for
@@ -100,15 +111,20 @@ async def _join(
     health = Health(store.catalog, config.sources, clock)
     fetcher = Fetcher(store, transport, config.download, health)
     prefetcher = Prefetcher(fetcher, sources, config.alias, clock)
-    devices = Devices()
-    pages = Pages(
-        store,
-        clock,
-        lambda: devices.capacity(CPU, config.residency.ram),
-        config.residency.keep_alive,
-    )
+    limits, devices, launcher = config.residency, Devices(), chosen(home)
+    host = _host(store, limits)
+    arenas = Arenas(store, limits, clock, launcher, devices)
+    residents = Residents(store, limits, clock, launcher, devices, arenas)
+    arenas.elsewhere = lambda device: _beside_arenas(residents, device)
     residency = Residency(
-        store=store, config=config.residency, clock=clock, devices=devices, pages=pages
+        store=store,
+        config=limits,
+        clock=clock,
+        devices=devices,
+        pages=Pages(store, clock, lambda: devices.capacity(CPU, limits.ram), limits.keep_alive),
+        host=host,
+        arenas=arenas,
+        residents=residents,
     )
     performer = Performer(store, prefetcher, residency)
     return Services(
@@ -121,15 +137,33 @@ async def _join(
         log_file=logs,
         home=home,
         started=clock.wall(),
-        devices=devices,
         residency=residency,
+        arenas=arenas,
+        host=host,
+        residents=residents,
+        launcher=launcher,
     )
 
 
+def _beside_arenas(residents: Residents, device: str) -> int:
+    """Returns the bytes that resident pipelines have besides arenas, which hold GPU weights."""
+    if device == CPU:
+        return residents.bytes_on(CPU)
+    return GPU_CONTEXT * sum(line.device == device for line in residents.listing())
+
+
+def _host(store: Store, limits: ResidencyConfig) -> Literal["files", "arenas"]:
+    """Returns how weights reach the CPU: a network disk is slow to map, and mapped by each anew."""
+    if limits.host != "auto":
+        return limits.host
+    return "arenas" if store.layout.lies_on_network() else "files"
+
+
 @contextlib.asynccontextmanager
-async def _listening(services: Services, path: Path) -> AsyncIterator[None]:
+async def _listening(
+    services: Services, path: Path, inherited: list[socket.socket]
+) -> AsyncIterator[None]:
     """Serves the API and the handover socket; our own sockets vanish at the end."""
-    inherited = notify.inherited_sockets()
     beside = handover_path(path)
     listeners = inherited or [listen.bind(path)]
     ours = [] if inherited else [(path, path.lstat())]

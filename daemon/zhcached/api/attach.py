@@ -12,7 +12,7 @@ import time
 
 import structlog
 
-from zhcache.errors import NotFound, NotPermitted, ZhcacheError
+from zhcache.errors import NotFound, NotPermitted
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Attached, AttachRequest, Progress
 from zhcached.api.peer import Peer
@@ -35,11 +35,6 @@ def serve(channel: socket.socket, request: AttachRequest, peer: Peer, services: 
         OSError: The client went away.
         ZhcacheError: What kept the arenas from being filled.
     """
-    if services.arenas is None:
-        raise ZhcacheError(
-            "this daemon keeps no weights in memory",
-            hint="install its workers: pip install 'zhcache[daemon,torch]'",
-        )
     leased = owned(services.store, request.lease, peer)
     channel.settimeout(SEND_TIMEOUT_S)
     began = time.monotonic()
@@ -54,8 +49,17 @@ def serve(channel: socket.socket, request: AttachRequest, peer: Peer, services: 
         on_progress=lambda progress: _tell(channel, progress),
         cancelled=HungUp(channel),
     )
-    fds = [fd for _, fd in found]
-    frames.send(channel, Attached(arenas=[arena for arena, _ in found]), fds)
+    if services.store.leases.find(request.lease) is None:
+        # It ended while it was served, so that its end was told before there was anything to end.
+        services.arenas.released(request.lease)
+        raise NotFound("the lease ended meanwhile", hint="load the pipeline again")
+    # Copies of our own: another thread may end the lease while we send, and a number that was
+    # closed and opened again would hand over somebody else's memory.
+    fds = services.arenas.copies(request.lease, [arena.key for arena, _ in found])
+    try:
+        frames.send(channel, Attached(arenas=[arena for arena, _ in found]), fds)
+    finally:
+        frames.close_all(fds)
     log.info(
         "arenas.attached",
         repo=leased.repo,

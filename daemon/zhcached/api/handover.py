@@ -14,7 +14,6 @@ import socket
 import struct
 import threading
 import time
-from typing import Any
 
 import msgspec
 import structlog
@@ -24,7 +23,7 @@ from zhcache.protocol import frames, version
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ImportRequest, Message
 from zhcache.protocol.residency import AttachRequest, Failed, ResidentRequest
-from zhcached.api import attach, imports
+from zhcached.api import attach, imports, residents
 from zhcached.api.peer import Peer, of_socket
 from zhcached.api.places import Places
 from zhcached.api.services import Services
@@ -50,7 +49,8 @@ class _Head(Message):
     protocol: int = version.PROTOCOL
 
 
-_KINDS: dict[str, type[Message]] = {
+Request = ImportRequest | AttachRequest | ResidentRequest
+_KINDS: dict[str, type[Request]] = {
     "import": ImportRequest,
     "attach": AttachRequest,
     "resident": ResidentRequest,
@@ -126,7 +126,7 @@ class Handover:
         finally:
             self._connections.leave(peer.uid)
 
-    def _converse(self, channel: socket.socket, request: Message, peer: Peer) -> None:
+    def _converse(self, channel: socket.socket, request: Request, peer: Peer) -> None:
         # The request came in its time; how long the rest may take is known to who serves it.
         channel.settimeout(None)
         if isinstance(request, ImportRequest):
@@ -137,8 +137,6 @@ class Handover:
                 attach.serve(channel, request, peer, self._services)
             channel.close()
         else:
-            from zhcached.api import residents
-
             residents.serve(channel, request, peer, self._services)
             channel.close()
 
@@ -155,7 +153,7 @@ class Handover:
         return _read(channel, length, deadline)
 
 
-def _decoded(raw: bytes) -> Any:
+def _decoded(raw: bytes) -> Request:
     try:
         head = msgspec.json.decode(raw, type=_Head)
         version.check(str(head.protocol))

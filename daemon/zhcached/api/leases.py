@@ -43,8 +43,7 @@ async def hold(call: Call) -> web.StreamResponse:
 
 def _end(services: Services, lease: str) -> None:
     services.store.leases.end(lease)
-    if services.arenas is not None:
-        services.arenas.released(lease)
+    services.arenas.released(lease)
 
 
 async def _granted(services: Services, request: LeaseRequest, peer: Peer) -> Lease:

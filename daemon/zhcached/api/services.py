@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from zhcached.clock import Clock
 from zhcached.config import Config
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
+from zhcached.residency.arenas import Arenas
+from zhcached.residency.door import Residency
+from zhcached.residency.launch import Launcher
+from zhcached.residency.residents import Residents
 from zhcached.store.store import Store
-
-if TYPE_CHECKING:
-    from zhcached.residency.arenas import Arenas
-    from zhcached.residency.devices import Devices
-    from zhcached.residency.door import Residency
-    from zhcached.residency.launch import Launcher
-    from zhcached.residency.residents import Residents
 
 
 @dataclass(slots=True)
 class Services:
     """The daemon's parts, joined once by ``app``.
 
-    What keeps models warm may be absent, in tests of the rest. ``host`` says how weights reach the
-    CPU (``zhcache.protocol.messages.Lease``).
+    ``host`` says how weights reach the CPU (``zhcache.protocol.messages.Lease``).
     """
 
     config: Config
@@ -40,9 +36,8 @@ class Services:
     home: Path
     started: float
     residency: Residency
+    arenas: Arenas
+    residents: Residents
+    launcher: Launcher
+    host: Literal["files", "arenas"]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    host: Literal["files", "arenas"] = "files"
-    devices: Devices | None = None
-    launcher: Launcher | None = None
-    arenas: Arenas | None = None
-    residents: Residents | None = None

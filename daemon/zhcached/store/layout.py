@@ -161,6 +161,10 @@ class Layout:
                     known=repr(FORMAT.strip()),
                 )
 
+    def lies_on_network(self) -> bool:
+        """Tells whether its files come over a network or from another process."""
+        return filesystem_type(self.root) in _REMOTE
+
     def create(self) -> None:
         """Makes what is not there yet. The format mark comes last: with it, all is there.
 
