@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from zhcache.completeness import gaps
 from zhcache.errors import NotFound, UsageError
 from zhcache.pipeline.decode import Decoder
 from zhcache.pipeline.published import published
+from zhcache.pipeline.quick import paused_collector
 from zhcache.protocol.residency import Load
+from zhcached.workers.compiling import Compiled, attend, compile_blocks
 from zhcached.workers.schedulers import Schedulers
 from zhcached.workers.weights import Weights
 
@@ -29,10 +31,14 @@ class Held:
         device: The torch device it is on.
         schedulers: As they were loaded.
         weights: As they were loaded.
+        compiled: What was compiled, where ``compile`` was asked for.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device) -> None:
+    def __init__(
+        self, pipeline: Any, device: torch.device, compiled: Compiled | None = None
+    ) -> None:
         self.device = device
+        self.compiled = compiled
         self.schedulers = Schedulers(pipeline)
         self.weights = Weights(pipeline)
         self._own = pipeline
@@ -51,11 +57,12 @@ class Held:
         return self._others[name]
 
 
-def load(request: Load, note: Callable[[str], None]) -> Held:
+def load(request: Load, fds: Sequence[int], note: Callable[[str], None]) -> Held:
     """Returns the pipeline that ``request`` names.
 
     Args:
         request: What to load, onto which device.
+        fds: What came beside it; stays the caller's.
         note: Told what is being done.
 
     Raises:
@@ -68,23 +75,54 @@ def load(request: Load, note: Callable[[str], None]) -> Held:
         raise NotFound(
             "the snapshot lacks {files}",
             hint="fetch the rest: zhcache prefetch",
-            files=", ".join(str(one) for one in missing[:5]),
+            files=", ".join(missing[:5]),
         )
+    if len(fds) != len(request.arenas) + request.artifacts:
+        raise UsageError("{count} descriptors came to load from", count=len(fds))
     device = device_of(request.device)
     options = _options(folder, Decoder([]).decode(request.options))
-    note("reading the pipeline")
-    # A collection in mid-load walks millions of objects that are all still wanted.
-    gc.disable()
-    try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(str(folder), **_how(folder), **options)
-        if device.type != "cpu":
-            note(f"moving it to {device}")
-            pipeline.to(device)
-    finally:
-        gc.enable()
+    with paused_collector():
+        pipeline = _read(folder, request, fds, options, device, note)
     gc.collect()
+    # What is loaded stays: later collections need not walk it.
     gc.freeze()
-    return Held(_quiet(pipeline), device)
+    if request.attention is not None:
+        attend(pipeline, request.attention)
+    compiled = None
+    if request.compile:
+        compiled = Compiled()
+        if request.artifacts:
+            note("taking up what was compiled before")
+            compiled.take_up(fds[-1])
+        compile_blocks(pipeline)
+    return Held(_quiet(pipeline), device, compiled)
+
+
+def _read(
+    folder: Path,
+    request: Load,
+    fds: Sequence[int],
+    options: dict[str, Any],
+    device: torch.device,
+    note: Callable[[str], None],
+) -> Any:
+    shared: dict[str, Any] = {}
+    if request.arenas:
+        from zhcache.pipeline import attach
+
+        note("attaching the weights")
+        arenas = zip(request.arenas, fds, strict=False)
+        wanted = [one for one in arenas if one[0].table.component not in options]
+        shared = attach.components(folder, wanted)
+    note("reading the pipeline")
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        str(folder), **_how(folder), **shared, **options
+    )
+    if device.type != "cpu":
+        note(f"moving it to {device}")
+        # What lies in an arena is there already, and is left where it is.
+        pipeline.to(device)
+    return pipeline
 
 
 def device_of(name: str) -> torch.device:

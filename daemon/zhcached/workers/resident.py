@@ -17,9 +17,11 @@ from collections.abc import Sequence
 import numpy
 import torch
 
+from zhcache.pipeline.blob import BlobWriter
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import (
+    Artifacts,
     Call,
     Cancel,
     Event,
@@ -31,6 +33,7 @@ from zhcache.protocol.residency import (
     ToResidentWorker,
 )
 from zhcached.workers.calling import parameters, perform
+from zhcached.workers.compiling import key
 from zhcached.workers.failures import Stopped, described, is_fatal
 from zhcached.workers.loading import Held, load
 
@@ -83,7 +86,7 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
     """
     _own_randomness()
     try:
-        held = load(request, lambda words: _send(line, Progress(note=words)))
+        held = load(request, fds, lambda words: _send(line, Progress(note=words)))
     except Exception as error:  # noqa: BLE001 - whatever diffusers raises is told, not died of
         _send(line, Failed(error=to_info(described(error, request.device))))
         return
@@ -103,6 +106,7 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
             frames.close_all(beside)
         if is_over:
             return
+        _tell_compiled(line, held)
 
 
 def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: Inbox) -> bool:
@@ -134,6 +138,19 @@ def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: I
     finally:
         frames.close_all(beside)
     return False
+
+
+def _tell_compiled(line: socket.socket, held: Held) -> None:
+    new = held.compiled.news() if held.compiled is not None else None
+    if new is None:
+        return
+    blob = BlobWriter()
+    blob.add(new)
+    fds = blob.finish()
+    try:
+        _send(line, Artifacts(key=key(held.device), bytes=len(new)), fds)
+    finally:
+        frames.close_all(fds)
 
 
 def _tidy(held: Held, is_over: bool) -> None:
