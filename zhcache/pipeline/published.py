@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +48,22 @@ class Published:
         dtypes: For each component with weights the name of its torch dtype.
         variant: What ``from_pretrained`` needs as ``variant=`` where some component was
             published under a variant's file names alone; else None.
+        with_variant: The components that have files of it.
     """
 
     dtypes: Mapping[str, str]
     variant: str | None
+    with_variant: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def default(self) -> str:
         """The dtype of most components, float32 where none has weights."""
         most = Counter(self.dtypes.values()).most_common(1)
         return most[0][0] if most else "float32"
+
+    def variant_of(self, component: str) -> str | None:
+        """Returns what the component's own ``from_pretrained`` needs as ``variant=``."""
+        return self.variant if component in self.with_variant else None
 
 
 def published(folder: Path) -> Published:
@@ -76,11 +82,12 @@ def published(folder: Path) -> Published:
         dtype = None if _is_quantized(folder / name) else _dtype(read)
         if dtype is not None:
             dtypes[name] = dtype
-    return Published(dtypes, variant)
+    has_it = frozenset(name for name, files in weighted.items() if variant in files)
+    return Published(dtypes, variant, has_it)
 
 
-def components(folder: Path) -> list[str]:
-    """Returns the components that a pipeline's index names and that are not absent.
+def components(folder: Path) -> dict[str, tuple[str, str]]:
+    """Returns library and class of each component that a pipeline's index names.
 
     Raises:
         UsageError: There is no index.
@@ -95,11 +102,12 @@ def components(folder: Path) -> list[str]:
             hint="load it with its own library from zhcache.path(...)",
             folder=folder,
         )
-    return [
-        name
+    # One that is absent has two nulls.
+    return {
+        name: (kind[0], kind[1])
         for name, kind in index.items()
         if isinstance(kind, list) and len(kind) == 2 and all(isinstance(k, str) for k in kind)
-    ]
+    }
 
 
 def _by_variant(component: Path) -> dict[str | None, list[Path]]:

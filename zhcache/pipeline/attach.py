@@ -1,0 +1,141 @@
+"""Makes modules over arenas: a skeleton, its parameters in the arena, its buffers its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zhcache.errors import IntegrityError, VersionMismatch
+from zhcache.pipeline import mapping, skeleton
+
+if TYPE_CHECKING:
+    from zhcache.protocol.residency import Arena, Table, Tensor
+
+CPU = torch.device("cpu")
+
+
+def components(folder: Path, arenas: Sequence[tuple[Arena, int]]) -> dict[str, torch.nn.Module]:
+    """Returns each arena's component by name, ready to be given to ``from_pretrained``.
+
+    Args:
+        folder: The pipeline's folder.
+        arenas: With their descriptors, which stay the caller's and may be closed afterwards.
+
+    Raises:
+        IntegrityError: What came is not what was promised.
+        VersionMismatch: This environment's libraries make another module of the component.
+        ZhcacheError: A GPU's driver refused.
+    """
+    mapped = mapping.map_all(arenas)
+    if broken := mapping.damaged(mapped):
+        raise IntegrityError(
+            "the weights in the arenas {keys} were changed", keys=", ".join(broken)
+        )
+    return over(folder, mapped)
+
+
+def over(folder: Path, mapped: mapping.Mapped) -> dict[str, torch.nn.Module]:
+    """As ``components``, of arenas that are mapped and proven already."""
+    return {
+        arena.table.component: module(folder / arena.table.component, arena.table, flat)
+        for arena, flat in mapped
+    }
+
+
+def module(folder: Path, table: Table, flat: torch.Tensor) -> torch.nn.Module:
+    """Returns the module that ``table`` describes, over ``flat``.
+
+    Args:
+        folder: The component's folder.
+        table: What lies where.
+        flat: ``(bytes,) uint8``; kept alive by every parameter.
+
+    Raises:
+        IntegrityError: A tensor would lie outside the memory.
+        VersionMismatch: As ``components``.
+    """
+    dtype = getattr(torch, table.dtype)
+    made = skeleton.build(folder, table.library, table.class_name, dtype)
+    _check_names(made, table)
+    parts = dict(made.named_modules(remove_duplicate=False))
+    owners: dict[str, torch.Tensor] = {}
+    for entry in table.tensors:
+        owners[entry.name] = tensor = _owner(entry, _view(entry, flat), parts, table)
+        _put(parts, entry.name, tensor, entry.kind)
+    kinds = {entry.name: entry.kind for entry in table.tensors}
+    for alias, name in table.aliases.items():
+        _put(parts, alias, owners[name], kinds[name])
+    return made
+
+
+def _view(entry: Tensor, flat: torch.Tensor) -> torch.Tensor:
+    dtype = getattr(torch, entry.dtype)
+    extent = sum((n - 1) * step for n, step in zip(entry.shape, entry.strides, strict=True)) + 1
+    end = entry.offset + (extent * dtype.itemsize if 0 not in entry.shape else 0)
+    if entry.offset % dtype.itemsize or not 0 <= entry.offset <= end <= flat.numel():
+        raise IntegrityError(
+            "{name} would lie at {offset} of {size} bytes",
+            name=entry.name,
+            offset=entry.offset,
+            size=flat.numel(),
+        )
+    # No view of ``flat``: views share a version counter, and autograd would take a change of one
+    # weight for a change of all.
+    made = torch.empty(0, dtype=dtype, device=flat.device)
+    start = flat.storage_offset() + entry.offset // dtype.itemsize
+    return made.set_(flat.untyped_storage(), start, entry.shape, entry.strides)
+
+
+def _owner(
+    entry: Tensor, view: torch.Tensor, parts: Mapping[str, torch.nn.Module], table: Table
+) -> torch.Tensor:
+    if entry.kind == "buffer":
+        return view.clone()
+    if entry.kind == "attribute":
+        return view.to(CPU, copy=True)
+    path, _, leaf = entry.name.rpartition(".")
+    built = parts[path]._parameters[leaf]
+    if built is None or built.shape != view.shape:
+        raise _differs(table, f"{entry.name} is {list(view.shape)}")
+    return torch.nn.Parameter(view, requires_grad=built.requires_grad)
+
+
+def _put(parts: Mapping[str, torch.nn.Module], name: str, tensor: torch.Tensor, kind: str) -> None:
+    path, _, leaf = name.rpartition(".")
+    part = parts[path]
+    if kind == "buffer" and leaf in part._buffers:
+        part._buffers[leaf] = tensor
+    else:
+        setattr(part, leaf, tensor)
+
+
+def _check_names(made: torch.nn.Module, table: Table) -> None:
+    """Refuses a table that does not name exactly the tensors of ``made``."""
+    built = {name: "parameter" for name, _ in made.named_parameters(remove_duplicate=False)}
+    for name, _ in made.named_buffers(remove_duplicate=False):
+        built[name] = "buffer"
+    kinds = {entry.name: entry.kind for entry in table.tensors}
+    told = kinds | {alias: kinds.get(name, "") for alias, name in table.aliases.items()}
+    told = {name: kind for name, kind in told.items() if kind != "attribute"}
+    if built == told:
+        return
+    odd = sorted(built.items() ^ told.items())[:3]
+    raise _differs(table, ", ".join(f"{kind} {name}" for name, kind in odd))
+
+
+def _differs(table: Table, what: str) -> VersionMismatch:
+    def spelt(versions: Mapping[str, str]) -> str:
+        return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+    return VersionMismatch(
+        "{component} was laid out with {theirs}; this environment has {ours}, which make another"
+        " module of it: {what}",
+        hint="bring both environments to the same versions, or use device='cpu' or mode='resident'",
+        component=table.component,
+        theirs=spelt(table.versions),
+        ours=spelt(skeleton.versions()),
+        what=what,
+    )
