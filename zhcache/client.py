@@ -21,7 +21,7 @@ from zhcache.channel import Channel, check_version, dial
 from zhcache.errors import Busy, DaemonUnreachable
 from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
-from zhcache.protocol import messages
+from zhcache.protocol import messages, residency
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcache.results import TERMINAL, checked_path, result_of
 
@@ -344,6 +344,52 @@ class Client:
     def resident(self) -> list[messages.Resident]:
         """Returns what is leased or warm."""
         return self._line().call("GET", "/v1/resident", messages.Residents).resident
+
+    def warm(
+        self,
+        repo: str,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        device: str = "auto",
+        mode: Literal["attach", "resident"] = "attach",
+        keep_s: float | None = None,
+    ) -> messages.Job:
+        """Starts to make a held snapshot warm; ``wait`` follows the job.
+
+        Args:
+            repo: ``OWNER/NAME``.
+            revision: Branch, tag or commit; None is the default branch.
+            variant: Which variant.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID.
+            mode: ``resident`` is a pipeline in a worker, ``attach`` its weights alone.
+            keep_s: How long in seconds; None as configured, 0 until it is stopped.
+        """
+        _check(repo, revision)
+        request = residency.WarmRequest(
+            repo=repo, revision=revision, variant=variant, device=device, mode=mode, keep=keep_s
+        )
+        return self._line().call("POST", "/v1/warm", messages.Job, body=request)
+
+    def unload(
+        self,
+        repo: str,
+        *,
+        variant: str | None = None,
+        device: str | None = None,
+        force: bool = False,
+    ) -> residency.Stopped:
+        """Lets go what is warm of a repository and not in use, or all of it if ``force``.
+
+        Raises:
+            Busy: Some of it is in use; names the holders.
+            NotFound: Nothing of it is warm.
+        """
+        parse_repo(repo)
+        request = residency.StopRequest(repo=repo, variant=variant, device=device, force=force)
+        return self._line().call(
+            "POST", "/v1/unload", residency.Stopped, body=request, timeout_s=_LONG_S
+        )
 
     # --------------------------------------------------------------------------------------------
 

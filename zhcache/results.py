@@ -26,6 +26,18 @@ def result_of(job: messages.Job) -> messages.PrefetchResult:
     return job.result
 
 
+def warmed(job: messages.Job) -> messages.WarmResult:
+    """Returns what a finished warm job made warm.
+
+    Raises:
+        ZhcacheError: It failed, with the job's own error; ``Cancelled`` if it was cancelled.
+    """
+    raise_failure(job)
+    if job.warm is None:
+        raise ZhcacheError("job {job} is a {kind} and made nothing warm", job=job.id, kind=job.kind)
+    return job.warm
+
+
 def raise_failure(job: messages.Job) -> None:
     """Raises what went wrong in a job that is over, if something did.
 

@@ -20,6 +20,7 @@ import msgspec
 
 from zhcache.errors import Busy, NotFound, ZhcacheError
 from zhcache.protocol import messages as m
+from zhcache.protocol import residency
 from zhcache.protocol import version as protocol
 
 COMMIT = "c" * 40
@@ -38,6 +39,7 @@ class DaemonSimulator:
 
     Attributes:
         snapshots: What is held, by repository.
+        warm: What was asked to be kept warm and what came of it, by repository.
         error: Raised by the next calls instead of an answer, while set.
         requests: Method and path of each call, in order.
         submitted: Each prefetch asked for.
@@ -67,6 +69,7 @@ class DaemonSimulator:
         self.imports: list[tuple[m.ImportRequest, list[bytes]]] = []
         self.protocol_range = (protocol.PROTOCOL_MIN, protocol.PROTOCOL)
         self.verify = m.VerifyResult(checked=3, bytes=300)
+        self.warm: dict[str, tuple[residency.WarmRequest, m.WarmResult]] = {}
         self.stopped = threading.Event()
         self._streams: set[socket.socket] = set()
         self._servers: list[_Server] = []
@@ -115,6 +118,8 @@ class DaemonSimulator:
             return current
         if self.job_error is not None:
             return self.change(job, state="failed", error=info(self.job_error))
+        if job.kind == "warm":
+            return self.change(job, state="done", warm=self.warm[job.repo][1])
         if job.kind in ("verify", "repair"):
             return self.change(job, state="done", verify=self.verify)
         if job.repo in self.incoming:
@@ -441,6 +446,37 @@ class _Api(BaseHTTPRequestHandler):
                 ]
             ),
         )
+
+    def _warm_post(self, sim: DaemonSimulator) -> None:
+        request = msgspec.json.decode(self.body, type=residency.WarmRequest)
+        self.query = {"revision": request.revision} if request.revision else {}
+        held = self._held(sim, request.repo)
+        sim.warm[request.repo] = (
+            request,
+            m.WarmResult(
+                repo=held.repo,
+                commit=held.commit,
+                variant=request.variant,
+                device="cpu",
+                mode=request.mode,
+                bytes=held.bytes,
+                bytes_resident=held.bytes,
+                locked=False,
+                expires=None if request.keep == 0 else 1_800_000_000.0,
+            ),
+        )
+        self._json(202, sim.new_job("warm", request.repo))
+
+    def _unload_post(self, sim: DaemonSimulator) -> None:
+        request = msgspec.json.decode(self.body, type=residency.StopRequest)
+        holders = [lease.id for lease in sim.leases.values() if lease.repo == request.repo]
+        if holders and not request.force:
+            raise Busy("{repo} is in use by {holders}", repo=request.repo, holders=holders[0])
+        if request.repo not in sim.warm:
+            raise NotFound("nothing of {repo} is warm", repo=request.repo)
+        _, result = sim.warm.pop(request.repo)
+        stopped = residency.Stopped(repo=request.repo, bytes=result.bytes, devices=["cpu"])
+        self._json(200, stopped)
 
     def _doctor_get(self, sim: DaemonSimulator) -> None:
         check = m.Check(name="store", status="ok", detail="the store is on ext4")

@@ -30,6 +30,8 @@ COMMANDS = {
     "verify": "verify",
     "repair": "repair",
     "ps": "ps",
+    "warm": "warm",
+    "stop": "stop",
     "jobs": "jobs",
     "wait": "wait",
     "cancel": "cancel",

@@ -1,0 +1,30 @@
+"""What a command needs in the store before it can begin, fetched if it is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zhcache.cli.base import Output, Session
+from zhcache.cli.follow import follow
+from zhcache.completeness import gaps
+from zhcache.errors import NotFound
+from zhcache.protocol.messages import PrefetchRequest
+from zhcache.results import result_of
+
+
+def ensure(session: Session, repo: str, revision: str | None, output: Output) -> str:
+    """Returns the commit of a snapshot that is held whole; fetches it first, with progress.
+
+    Raises:
+        NotFound: No source has it.
+        ZhcacheError: What else the fetch met.
+    """
+    try:
+        held = session.client.show(repo, revision=revision)
+    except NotFound:
+        pass
+    else:
+        if not gaps(Path(held.path)):
+            return held.commit
+    request = PrefetchRequest(repo=repo, revision=revision, only_pipeline=True)
+    return result_of(follow(session, session.client.submit(request), output)).commit
