@@ -13,6 +13,13 @@ import pytest
 UNITS = Path(__file__).resolve().parents[2] / "systemd"
 # systemd-analyze counts what is open, 0 (nothing) to 10; in tenths, as --threshold takes it.
 EXPOSURE_MAX_TENTHS = 20
+EVERY = [
+    "zhcached.service",
+    "zhcached-user.service",
+    "zhcached.socket",
+    "zhcached-workers.service",
+    "zhcached-workers.socket",
+]
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -87,14 +94,15 @@ def test_verify_sees_an_unknown_directive(tmp_path):
 
 
 @needs_systemd
-def test_service_exposure_stays_low(tmp_path):
+@pytest.mark.parametrize("unit", ["zhcached.service", "zhcached-workers.service"])
+def test_service_exposure_stays_low(tmp_path, unit):
     with_real_executable(tmp_path)
     done = analyze(
         "security",
         "--offline=true",
         "--no-pager",
         f"--threshold={EXPOSURE_MAX_TENTHS}",
-        tmp_path / "zhcached.service",
+        tmp_path / unit,
     )
     assert done.returncode == 0, done.stdout
 
@@ -109,23 +117,60 @@ def test_service_exposure_stays_low(tmp_path):
         ("RuntimeDirectoryPreserve", "yes", "the listening socket lies in it"),
         ("DevicePolicy", "closed", "devices are named one by one"),
         ("MemoryDenyWriteExecute", "yes", "the daemon has no torch"),
+        ("FileDescriptorStoreMax", "2048", "weights outlive a restart there"),
+        ("LimitMEMLOCK", "infinity", "the page cache is locked within residency.ram"),
     ],
 )
 def test_service_keeps_directive(key, value, why):
     assert values("zhcached.service", key) == [value], why
 
 
-@pytest.mark.parametrize("unit", ["zhcached.service", "zhcached-user.service"])
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("PrivateNetwork", "yes", "a worker parses files from strangers"),
+        ("RestrictAddressFamilies", "AF_UNIX", "its line, and CUDA's own sockets"),
+        ("MemoryDenyWriteExecute", "no", "torch writes code at run time"),
+        ("ProtectSystem", "strict", "the store is read only"),
+        ("PrivateTmp", "no", "the pipes of CUDA MPS lie in /tmp"),
+        ("PrivateUsers", "no", "MPS looks at the users of its connections"),
+        ("DevicePolicy", "closed", "devices are named one by one"),
+        ("KillMode", "mixed", "workers die with the spawner"),
+        ("PartOf", "zhcached.service", "an upgrade restarts both"),
+        ("LimitMEMLOCK", "infinity", "pinned memory"),
+    ],
+)
+def test_workers_service_keeps_directive(key, value, why):
+    assert values("zhcached-workers.service", key) == [value], why
+
+
+def test_workers_have_no_writable_folder_of_the_store_and_no_environment_of_the_daemon():
+    keys = {key for _, key, _ in directives("zhcached-workers.service")}
+    assert not keys & {"EnvironmentFile", "ReadWritePaths", "StateDirectory", "LoadCredential"}
+
+
+def test_users_daemon_lets_its_workers_write_code():
+    """They are its children, and a filter is inherited."""
+    assert values("zhcached-user.service", "MemoryDenyWriteExecute") == []
+
+
+@pytest.mark.parametrize(
+    "unit", ["zhcached.service", "zhcached-user.service", "zhcached-workers.service"]
+)
 def test_service_never_hides_devices_or_proc(unit):
     assert "ProcSubset" not in {key for _, key, _ in directives(unit)}
     assert "ProtectProc" not in {
-        k for _, k, v in directives(unit) if v in ("invisible", "noaccess")
+        k
+        for _, k, v in directives(unit)
+        # Workers look at no process but their own.
+        if v in ("invisible", "noaccess") and "workers" not in unit
     }
     assert "PrivateDevices" not in {k for _, k, v in directives(unit) if v != "no"}
 
 
-def test_service_allows_every_nvidia_device():
-    allowed = " ".join(values("zhcached.service", "DeviceAllow")).split()
+@pytest.mark.parametrize("unit", ["zhcached.service", "zhcached-workers.service"])
+def test_service_allows_every_nvidia_device(unit):
+    allowed = " ".join(values(unit, "DeviceAllow")).split()
     for device in ("char-nvidia", "char-nvidia-frontend", "char-nvidia-uvm", "char-nvidia-caps"):
         assert device in allowed
     assert "/dev/nvidiactl" in allowed
@@ -149,7 +194,29 @@ def test_socket_is_for_the_group_alone():
     assert values("zhcached.socket", "Accept") == ["no"]
 
 
-@pytest.mark.parametrize("unit", ["zhcached.service", "zhcached-user.service", "zhcached.socket"])
+def test_workers_socket_is_where_the_daemon_looks_and_its_user_alone_may_ask():
+    (listen,) = values("zhcached-workers.socket", "ListenStream")
+    (environment,) = values("zhcached.service", "Environment")
+    assert f"ZHCACHE_WORKERS={listen}" in environment.split()
+    assert values("zhcached-workers.socket", "SocketMode") == ["0600"]
+    (user,) = values("zhcached-workers.socket", "SocketUser")
+    assert (
+        [user] == values("zhcached-workers.service", "User") == values("zhcached.service", "User")
+    )
+
+
+def test_workers_may_read_where_the_store_keeps_weights(tmp_path):
+    from zhcache import paths
+    from zhcached.store.layout import Layout
+
+    (command,) = values("zhcached-workers.service", "ExecStart")
+    words = command.split()
+    named = [Path(words[n + 1]) for n, word in enumerate(words) if word == "--read"]
+    layout = Layout(paths.SERVICE_HOME)
+    assert named == [layout.hub, layout.blobs.parent]
+
+
+@pytest.mark.parametrize("unit", EVERY)
 def test_unit_sets_each_directive_once(unit):
     lists = {"DeviceAllow", "SystemCallFilter", "Documentation"}
     seen = [(section, key) for section, key, _ in directives(unit) if key not in lists]
