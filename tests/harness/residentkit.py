@@ -25,7 +25,7 @@ from zhcached.residency.residents import Residents
 from zhcached.residency.station import Patience
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 30.0
+WAIT_S = 10.0
 
 
 class Child:

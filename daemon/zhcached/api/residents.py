@@ -40,7 +40,7 @@ def serve(
     with Outbox(channel) as outbox:
         try:
             if residents is None:
-                raise UsageError("this daemon holds no resident pipelines")  # noqa: TRY301 - told
+                raise UsageError("this daemon holds no resident pipelines")
             seat = residents.open(request, peer.uid, peer.pid, outbox)
         except ZhcacheError as error:
             outbox.tell(residency.Failed(error=to_info(error)), is_last=True)

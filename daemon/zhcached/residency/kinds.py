@@ -17,7 +17,7 @@ from zhcache.errors import UsageError
 from zhcache.protocol import version
 from zhcache.protocol.residency import ResidentRequest
 
-MAX_OPTIONS = 64 * 2**10
+MAX_OPTIONS = 32 * 2**10
 """Bytes of all options as JSON."""
 
 MAX_DEPTH = 8

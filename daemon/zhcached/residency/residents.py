@@ -262,6 +262,7 @@ class Residents:
                 if station.has_expired and station.is_tended and not station.is_ending:
                     log.info("resident.expired", station=str(station.kind))
                     station.end()
+                self._stations.drop_if_empty(station)
             # What waits for room looks again: idle time makes workers free to go.
             self._lock.notify_all()
             is_due = self._clock.monotonic() - self._pruned >= PRUNE_S

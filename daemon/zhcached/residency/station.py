@@ -165,6 +165,11 @@ class Station:
         is_over = self.unused_s >= self._patience.keep_alive
         return not self.guests and not self.is_busy and not self.is_kept and is_over
 
+    @property
+    def is_resting(self) -> bool:
+        """Whether its worker died too often to be tried again yet."""
+        return self._clock.monotonic() < self._rests_until
+
     def expires(self) -> float | None:
         """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
         if self.guests or self.is_busy or self.keep_until == math.inf:
@@ -178,7 +183,7 @@ class Station:
         Raises:
             WorkerDied: It did.
         """
-        if self._clock.monotonic() < self._rests_until:
+        if self.is_resting:
             raise self._tired()
 
     # --- clients and calls -----------------------------------------------------------------------

@@ -108,8 +108,8 @@ class Stations:
         self.drop_if_empty(station)
 
     def drop_if_empty(self, station: Station) -> None:
-        """Forgets a station that has neither client nor worker."""
-        if station.is_tended or station.guests or station.is_busy:
+        """Forgets a station that has neither client nor worker, nor a death to remember."""
+        if station.is_tended or station.guests or station.is_busy or station.is_resting:
             return
         if self._by_kind.get(station.kind) is station:
             del self._by_kind[station.kind]

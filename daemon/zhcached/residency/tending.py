@@ -123,6 +123,8 @@ class Attendant:
         try:
             if house.admit(station):
                 self._live()
+            with house.lock:
+                station.gone()
         except ZhcacheError as error:
             log.info("resident.refused", station=str(station.kind), error=str(error))
             with house.lock:
@@ -130,6 +132,8 @@ class Attendant:
                 station.refuse(error)
         except _Unwanted:
             log.info("resident.unwanted", station=str(station.kind))
+            with house.lock:
+                station.gone()
         except _Death as death:
             log.warning("resident.died", station=str(station.kind), how=death.how)
             with house.lock:
@@ -152,17 +156,15 @@ class Attendant:
                 worker.wait(DEATH_S)
                 worker.line.close()
             self._house.arenas.released(lease)
-            with self._house.lock:
-                self._station.gone()
 
     def _converse(self, worker: Worker, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
         try:
             self._load(worker.line, arenas)
             while self._serve(worker.line):
                 pass
+        except frames.FrameError as error:
+            raise _Death(str(error)) from error
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            if isinstance(error, frames.FrameError):
-                raise _Death(str(error)) from error
             raise _Death(worker.wait(DEATH_S) or "it closed its line") from error
         except BlockingIOError as error:
             raise _Death("it stopped in the middle of a frame", is_ours=True) from error
