@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -281,6 +282,14 @@ class Arenas:
         """Returns a line for each snapshot, device and user."""
         with self._changed:
             return letting.listing(self._shelf, self._clock)
+
+    def leases(self) -> Counter[tuple[str, str, int]]:
+        """Returns how many of the store's leases have arenas, by repository, commit and uid."""
+        with self._changed:
+            uses = {lease: use for held in self._shelf for lease, use in held.leases.items()}
+        # A resident worker has arenas by a name of its own, which is no lease of the store's.
+        there = [use for lease, use in uses.items() if self._store.leases.find(lease) is not None]
+        return Counter((use.repo, use.commit, use.uid) for use in there)
 
     def bytes_on(self, device: str) -> int:
         """Returns what arenas have on a device, those that come counted in."""
