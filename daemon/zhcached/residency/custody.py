@@ -116,7 +116,7 @@ class Custody:
         self._write(_STATE, states)
 
     def close(self, held: Held) -> None:
-        """Lets memory go that was never kept."""
+        """Closes our descriptor; what the manager keeps and the record stay."""
         os.close(held.fd)
 
     def drop(self, held: Held) -> None:

@@ -134,6 +134,12 @@ class Shelf:
             self.note()
         return len(over)
 
+    def close(self) -> None:
+        """Closes what is held, at the daemon's end. Records and the manager's copies stay."""
+        for held in self._held.values():
+            self._custody.close(held)
+        self._held.clear()
+
     def note(self) -> None:
         """Records who uses what."""
         self._custody.note(list(self._held.values()))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import structlog
 
 from zhcache.errors import DaemonUnreachable, IntegrityError, NoSpace, UsageError, ZhcacheError
+from zhcache.protocol import frames
 from zhcache.protocol.failure import to_error, to_info
 from zhcache.protocol.residency import Fill, Progress
 from zhcached.clock import Clock
@@ -184,6 +185,7 @@ class Supply:
         self._is_closed = True
         for filling in self._fills:
             filling.abandon()
+        self._shelf.close()
         self._changed.notify_all()
 
     def bytes_on(self, device: str) -> int:
@@ -235,6 +237,9 @@ class Supply:
             wanted = self._fills.pop(filling)
             if isinstance(result, ZhcacheError):
                 filling.error = result
+                result = []
+            if self._is_closed:
+                frames.close_all([fd for _, fd in result])
                 result = []
             for arena, fd in result:
                 self._shelf.put(
