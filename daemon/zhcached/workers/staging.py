@@ -48,8 +48,10 @@ class Staging:
 
     def put(self, offset: int, source: torch.Tensor) -> None:
         """Takes ``source (n,) uint8``; it may be let go when this returns."""
-        self._pad(offset)
         taken, count = 0, source.numel()
+        if count:
+            # An empty tensor lies anywhere; going there would break the run.
+            self._pad(offset)
         while taken < count:
             buffer = self._buffers[self._which]
             part = min(count - taken, buffer.numel() - self._filled)
