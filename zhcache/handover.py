@@ -1,7 +1,8 @@
-"""Hands open files to the daemon over the descriptor socket, so that it need not be let in.
+"""The descriptor socket: open files go to the daemon, arenas come from it.
 
 The daemon runs under another account and may not read the caller's folders; a descriptor carries
-the caller's own permission for exactly these bytes.
+the caller's own permission for exactly these bytes. Nor may the caller open the daemon's memory: a
+descriptor is what the daemon lets it have.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import array
 import os
 import socket
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from zhcache.channel import dial, error_of, unreachable
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import Busy, NotFound, UsageError
 from zhcache.paths import handover_path
-from zhcache.protocol import messages
+from zhcache.protocol import frames, messages
+from zhcache.protocol.residency import Arena, Attached, AttachRequest, Failed, Progress, ToClient
 
 BATCH = 64
 """Descriptors in one message; the kernel takes at most 253. Source: unix(7), SCM_MAX_FD."""
@@ -59,6 +62,49 @@ def hand_over(
         except OSError as error:
             raise unreachable(path, error) from error
     return _job(raw)
+
+
+def attach(
+    api_socket: Path,
+    request: AttachRequest,
+    on_progress: Callable[[Progress], object] = lambda _: None,
+    *,
+    until: float | None = None,
+) -> list[tuple[Arena, int]]:
+    """Returns the arenas of a leased snapshot, each with a descriptor that is the caller's.
+
+    Args:
+        api_socket: The daemon's API socket, which the descriptor socket stands beside.
+        request: Which lease, on which device.
+        on_progress: Told what is waited for: room, another fill, this one.
+        until: When ``time.monotonic()`` is there, waiting ends; None waits for ever.
+
+    Raises:
+        Busy: ``until`` is over; a fill that others wait for goes on.
+        DaemonUnreachable: The daemon went away meanwhile.
+        ZhcacheError: What the daemon reported.
+    """
+    path = handover_path(api_socket)
+    with dial(path) as line:
+        try:
+            frames.send(line, request)
+            while True:
+                line.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
+                event, fds = frames.receive(line, ToClient)
+                if isinstance(event, Attached) and len(event.arenas) == len(fds):
+                    return list(zip(event.arenas, fds, strict=True))
+                frames.close_all(fds)
+                if isinstance(event, Failed):
+                    raise error_of(event.error)
+                if isinstance(event, Progress):
+                    on_progress(event)
+        except TimeoutError as error:
+            raise Busy(
+                "the weights are not on the device yet",
+                hint="load again later, or with a longer timeout",
+            ) from error
+        except (OSError, EOFError) as error:
+            raise unreachable(path, error) from error
 
 
 def _send(line: socket.socket, request: messages.ImportRequest, files: Sequence[Path]) -> None:

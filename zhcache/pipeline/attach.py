@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,41 @@ import torch
 
 from zhcache.errors import IntegrityError, VersionMismatch
 from zhcache.pipeline import mapping, skeleton
+from zhcache.protocol.frames import close_all
 
 if TYPE_CHECKING:
     from zhcache.protocol.residency import Arena, Table, Tensor
 
+Hand = Callable[[str, list[str], list[str]], list[tuple["Arena", int]]]
+"""Asks for arenas: on a device, of these components, filled anew where these keys are damaged."""
+
 CPU = torch.device("cpu")
+
+
+def shared(
+    folder: Path, device: torch.device, wanted: list[str], hand: Hand
+) -> dict[str, torch.nn.Module]:
+    """Returns the components ``wanted``, over arenas that ``hand`` asks the daemon for.
+
+    Under ``share = "group"`` others may have written into a GPU's memory: what does not hold its
+    checksum is asked for once more, and then filled anew.
+
+    Raises:
+        IntegrityError: The second ones do not hold either.
+        ZhcacheError: As ``components``, and what the daemon reported.
+    """
+    place = "cpu" if device.type == "cpu" else _uuid(device)
+    broken: list[str] = []
+    for _ in range(2):
+        arenas = hand(place, wanted, broken)
+        try:
+            mapped = mapping.map_all(arenas)
+        finally:
+            close_all([fd for _, fd in arenas])
+        broken = mapping.damaged(mapped)
+        if not broken:
+            return _over(folder, mapped)
+    raise _changed(broken)
 
 
 def components(folder: Path, arenas: Sequence[tuple[Arena, int]]) -> dict[str, torch.nn.Module]:
@@ -31,18 +61,29 @@ def components(folder: Path, arenas: Sequence[tuple[Arena, int]]) -> dict[str, t
     """
     mapped = mapping.map_all(arenas)
     if broken := mapping.damaged(mapped):
-        raise IntegrityError(
-            "the weights in the arenas {keys} were changed", keys=", ".join(broken)
-        )
-    return over(folder, mapped)
+        raise _changed(broken)
+    return _over(folder, mapped)
 
 
-def over(folder: Path, mapped: mapping.Mapped) -> dict[str, torch.nn.Module]:
-    """As ``components``, of arenas that are mapped and proven already."""
+def _over(folder: Path, mapped: mapping.Mapped) -> dict[str, torch.nn.Module]:
     return {
         arena.table.component: module(folder / arena.table.component, arena.table, flat)
         for arena, flat in mapped
     }
+
+
+def _uuid(device: torch.device) -> str:
+    from zhcache.pipeline import cuda
+
+    return cuda.uuid_of(device)
+
+
+def _changed(keys: list[str]) -> IntegrityError:
+    return IntegrityError(
+        "somebody wrote into the weights in the arenas {keys}",
+        hint="use share = 'uid' in the daemon's configuration; zhcache stop lets them go",
+        keys=", ".join(keys),
+    )
 
 
 def module(folder: Path, table: Table, flat: torch.Tensor) -> torch.nn.Module:

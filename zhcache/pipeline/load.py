@@ -1,11 +1,11 @@
-"""``zhcache.load_pipeline``: a real diffusers pipeline over leased weights."""
+"""``zhcache.load_pipeline``: a real diffusers pipeline over leased weights, or a worker's."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhcache.client import Client
@@ -13,10 +13,11 @@ from zhcache.completeness import gaps
 from zhcache.errors import NotFound, UsageError
 from zhcache.lease import Lease
 from zhcache.pipeline.leased import Held, bind, release
-from zhcache.pipeline.published import Published, published
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    from zhcache.protocol.residency import Arena
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "use_auth_token")
 _NEEDS = ("torch", "diffusers", "transformers", "accelerate")
@@ -32,52 +33,119 @@ def load_pipeline(
     placement: str = "auto",
     chinese: str | None = "auto",
     timeout: float | None = None,
+    attention: str | None = None,
+    compile: bool = False,
     **from_pretrained_kwargs: Any,
 ) -> DiffusionPipeline:
     """Returns a diffusers pipeline whose weights stay leased while it lives.
 
     What is not in the store yet is fetched first, with progress on a terminal. The pipeline is
-    read in the precision it was published in and without any network. It owns its lease: leaving
-    ``with load_pipeline(...) as pipe:``, ``zhcache.release(pipe)`` and the end of the process each
-    end it.
+    read in the precision it was published in and without any network. On the CPU its weights are
+    mapped, on a GPU they lie in memory that all processes of this user share. It owns its lease:
+    leaving ``with load_pipeline(...) as pipe:``, ``zhcache.release(pipe)`` and the end of the
+    process each end it.
 
     Args:
         repo: ``OWNER/NAME``.
         variant: None, as published.
         revision: Branch, tag or commit; None is the default branch.
-        mode: ``"attach"``: in this process.
+        mode: ``"attach"``: in this process. ``"resident"``: a stand-in that is called the same way
+            and has a warm worker do it; needs no torch here.
         device: ``"auto"`` is CUDA where there is one, else the CPU; or a torch device's name.
         placement: ``"auto"`` or ``"single"``: all on ``device``.
         chinese: ``"auto"`` or None: prompts go to the pipeline's own text encoder.
-        timeout: Seconds to wait for a download; None waits as long as the daemon makes progress.
+        timeout: Seconds to wait for a download or for room; None waits as long as the daemon makes
+            progress.
+        attention: A backend of diffusers' ``set_attention_backend``.
+        compile: Whether blocks that repeat are compiled at their first use.
         **from_pretrained_kwargs: Passed on: ``scheduler=``, ``safety_checker=None`` and so on.
 
     Raises:
         UsageError: An option that cannot be meant, or that this release does not have.
         NotFound: No such repository or revision.
         Busy: ``timeout`` is over; the download goes on.
+        VersionMismatch: The daemon's diffusers makes other modules of the files than this one.
         ZhcacheError: What else the daemon reported.
     """
     _check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
-    _check_device(device, from_pretrained_kwargs)
+    if mode == "resident":
+        from zhcache.pipeline.resident import open_resident
+
+        stand_in: Any = open_resident(
+            repo,
+            variant=variant,
+            revision=revision,
+            device=_single(device),
+            chinese=chinese,
+            timeout=timeout,
+            attention=attention,
+            compile=compile,
+            options=from_pretrained_kwargs,
+        )
+        return stand_in
+    named = _single(device)
+    if "device_map" in from_pretrained_kwargs and named != "auto":
+        raise UsageError("device and device_map exclude each other", hint="leave one out")
     _check_parts()
+    until = None if timeout is None else time.monotonic() + timeout
     client = Client()
     try:
-        lease = _lease(client, repo, revision, timeout)
+        lease = _lease(client, repo, revision, until)
     except BaseException:
         client.close()
         raise
     held = Held(client, lease)
     try:
-        pipeline = _read(lease.path, str(device), from_pretrained_kwargs)
+        pipeline = _read(client, lease, named, from_pretrained_kwargs, until)
+        _tune(pipeline, attention, compile)
     except BaseException:
         held.end()
         raise
     return bind(pipeline, held)
 
 
-def _lease(client: Client, repo: str, revision: str | None, timeout_s: float | None) -> Lease:
-    until = None if timeout_s is None else time.monotonic() + timeout_s
+def _read(
+    client: Client, lease: Lease, device_name: str, options: Mapping[str, Any], until: float | None
+) -> Any:
+    from zhcache.pipeline.quick import paused_collector
+
+    def hand(device: str, wanted: list[str], damaged: list[str]) -> list[tuple[Arena, int]]:
+        from zhcache.handover import attach
+        from zhcache.pipeline.waiting import shown
+        from zhcache.protocol.residency import AttachRequest
+
+        request = AttachRequest(
+            lease=lease.granted.id, device=device, components=wanted, damaged=damaged
+        )
+        with shown(sys.stderr) as on_progress:
+            return attach(client.socket, request, on_progress, until=until)
+
+    with paused_collector():
+        from zhcache.pipeline import reading
+
+        is_slow_to_map = lease.granted.host == "arenas"
+        if "device_map" in options and not is_slow_to_map:
+            return reading.over_files(lease.path, options)
+        device = reading.device_of(device_name)
+        if device.type == "cuda" or (device.type == "cpu" and is_slow_to_map):
+            return reading.over_arenas(lease.path, device, options, hand)
+        pipeline = reading.over_files(lease.path, options)
+        # It is on the CPU already; asking again makes diffusers warn about half precision there.
+        return pipeline if device.type == "cpu" else pipeline.to(device)
+
+
+def _tune(pipeline: Any, attention: str | None, compile: bool) -> None:
+    if attention is None and not compile:
+        return
+    from zhcache.pipeline import tuning
+
+    if attention is not None:
+        tuning.attend(pipeline, attention)
+    if compile:
+        tuning.compile_blocks(pipeline)
+
+
+def _lease(client: Client, repo: str, revision: str | None, until: float | None) -> Lease:
     try:
         lease = client.lease(repo, revision=revision)
         if not gaps(lease.path):
@@ -92,8 +160,6 @@ def _lease(client: Client, repo: str, revision: str | None, timeout_s: float | N
 
 
 def _fetch(client: Client, repo: str, revision: str | None, timeout_s: float | None) -> Any:
-    import sys
-
     from zhcache.progress import display
 
     with display(is_quiet=not sys.stderr.isatty()) as shown:
@@ -104,55 +170,6 @@ def _fetch(client: Client, repo: str, revision: str | None, timeout_s: float | N
             on_progress=shown.update,
             timeout_s=timeout_s,
         )
-
-
-def _read(folder: Path, device: str, options: Mapping[str, Any]) -> Any:
-    form = published(folder)
-    import torch
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-    pipeline = DiffusionPipeline.from_pretrained(
-        str(folder),
-        **{
-            # Pickles run code when they are read.
-            "use_safetensors": True,
-            **options,
-            "local_files_only": True,
-            "variant": form.variant,
-            _dtype_option(): _dtypes(form, torch),
-        },
-    )
-    if "device_map" in options:
-        return pipeline
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            "this torch sees no CUDA device, and {device} was asked for",
-            hint="leave device out, or install the CUDA build of torch",
-            device=device,
-        )
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    # It is on the CPU already; asking again makes diffusers warn about half precision there.
-    return pipeline if chosen == "cpu" else pipeline.to(chosen)
-
-
-def _dtypes(form: Published, torch: Any) -> Any:
-    """Returns one torch dtype, or one for each component where they were published differently."""
-    default = getattr(torch, form.default)
-    by_component = {name: getattr(torch, dtype) for name, dtype in form.dtypes.items()}
-    if set(by_component.values()) <= {default}:
-        return default
-    return {**by_component, "default": default}
-
-
-def _dtype_option() -> str:
-    """Returns what this diffusers calls the option: an unknown one would only be warned about.
-
-    ``torch_dtype`` became ``dtype`` in 0.40.
-    """
-    from diffusers import __version__
-
-    major, minor = (int(part) for part in __version__.split(".")[:2])
-    return "dtype" if (major, minor) >= (0, 40) else "torch_dtype"
 
 
 def _check_options(
@@ -178,7 +195,7 @@ def _check_options(
             )
     known = {
         "variant": (variant, (None,)),
-        "mode": (mode, ("attach",)),
+        "mode": (mode, ("attach", "resident")),
         "placement": (placement, ("auto", "single")),
         "chinese": (chinese, ("auto", None)),
     }
@@ -187,11 +204,10 @@ def _check_options(
             raise _not_yet(f"{name}={value!r}", " | ".join(repr(one) for one in allowed))
 
 
-def _check_device(device: str | Sequence[str], options: Mapping[str, Any]) -> None:
-    if isinstance(device, (list, tuple)):
-        raise _not_yet(f"device={list(device)!r}", "'auto' | 'cpu' | 'cuda' | 'cuda:N'")
-    if "device_map" in options and device != "auto":
-        raise UsageError("device and device_map exclude each other", hint="leave one out")
+def _single(device: str | Sequence[str]) -> str:
+    if isinstance(device, str):
+        return device
+    raise _not_yet(f"device={list(device)!r}", "'auto' | 'cpu' | 'cuda' | 'cuda:N'")
 
 
 def _not_yet(option: str, allowed: str) -> UsageError:

@@ -110,6 +110,11 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
     }
 
 
+def has_weights(component: Path) -> bool:
+    """Tells whether a component's folder holds safetensors."""
+    return next(component.glob("*.safetensors"), None) is not None
+
+
 def _by_variant(component: Path) -> dict[str | None, list[Path]]:
     files: dict[str | None, list[Path]] = {}
     for file in sorted(component.glob("*.safetensors")):

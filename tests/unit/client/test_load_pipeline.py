@@ -141,7 +141,7 @@ def test_load_of_an_unknown_repository_is_not_found(daemon: DaemonSimulator) -> 
     "options",
     [
         {"variant": "fp16"},
-        {"mode": "resident"},
+        {"mode": "other"},
         {"placement": "replicate"},
         {"chinese": "translate"},
         {"device": ["cpu", "cpu"]},

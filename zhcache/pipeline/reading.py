@@ -1,0 +1,124 @@
+"""From a leased folder to a pipeline on its device: over its files, or over arenas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zhcache.errors import UsageError
+from zhcache.pipeline.published import Published, components, has_weights, published
+
+if TYPE_CHECKING:
+    import torch
+
+    from zhcache.pipeline.attach import Hand
+
+_FILES_ONLY = ("device_map", "quantization_config")
+
+
+def device_of(name: str) -> torch.device:
+    """Returns the torch device that ``name`` means.
+
+    Raises:
+        UsageError: It is none, or this torch cannot reach it.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(
+            "{device} is not a device",
+            hint="it takes 'auto' | 'cpu' | 'cuda' | 'cuda:N'",
+            device=repr(name),
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "this torch sees no CUDA device, and {device} was asked for",
+            hint="leave device out, or install the CUDA build of torch",
+            device=name,
+        )
+    return device
+
+
+def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
+    """Returns the pipeline on the CPU, its weights mapped from their files.
+
+    Raises:
+        UsageError: ``folder`` is no pipeline.
+        IntegrityError: A weights file is none.
+    """
+    form = published(folder)
+    return _pipeline(folder, form, options)
+
+
+def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], hand: Hand) -> Any:
+    """Returns the pipeline with its weights in the daemon's memory on ``device``.
+
+    Args:
+        folder: The leased snapshot.
+        device: ``cpu`` or a CUDA device.
+        options: Of ``from_pretrained``; a component among them is not asked for.
+        hand: Asks the daemon.
+
+    Raises:
+        UsageError: An option that only weights of one's own can have.
+        IntegrityError: The arenas' content is wrong, and was so a second time.
+        ZhcacheError: What the daemon or the GPU's driver reported.
+    """
+    from zhcache.pipeline import attach
+
+    for name in _FILES_ONLY:
+        if options.get(name) is not None:
+            raise UsageError(
+                "{name} changes weights or places, and these weights are shared and in their place",
+                hint="leave it out, or load with device='cpu' and move what you change",
+                name=name,
+            )
+    named = components(folder)
+    wanted = [name for name in named if name not in options and has_weights(folder / name)]
+    shared = attach.shared(folder, device, wanted, hand) if wanted else {}
+    # What has no weights has no precision either.
+    pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
+    # A component of the user's own goes there; what is there already is left as it is.
+    return pipeline if device.type == "cpu" else pipeline.to(device)
+
+
+def _pipeline(folder: Path, form: Published, options: Mapping[str, Any]) -> Any:
+    import torch
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(
+        str(folder),
+        **{
+            # Pickles run code when they are read.
+            "use_safetensors": True,
+            **options,
+            "local_files_only": True,
+            "variant": form.variant,
+            _dtype_option(): _dtypes(form, torch),
+        },
+    )
+
+
+def _dtypes(form: Published, torch: Any) -> Any:
+    """Returns one torch dtype, or one for each component where they were published differently."""
+    default = getattr(torch, form.default)
+    by_component = {name: getattr(torch, dtype) for name, dtype in form.dtypes.items()}
+    if set(by_component.values()) <= {default}:
+        return default
+    return {**by_component, "default": default}
+
+
+def _dtype_option() -> str:
+    """Returns what this diffusers calls the option: an unknown one would only be warned about.
+
+    ``torch_dtype`` became ``dtype`` in 0.40.
+    """
+    from diffusers import __version__
+
+    major, minor = (int(part) for part in __version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (0, 40) else "torch_dtype"
