@@ -190,22 +190,15 @@ class Residents:
         ear = _Ear()
         seat = self.open(request, uid, os.getpid(), ear)
         try:
-            while not cancelled.is_set():
-                try:
-                    event = ear.heard.get(timeout=_LOOK_S)
-                except queue.Empty:
-                    continue
-                if isinstance(event, residency.Failed):
-                    raise to_error(event.error)
-                if isinstance(event, residency.Progress):
-                    on_progress(event)
-                if isinstance(event, residency.Opened):
-                    with self._lock:
-                        seat.station.keep_until = math.inf if until is None else until
-                        return self._line(seat.station)
-            raise Cancelled("warming was cancelled")
+            while not ear.is_ready(on_progress):
+                if cancelled.is_set():
+                    raise Cancelled("warming was cancelled")
+            with self._lock:
+                seat.station.keep_until = math.inf if until is None else until
         finally:
             seat.leave()
+        with self._lock:
+            return self._line(seat.station)
 
     def stop(
         self,
@@ -324,7 +317,7 @@ class _Ear:
     """A listener that keeps what it hears for one who waits."""
 
     def __init__(self) -> None:
-        self.heard: queue.SimpleQueue[residency.Event] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[residency.Event] = queue.SimpleQueue()
 
     def tell(
         self, event: residency.Event, fds: Sequence[int] = (), *, is_last: bool = False
@@ -332,7 +325,23 @@ class _Ear:
         """Keeps the event."""
         del is_last
         close_all(fds)
-        self.heard.put(event)
+        self._heard.put(event)
+
+    def is_ready(self, on_progress: Callable[[residency.Progress], None]) -> bool:
+        """Waits a moment for an event; tells whether it is that the pipeline is open.
+
+        Raises:
+            ZhcacheError: It is that it cannot be.
+        """
+        try:
+            event = self._heard.get(timeout=_LOOK_S)
+        except queue.Empty:
+            return False
+        if isinstance(event, residency.Failed):
+            raise to_error(event.error)
+        if isinstance(event, residency.Progress):
+            on_progress(event)
+        return isinstance(event, residency.Opened)
 
 
 def _is_meant(station: Station, repo: str, variant: str | None, device: str | None) -> bool:

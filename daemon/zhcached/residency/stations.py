@@ -100,6 +100,7 @@ class Stations:
     def left(self, station: Station) -> None:
         """Takes notice that a station's attendant ends."""
         station.is_tended = False
+        station.is_ending = False
         station.is_placed = False
         station.bytes = 0
         if station.needs_worker:

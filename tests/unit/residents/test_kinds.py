@@ -1,0 +1,74 @@
+import pytest
+
+from zhcache.errors import UsageError, VersionMismatch
+from zhcache.protocol.residency import ResidentRequest
+from zhcached.residency import kinds
+
+
+def kind(**fields):
+    return kinds.kind_of(ResidentRequest(repo="lab/tiny", **fields), "c" * 40, "cpu")
+
+
+def test_equal_options_in_any_order_are_one_kind():
+    one = kind(options={"a": 1, "b": {"y": [None, 2.5], "x": "s"}})
+    other = kind(options={"b": {"x": "s", "y": [None, 2.5]}, "a": 1})
+    assert (one, hash(one)) == (other, hash(other))
+    assert one.decoded_options() == {"a": 1, "b": {"y": [None, 2.5], "x": "s"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"options": {"a": 2}}, {"attention": "native"}, {"compile": True}, {"options": {"a": "1"}}],
+)
+def test_other_options_are_another_kind(fields):
+    assert kind(**fields) != kind(options={"a": 1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch_dtype", "dtype", "quantization_config", "device_map", "max_memory", "cache_dir",
+        "token", "proxies", "local_files_only", "revision", "variant", "subfolder",
+        "pretrained_model_name_or_path", "trust_remote_code", "custom_pipeline",
+        "custom_revision", "use_safetensors", "from_flax", "offload_folder", "_private", "Upper",
+        "", "a" * 65, "a-b", "名",
+    ],
+)  # fmt: skip
+def test_option_that_names_files_hubs_code_or_precision_is_refused(name):
+    with pytest.raises(UsageError):
+        kind(options={name: None})
+
+
+def test_options_that_are_too_large_are_refused():
+    with pytest.raises(UsageError, match="the limit is"):
+        kind(options={"a": "x" * kinds.MAX_OPTIONS})
+
+
+def test_options_that_are_nested_too_deep_are_refused():
+    nested: list = []
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(UsageError, match="deep"):
+        kind(options={"a": nested})
+
+
+@pytest.mark.parametrize("tag", ["image", "tensor", "generator"])
+def test_option_that_needs_memory_beside_it_is_refused(tag):
+    with pytest.raises(UsageError, match=tag):
+        kind(options={"a": [{"$": tag, "at": 0}]})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "x" * 65])
+def test_attention_backend_is_a_plain_name(name):
+    with pytest.raises(UsageError, match="attention"):
+        kind(attention=name)
+
+
+def test_variant_is_not_made_yet():
+    with pytest.raises(UsageError, match="variant"):
+        kind(variant="fp16")
+
+
+def test_other_protocol_is_refused():
+    with pytest.raises(VersionMismatch):
+        kinds.check_version(ResidentRequest(repo="lab/tiny", protocol=0))

@@ -1,0 +1,229 @@
+"""Which workers stay, for how long, and which make room."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from harness.residentkit import WAIT_S
+from zhcache.errors import Cancelled, NoSpace, NotFound, ZhcacheError
+from zhcache.protocol import residency
+
+ME = os.getuid()
+
+
+class Clock:
+    """A clock that tests move on."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def wall(self):
+        return 1_700_000_000 + self.now
+
+    def monotonic(self):
+        return self.now
+
+
+def used_and_left(house, repo, **fields):
+    client = house.client(repo, **fields)
+    pid = client.do().fields["pid"]
+    client.close()
+    return pid
+
+
+def repos(house):
+    return sorted(line.repo for line in house.residents.listing())
+
+
+def settled(condition):
+    """Waits until ``condition`` holds; attendants end in threads of their own."""
+    until = time.monotonic() + WAIT_S
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert condition()
+
+
+def warm(house, repo="lab/one", until=None, uid=ME, cancelled=None, **fields):
+    request = residency.ResidentRequest(repo=repo, device="cpu", **fields)
+    heard = []
+    line = house.residents.warm(
+        request, uid, until=until, on_progress=heard.append,
+        cancelled=cancelled or threading.Event(),
+    )  # fmt: skip
+    return line, heard
+
+
+def test_worker_nobody_uses_is_kept_for_its_time_and_then_ended(make):
+    clock = Clock()
+    house = make(clock, keep_alive=10)
+    first = used_and_left(house, "lab/one")
+    clock.now = 9
+    house.residents.expire()
+    assert house.residents.listing()[0].expires == clock.wall() + 1
+    assert used_and_left(house, "lab/one") == first
+    clock.now = 20
+    house.residents.expire()
+    settled(lambda: house.launcher.started[0].wait(0) is not None)
+    assert (repos(house), house.residents.bytes_on("cpu")) == ([], 0)
+
+
+def test_worker_is_not_ended_under_a_client_who_only_thinks(make):
+    clock = Clock()
+    house = make(clock, keep_alive=10)
+    client = house.client()
+    client.do()
+    clock.now = 10**6
+    house.residents.expire()
+    assert client.do().fields["nth"] == 2
+
+
+def test_no_keep_alive_ends_the_worker_with_its_last_client(make):
+    house = make(keep_alive=0)
+    used_and_left(house, "lab/one")
+    settled(lambda: repos(house) == [])
+
+
+def test_longest_unused_worker_makes_place(make):
+    clock = Clock()
+    house = make(clock, workers=2)
+    for number, repo in enumerate(("lab/two", "lab/one")):
+        clock.now = number
+        used_and_left(house, repo)
+    house.client("lab/three").do()
+    assert repos(house) == ["lab/one", "lab/three"]
+
+
+def test_longest_unused_worker_makes_room_in_memory(make):
+    house = make(ram=2500)
+    for repo in ("lab/one", "lab/two"):
+        used_and_left(house, repo)
+    house.client("lab/three").do()
+    assert repos(house) == ["lab/three", "lab/two"]
+
+
+def test_worker_at_work_is_waited_for_and_who_has_it_is_named(make, tmp_path):
+    gate = tmp_path / "gate"
+    house = make(workers=1)
+    busy = house.client("lab/one", uid=41)
+    number = busy.call(do="wait", gate=str(gate), steps=1, wants_steps=True)
+    busy.until(residency.Step)
+    waits = house.client("lab/two")
+    assert waits.until(residency.Progress).note == "waits for room: lab/one on cpu of uid 41"
+    gate.touch()
+    busy.end_of(number)
+    busy.close()
+    assert waits.do().fields["nth"] == 1
+
+
+def test_client_that_hangs_up_while_it_waits_for_room_leaves_nothing(make):
+    house = make(workers=1)
+    house.client("lab/one").do()
+    waits = house.client("lab/two")
+    waits.until(residency.Progress)
+    waits.close()
+    settled(lambda: repos(house) == ["lab/one"])
+    assert len(house.launcher.started) == 1
+
+
+def test_idle_clients_worker_makes_room_after_its_time_and_comes_back_for_a_call(make):
+    clock = Clock()
+    house = make(clock, workers=1, keep_alive=10)
+    idle = house.client("lab/one")
+    idle.do()
+    other = house.client("lab/two")
+    other.until(residency.Progress)
+    clock.now = 10
+    house.residents.expire()
+    assert other.do().fields["nth"] == 1
+    clock.now = 20
+    house.residents.expire()
+    assert idle.do().fields["nth"] == 1
+
+
+def test_what_never_fits_is_refused(make):
+    failed = make(ram=999).client().next()
+    assert (failed.error.code, failed.error.hint) == (
+        NoSpace.code, "raise residency.ram or residency.vram in config.toml",
+    )  # fmt: skip
+
+
+def test_warm_worker_outlives_keep_alive_until_its_time(make):
+    clock = Clock()
+    house = make(clock, keep_alive=10)
+    line, heard = warm(house, until=clock.wall() + 100)
+    assert (line.expires, [p.note for p in heard]) == (clock.wall() + 100, ["reads weights"])
+    for now, left in ((99, ["lab/one"]), (101, [])):
+        clock.now = now
+        house.residents.expire()
+        settled(lambda left=left: repos(house) == left)
+
+
+def test_worker_kept_for_ever_stays_and_is_restarted_when_it_dies(make):
+    clock = Clock()
+    house = make(clock, keep_alive=1)
+    line, _ = warm(house, until=None)
+    clock.now = 10**7
+    house.residents.expire()
+    os.kill(line.pid, 9)
+    settled(lambda: house.residents.listing()[0].pid not in (None, line.pid))
+    assert house.residents.listing()[0].expires is None
+
+
+def test_warming_that_is_cancelled_ends(make, tmp_path):
+    house = make(told={"gate": str(tmp_path / "gate")})
+    cancelled = threading.Event()
+    threading.Timer(0.05, cancelled.set).start()
+    with pytest.raises(Cancelled):
+        warm(house, cancelled=cancelled)
+
+
+def test_warming_what_cannot_be_loaded_says_why(make):
+    with pytest.raises(ZhcacheError, match="no such pipeline"):
+        warm(make(told={"load": "refuse"}))
+
+
+def test_stop_ends_what_nobody_uses_and_names_who_uses_the_rest(make):
+    house = make()
+    used_and_left(house, "lab/one")
+    house.client("lab/one", uid=55, options={"safety_checker": None}).do()
+    done = house.residents.stop("lab/one", uid=ME)
+    assert (done.freed, done.holders) == ([("cpu", 1000)], ["lab/one on cpu: uid 55"])
+    assert len(repos(house)) == 1
+
+
+@pytest.mark.parametrize(
+    ("uid", "may_all", "goes"), [(55, False, True), (7, False, False), (0, True, True)]
+)
+def test_forced_stop_ends_ones_own_calls_and_nobody_elses(make, uid, may_all, goes):
+    house = make()
+    client = house.client("lab/one", uid=55)
+    number = client.call(do="wait", steps=1, wants_steps=True)
+    client.until(residency.Step)
+    done = house.residents.stop("lab/one", uid=uid, may_all=may_all, force=True)
+    assert (bool(done.freed), bool(done.holders)) == (goes, not goes)
+    if goes:
+        assert client.end_of(number).error.code == "cancelled"
+        assert client.do().fields["nth"] == 1
+
+
+def test_stop_leaves_what_another_user_keeps_warm(make):
+    house = make()
+    warm(house, uid=8)
+    assert house.residents.stop("lab/one", uid=9).holders == ["lab/one on cpu: kept warm by uid 8"]
+    assert house.residents.stop("lab/one", uid=8).freed == [("cpu", 1000)]
+
+
+def test_stop_while_it_loads_does_not_wait_for_the_end_of_loading(make, tmp_path):
+    house = make(told={"gate": str(tmp_path / "gate")})
+    client = house.client()
+    settled(lambda: house.launcher.started and repos(house))
+    client.close()
+    assert house.residents.stop("lab/one", uid=ME).holders == []
+    assert repos(house) == []
+
+
+def test_stop_of_what_is_not_there(make):
+    with pytest.raises(NotFound):
+        make().residents.stop("lab/one", uid=ME)
