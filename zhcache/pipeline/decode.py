@@ -44,7 +44,7 @@ class Decoder:
         """
         try:
             return self._value(encoded)
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UsageError("a value is malformed: {reason}", reason=error) from error
 
     def _value(self, encoded: Any) -> Any:

@@ -146,6 +146,12 @@ class ResidentPipeline:
             name=name,
         )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UsageError(
+            "a resident pipeline cannot be copied or pickled: it is a connection",
+            hint="call zhcache.load_pipeline where it is wanted; the weights stay warm",
+        )
+
     def __repr__(self) -> str:
         return f"<resident {self.class_name} {self.repo} on {self.device}>"
 

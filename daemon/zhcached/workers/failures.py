@@ -15,7 +15,13 @@ from zhcache.errors import Cancelled, NoSpace, UsageError, ZhcacheError
 MAX_WORDS = 2000
 """Characters of a foreign exception's text that are passed on."""
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    # More than there are addresses for.
+    "storage size calculation overflowed",
+)
 
 
 class Stopped(BaseException):

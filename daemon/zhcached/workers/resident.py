@@ -44,6 +44,7 @@ class Inbox:
     def __init__(self, line: socket.socket) -> None:
         self._line = line
         self._calls: queue.SimpleQueue[tuple[Call, list[int]] | None] = queue.SimpleQueue()
+        self._open: set[int] = set()
         self._cancelled: set[int] = set()
         self._is_over = False
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
@@ -58,6 +59,7 @@ class Inbox:
 
     def done(self, call: int) -> None:
         """Forgets ``call``."""
+        self._open.discard(call)
         self._cancelled.discard(call)
 
     def _read(self) -> None:
@@ -65,10 +67,12 @@ class Inbox:
             while True:
                 message, fds = frames.receive(self._line, ToResidentWorker)
                 if isinstance(message, Call):
+                    self._open.add(message.id)
                     self._calls.put((message, fds))
                     continue
                 frames.close_all(fds)
-                if isinstance(message, Cancel):
+                # One that comes too late is about nothing, and must not pile up.
+                if isinstance(message, Cancel) and message.id in self._open:
                     self._cancelled.add(message.id)
         except (OSError, EOFError):
             # The front is gone or talks nonsense; either way nobody waits for an answer.
