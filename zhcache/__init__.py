@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ZhcacheError,
     )
     from zhcache.pipeline.load import load_pipeline, release
+    from zhcache.pipeline.private import make_private
     from zhcache.protocol.messages import Snapshot
 
 _HOME = {
@@ -39,6 +40,7 @@ _HOME = {
     "prefetch": "zhcache.client",
     "Snapshot": "zhcache.protocol.messages",
     "load_pipeline": "zhcache.pipeline.load",
+    "make_private": "zhcache.pipeline.private",
     "release": "zhcache.pipeline.load",
 }
 _ERRORS = (
@@ -79,6 +81,7 @@ __all__ = [
     "VersionMismatch",
     "ZhcacheError",
     "load_pipeline",
+    "make_private",
     "path",
     "prefetch",
     "release",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zhcache.errors import IntegrityError, VersionMismatch
-from zhcache.pipeline import mapping, skeleton
+from zhcache.pipeline import mapping, private, skeleton
 from zhcache.protocol.frames import close_all
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def module(folder: Path, table: Table, flat: torch.Tensor) -> torch.nn.Module:
     kinds = {entry.name: entry.kind for entry in table.tensors}
     for alias, name in table.aliases.items():
         _put(parts, alias, owners[name], kinds[name])
+    if mapping.is_read_only(flat):
+        private.guard(made)
     return made
 
 

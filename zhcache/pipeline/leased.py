@@ -10,6 +10,7 @@ would change every pipeline of the process, ours or not.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from typing import Any, cast
 
@@ -86,15 +87,28 @@ def _make_kind(plain: type) -> type:
         swapped = tuple(plain if part is type(self) else part for part in arguments)
         return (made, swapped, *rest)
 
-    return type(
-        plain.__name__,
-        (plain,),
-        {
-            "__doc__": plain.__doc__,
-            "__module__": plain.__module__,
-            "__qualname__": plain.__qualname__,
-            "__enter__": enter,
-            "__exit__": leave,
-            "__reduce_ex__": reduce,
-        },
-    )
+    members: dict[str, Any] = {
+        "__doc__": plain.__doc__,
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__enter__": enter,
+        "__exit__": leave,
+        "__reduce_ex__": reduce,
+    }
+    fuse = getattr(plain, "fuse_lora", None)
+    if fuse is not None:
+        members["fuse_lora"] = _fusing(fuse)
+    return type(plain.__name__, (plain,), members)
+
+
+def _fusing(fuse: Any) -> Any:
+    """Returns a pipeline's ``fuse_lora`` that writes into no memory that is shared."""
+
+    @functools.wraps(fuse)
+    def fuse_lora(self: Any, *args: Any, **options: Any) -> Any:
+        from zhcache.pipeline.private import before_fusing
+
+        before_fusing(self)
+        return fuse(self, *args, **options)
+
+    return fuse_lora

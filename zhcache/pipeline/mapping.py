@@ -11,7 +11,7 @@ import mmap
 import os
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,11 +29,8 @@ _MAP_NORESERVE = 0x4000
 
 Mapped = list[tuple["Arena", torch.Tensor]]
 
-_read_only: set[tuple[str, int]] = set()
-
-
-class _Pages(mmap.mmap):
-    """A mapping that can be watched for its end."""
+_places: dict[tuple[str, int], bool] = {}
+"""Where arenas are mapped, by device and address, and whether a write there would fault."""
 
 
 def map_all(arenas: Sequence[tuple[Arena, int]]) -> Mapped:
@@ -54,9 +51,7 @@ def map_arena(arena: Arena, fd: int) -> torch.Tensor:
         return _map_pages(arena, fd)
     from zhcache.pipeline import cuda
 
-    flat = cuda.map_arena(arena, fd)
-    note_read_only(flat)
-    return flat
+    return note(cuda.map_arena(arena, fd), read_only=True)
 
 
 def damaged(mapped: Mapped) -> list[str]:
@@ -64,16 +59,22 @@ def damaged(mapped: Mapped) -> list[str]:
     return [a.key for a, flat in mapped if a.checksum and checksum(flat) != a.checksum]
 
 
+def is_shared(tensor: torch.Tensor) -> bool:
+    """Tells whether ``tensor`` lies in an arena."""
+    return bool(_places) and _place(tensor) in _places
+
+
 def is_read_only(tensor: torch.Tensor) -> bool:
     """Tells whether a write into ``tensor`` would fault."""
-    return bool(_read_only) and _place(tensor) in _read_only
+    return bool(_places) and _places.get(_place(tensor), False)
 
 
-def note_read_only(flat: torch.Tensor) -> None:
-    """Remembers memory that faults when it is written, as long as it is mapped."""
+def note(flat: torch.Tensor, *, read_only: bool) -> torch.Tensor:
+    """Remembers an arena's memory as long as it is mapped; returns it."""
     place = _place(flat)
-    _read_only.add(place)
-    weakref.finalize(flat.untyped_storage(), _read_only.discard, place)
+    _places[place] = read_only
+    weakref.finalize(flat.untyped_storage(), _places.pop, place, None)
+    return flat
 
 
 def _place(tensor: torch.Tensor) -> tuple[str, int]:
@@ -96,5 +97,5 @@ def _map_pages(arena: Arena, fd: int) -> torch.Tensor:
         )
     # No memory is set aside for a copy of it that hardly anybody will make.
     flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
-    pages: Any = _Pages(fd, arena.bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    return torch.frombuffer(pages, dtype=torch.uint8)
+    pages = mmap.mmap(fd, arena.bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return note(torch.frombuffer(pages, dtype=torch.uint8), read_only=False)
