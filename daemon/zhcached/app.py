@@ -116,12 +116,17 @@ async def _join(
     arenas = Arenas(store, limits, clock, launcher, devices)
     residents = Residents(store, limits, clock, launcher, devices, arenas)
     arenas.elsewhere = lambda device: _beside_arenas(residents, device)
+
+    def room_for_pages() -> int:
+        # What workers map on the CPU are the same pages; what arenas have is memory of its own.
+        return devices.capacity(CPU, limits.ram) - arenas.bytes_on(CPU)
+
     residency = Residency(
         store=store,
         config=limits,
         clock=clock,
         devices=devices,
-        pages=Pages(store, clock, lambda: devices.capacity(CPU, limits.ram), limits.keep_alive),
+        pages=Pages(store, clock, room_for_pages, limits.keep_alive),
         host=host,
         arenas=arenas,
         residents=residents,

@@ -233,5 +233,5 @@ def test_other_user_may_not_stop_what_one_keeps(daemon):
     assert done.stdout, done.stderr
     error = json.loads(done.stdout.partition("\n\n")[2])["error"]
     assert error["code"] == "not_permitted"
-    assert f"uid {os.getuid()}" in error["hint"]
+    assert f"uid {os.getuid()}" in error["message"]
     assert len(rows(daemon)) == 1

@@ -1,33 +1,39 @@
-"""The door of residency: one place to make warm, to stop, to list and to let expire.
+"""The door of residency: one place to make warm, to list, to stop and to let expire.
 
-Three tiers stand behind it: files in the page cache, arenas, and resident pipelines. A tier that is
-absent, as in tests of the rest, is as one that has no device.
+Three tiers stand behind it: files in the page cache, arenas, and pipelines that workers hold.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import psutil
 import structlog
 
-from zhcache.errors import Busy, NotFound, NotPermitted, UsageError, ZhcacheError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import Resident, WarmResult
-from zhcache.protocol.names import RepoId, parse_repo, parse_revision
-from zhcache.protocol.residency import Stopped, StopRequest, WarmRequest
+from zhcache.protocol.names import parse_repo, parse_revision
+from zhcache.protocol.residency import (
+    Progress,
+    ResidentRequest,
+    Stopped,
+    StopRequest,
+    WarmRequest,
+)
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
+from zhcached.residency.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.pages import Pages
 from zhcached.residency.reader import Report
+from zhcached.residency.residents import Residents
+from zhcached.residency.stopping import Stopping
 from zhcached.residency.uses import merged
 from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
-
-if TYPE_CHECKING:
-    from zhcached.residency.arenas import Arenas
-    from zhcached.residency.residents import Residents
 
 log = structlog.get_logger()
 
@@ -54,18 +60,18 @@ class Residency:
         clock: Clock,
         devices: Devices,
         pages: Pages,
+        arenas: Arenas,
+        residents: Residents,
         host: Literal["files", "arenas"] = "files",
-        arenas: Arenas | None = None,
-        residents: Residents | None = None,
     ) -> None:
         self._store = store
         self._config = config
         self._clock = clock
         self._devices = devices
         self._pages = pages
-        self._host = host
         self._arenas = arenas
         self._residents = residents
+        self._host = host
 
     def warm(
         self, request: WarmRequest, uid: int, report: Report, cancelled: threading.Event
@@ -90,13 +96,42 @@ class Residency:
         revision = parse_revision(request.revision) if request.revision else None
         manifest = self._store.resolve(parse_repo(request.repo), revision)
         keep_s = self._config.keep_alive if request.keep is None else request.keep or None
-        device = self._devices.resolve(request.device)
+        until = None if keep_s is None else self._clock.wall() + keep_s
+
+        def tell(progress: Progress) -> None:
+            report(progress.bytes_done, progress.bytes_total, progress.note)
+
         if request.mode == "resident":
-            raise UsageError("this daemon has no resident pipelines")
-        if device != CPU or self._host == "arenas":
-            raise UsageError("this daemon keeps no arenas on {device}", device=device)
-        shown = self._pages.keep(manifest, uid, keep_s, report)
-        return _result(request, manifest, shown)
+            wanted = ResidentRequest(
+                repo=manifest.repo,
+                revision=manifest.commit,
+                variant=request.variant,
+                device=request.device,
+            )
+            shown = self._residents.warm(
+                wanted, uid, until=until, on_progress=tell, cancelled=cancelled
+            )
+            return _result(manifest, shown, until, is_locked=False)
+        device = self._devices.resolve(request.device)
+        if device == CPU and self._host == "files":
+            kept = self._pages.keep(manifest, uid, keep_s, report)
+            return _result(manifest, kept, kept.expires, is_locked=kept.locked)
+        size = self._arenas.keep(
+            manifest.repo,
+            manifest.commit,
+            device,
+            uid,
+            until,
+            on_progress=tell,
+            cancelled=cancelled,
+        )
+        held = Resident(
+            repo=manifest.repo, variant=None, device=device, bytes=size, leases=0, uid=uid,
+            expires=until,
+        )  # fmt: skip
+        # Nothing takes GPU memory back; memory on the CPU can be swapped out where there is swap.
+        is_locked = device != CPU or psutil.swap_memory().total == 0
+        return _result(manifest, held, until, is_locked=is_locked)
 
     def listing(self) -> list[Resident]:
         """Returns what is in use or warm, one row for each model, user, device and mode.
@@ -106,14 +141,15 @@ class Residency:
         """
         self._store.leases.prune_dead()
         sizes = {(s.repo, s.commit): s.bytes for s in self._store.snapshots()}
-        return merged(self._pages.listing(), [], self._store.leases.counts(), sizes)
+        others = self._arenas.listing() + self._residents.listing()
+        return merged(self._pages.listing(), others, self._mapping(), sizes)
 
     def stop(self, request: StopRequest, uid: int, *, may_all: bool) -> Stopped:
         """Lets go what is warm of a repository and not in use.
 
         Args:
-            request: What; ``force`` lets go what is in use as well, whose users keep what they
-                have mapped.
+            request: What; ``force`` lets go what is in use as well. Who has mapped it keeps it,
+                calls of resident pipelines end.
             uid: Who asks.
             may_all: May stop what others keep warm too.
 
@@ -124,56 +160,39 @@ class Residency:
             UsageError: The request cannot be meant, or there is no such device.
         """
         repo = parse_repo(request.repo)
+        _check_variant(request.variant)
         device = None if request.device is None else self._devices.resolve(request.device)
         self._store.leases.prune_dead()
-        holders = [] if request.force else self._store.leases.holders(repo)
-        freed: dict[str, int] = {}
-        if device in (None, CPU) and not holders:
-            freed = self._stop_pages(repo, None if may_all else uid)
-        if holders:
-            raise Busy(
-                "{repo} is in use by {holders}",
-                hint="wait for them, or let it go all the same with `zhcache stop --force {repo}`",
-                repo=repo,
-                holders=", ".join(holders),
-            )
-        if not freed:
-            raise self._nothing(repo, uid, may_all=may_all)
-        return Stopped(repo=str(repo), bytes=sum(freed.values()), devices=sorted(freed))
+        stopping = Stopping(repo, device, uid, may_all=may_all, force=request.force)
+        stopping.residents(self._residents)
+        stopping.arenas(self._arenas)
+        is_mapped = any(name == str(repo) for name, _, _ in self._mapping())
+        holders = self._store.leases.holders(repo) if is_mapped else []
+        stopping.pages(self._pages, holders)
+        return stopping.outcome()
 
-    def _stop_pages(self, repo: RepoId, uid: int | None) -> dict[str, int]:
-        is_there = any(
-            row.repo == str(repo) and uid in (None, row.uid) for row in self._pages.listing()
-        )
-        return {CPU: self._pages.stop(repo, uid)} if is_there else {}
-
-    def _nothing(self, repo: RepoId, uid: int, *, may_all: bool) -> ZhcacheError:
-        owners = {row.uid for row in self._pages.listing() if row.repo == str(repo)}
-        if owners and not may_all:
-            return NotPermitted(
-                "{repo} is kept warm by other users",
-                hint="ask uid {owners} or an administrator to stop it",
-                repo=repo,
-                owners=", ".join(str(owner) for owner in sorted(owners)),
-            )
-        return NotFound("nothing of {repo} is warm", hint="zhcache ps lists what is", repo=repo)
+    def _mapping(self) -> Counter[tuple[str, str, int]]:
+        """Returns the leases of those who map the files themselves."""
+        elsewhere = self._arenas.leases() + self._residents.leases()
+        return Counter(self._store.leases.counts()) - elsewhere
 
     # --- by itself ---------------------------------------------------------------------------
 
     def restore(self) -> None:
         """Takes up what an earlier daemon kept warm. Blocks for long."""
-        self._pages.restore()
+        _tell("restore", self._pages.restore)
 
     def expire(self) -> None:
         """Lets go whose time is over. What goes wrong is told in the log."""
-        _tell("expire", self._pages.expire)
+        for tier in (self._pages, self._arenas, self._residents):
+            _tell("expire", tier.expire)
 
     def refresh(self) -> None:
         """Reads again what the system took and may have back. Blocks for long."""
         _tell("refresh", self._pages.refresh)
 
     def close(self) -> None:
-        """Ends what runs here, at the daemon's end."""
+        """Ends what runs in the page cache's tier, at the daemon's end."""
         self._pages.close()
 
 
@@ -186,23 +205,29 @@ def check(request: WarmRequest) -> None:
     parse_repo(request.repo)
     if request.revision is not None:
         parse_revision(request.revision)
-    if request.variant is not None:
-        raise UsageError("this release makes no variants yet: {name}", name=request.variant)
+    _check_variant(request.variant)
     if request.keep is not None and not 0 <= request.keep < float("inf"):
         raise UsageError("a model is kept warm for a time of at least 0 seconds")
 
 
-def _result(request: WarmRequest, manifest: Manifest, shown: Resident) -> WarmResult:
+def _check_variant(variant: str | None) -> None:
+    if variant is not None:
+        raise UsageError("this release makes no variants yet: {name}", name=variant)
+
+
+def _result(
+    manifest: Manifest, shown: Resident, until: float | None, *, is_locked: bool
+) -> WarmResult:
     return WarmResult(
         repo=manifest.repo,
         commit=manifest.commit,
-        variant=request.variant,
+        variant=shown.variant,
         device=shown.device,
         mode=shown.mode,
         bytes=shown.bytes,
         bytes_resident=shown.bytes if shown.bytes_resident is None else shown.bytes_resident,
-        locked=shown.locked,
-        expires=shown.expires,
+        locked=is_locked,
+        expires=until,
     )
 
 

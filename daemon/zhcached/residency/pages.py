@@ -16,18 +16,15 @@ import structlog
 
 from zhcache.errors import Busy, Cancelled, NoSpace, ZhcacheError
 from zhcache.protocol.messages import Resident
-from zhcache.protocol.names import RepoId, RepoPath, parse_repo
+from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
-from zhcached.errors import StoreDamaged
 from zhcached.residency import wishes
-from zhcached.residency.reader import Reader, Report
-from zhcached.residency.room import Claim, Full, TooLarge, make_room
+from zhcached.residency.reader import Reader, Report, files_of
+from zhcached.residency.room import Claim, Full, Room, TooLarge, make_room
 from zhcached.residency.wishes import Wish
-from zhcached.sources.pipeline_files import components_of, read_by_from_pretrained
 from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
 
-INDEX = "model_index.json"
 LOOK_S = 10.0
 """How often what could not be locked is looked after; half as often each time some was gone."""
 
@@ -148,7 +145,7 @@ class Pages:
             self._read_again(kept)
 
     def expire(self) -> None:
-        """Lets go whose time is over and whose snapshot is gone. What is leased is in use."""
+        """Lets go whose time is over, whose snapshot is gone, and what is too much by now."""
         every = [kept for kept in self._all() if kept.is_read]
         if not every:
             return
@@ -156,9 +153,19 @@ class Pages:
         for kept in every:
             if (kept.wish.repo, kept.wish.commit) in leased:
                 kept.wish.used = now
-        if going := [kept for kept in every if self._is_over(kept.wish, now)]:
+        going = [kept for kept in every if self._is_over(kept.wish, now)]
+        going += self._too_many([kept for kept in every if kept not in going])
+        if going:
             self._drop(going)
             self._write()
+
+    def _too_many(self, kept: list[_Kept]) -> list[_Kept]:
+        """Returns what must go since less may be kept now, the longest unused first."""
+        decided = make_room([self._claim(one) for one in kept], {}, max(self._capacity(), 0))
+        if isinstance(decided, Room):
+            return [one for one in kept if one.wish.key in decided.gone]
+        # In use or not, their pages may go: whoever has them mapped reads them from the disk then.
+        return kept
 
     def refresh(self) -> None:
         """Reads again what the kernel took of what could not be locked, if there is room."""
@@ -214,7 +221,7 @@ class Pages:
 
     def _admit(self, wish: Wish, wanted: dict[str, int]) -> _Kept:
         """Counts the snapshot as kept from now on, and lets others go for it."""
-        capacity = self._capacity()
+        capacity = max(self._capacity(), 0)
         with self._guard:
             others = [kept for kept in self._kept.values() if kept.wish.key != wish.key]
             match make_room([self._claim(kept) for kept in others], wanted, capacity):
@@ -276,22 +283,6 @@ class Pages:
             self._read(kept, lambda *_: None)
         except (ZhcacheError, OSError) as error:
             log.warning("pages.not_read", repo=kept.wish.repo, error=str(error))
-
-
-def files_of(store: Store, manifest: Manifest) -> dict[str, int]:
-    """Returns digest and size of each file that ``from_pretrained`` reads of a snapshot.
-
-    Raises:
-        StoreDamaged: Its index is gone.
-    """
-    by_path = {RepoPath(file.path): file for file in manifest.files}
-    index = by_path.get(RepoPath(INDEX))
-    try:
-        named = components_of(store.blobs.path(index.sha256).read_bytes()) if index else None
-    except OSError as error:
-        raise StoreDamaged(reason=f"{INDEX} of {manifest.repo}: {error.strerror}") from error
-    read = read_by_from_pretrained(by_path, components=named)
-    return {by_path[path].sha256: by_path[path].size for path in read}
 
 
 def _after(now: float, keep_s: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Files into the page cache and kept there, by digest."""
+"""Files of a snapshot into the page cache and kept there, by digest."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
+from zhcache.protocol.names import RepoPath
 from zhcached.errors import StoreDamaged
 from zhcached.residency import pagecache
+from zhcached.residency.contents import INDEX
 from zhcached.residency.locks import Locks
+from zhcached.sources.pipeline_files import components_of, read_by_from_pretrained
 from zhcached.store import files as disk
 from zhcached.store.blobs import Blobs
+from zhcached.store.snapshots import Manifest
+from zhcached.store.store import Store
 
 POLL_S = 0.2
 
@@ -92,3 +97,19 @@ class Reader:
     def close(self) -> None:
         """Ends all locks."""
         self._locks.close()
+
+
+def files_of(store: Store, manifest: Manifest) -> dict[str, int]:
+    """Returns digest and size of each file that ``from_pretrained`` reads of a snapshot.
+
+    Raises:
+        StoreDamaged: Its index is gone.
+    """
+    by_path = {RepoPath(file.path): file for file in manifest.files}
+    index = by_path.get(RepoPath(INDEX))
+    try:
+        named = components_of(store.blobs.path(index.sha256).read_bytes()) if index else None
+    except OSError as error:
+        raise StoreDamaged(reason=f"{INDEX} of {manifest.repo}: {error.strerror}") from error
+    read = read_by_from_pretrained(by_path, components=named)
+    return {by_path[path].sha256: by_path[path].size for path in read}

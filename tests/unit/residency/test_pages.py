@@ -9,7 +9,8 @@ from harness.storekit import COMMIT, REPO, Clock, open_store, publish, sha256
 from zhcache.errors import Busy, Cancelled, NoSpace
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import StoreDamaged
-from zhcached.residency.pages import LOOK_S, Pages, files_of
+from zhcached.residency.pages import LOOK_S, Pages
+from zhcached.residency.reader import files_of
 
 UID = os.getuid()
 OTHER = parse_repo("lab/other")
@@ -47,7 +48,8 @@ def make_pages(store, clock):
     made = []
 
     def make(capacity=2**30):
-        made.append(Pages(store, clock, lambda: capacity, KEEP_ALIVE))
+        tell = capacity if callable(capacity) else lambda: capacity
+        made.append(Pages(store, clock, tell, KEEP_ALIVE))
         return made[-1]
 
     yield make
@@ -216,6 +218,21 @@ def test_what_is_in_use_does_not_go_for_a_new_one(store, make_pages, manifest):
     with pytest.raises(Busy, match=f"process {os.getpid()} of uid 4321"):
         pages.keep(other(store), UID, None)
     assert [row.repo for row in pages.listing()] == [str(REPO)]
+
+
+def test_oldest_goes_when_less_may_be_kept(store, make_pages, manifest, clock):
+    capacity = [2**30]
+    pages = make_pages(lambda: capacity[0])
+    pages.keep(manifest, UID, None)
+    clock.pass_s(1)
+    pages.keep(other(store), UID, None)
+    capacity[0] = SIZE + 2**19
+    pages.expire()
+    assert [row.repo for row in pages.listing()] == [str(OTHER)]
+    store.leases.grant(OTHER, COMMIT, uid=4321, pid=os.getpid())
+    capacity[0] = -5
+    pages.expire()
+    assert pages.listing() == []
 
 
 def test_cancelled_keep_leaves_nothing(pages, manifest):

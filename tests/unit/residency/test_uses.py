@@ -27,15 +27,7 @@ def test_lease_of_another_user_is_a_row_of_its_own():
     assert [(one.uid, one.leases) for one in shown] == [(7, 0), (8, 1)]
 
 
-def test_lease_that_another_tier_knows_is_not_counted_again():
+def test_what_others_hold_is_listed_beside():
     gpu = row(device="GPU-1", leases=1)
-    shown = merged([row()], [gpu], {("a/b", "c1", 7): 2}, SIZES)
+    shown = merged([row()], [gpu], {("a/b", "c1", 7): 1}, SIZES)
     assert [(one.device, one.leases) for one in shown] == [("GPU-1", 1), ("cpu", 1)]
-
-
-def test_worker_that_several_users_have_open_takes_all_their_leases():
-    worker = row(mode="resident", leases=3, uid=7)
-    leases = {("a/b", "c1", 7): 1, ("a/b", "c1", 8): 2, ("a/b", "c1", 9): 1}
-    shown = merged([], [worker], leases, SIZES)
-    assert sum(one.leases for one in shown) == 4
-    assert len(shown) == 2

@@ -1,0 +1,120 @@
+"""One request to let a model go, carried through all tiers: what went, what stays and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from zhcache.errors import Busy, NotFound, NotPermitted
+from zhcache.protocol.names import RepoId
+from zhcache.protocol.residency import Stopped
+from zhcached.residency.arenas import Arenas
+from zhcached.residency.devices import CPU
+from zhcached.residency.pages import Pages
+from zhcached.residency.residents import Residents
+
+
+class Stopping:
+    """Collects, so that what one tier refuses keeps nothing in another.
+
+    Args:
+        repo: What is to go.
+        device: Only there; None is everywhere.
+        uid: Who asks.
+        may_all: May stop what others keep.
+        force: What is in use as well.
+    """
+
+    def __init__(
+        self, repo: RepoId, device: str | None, uid: int, *, may_all: bool, force: bool
+    ) -> None:
+        self._repo = repo
+        self._device = device
+        self._uid = uid
+        self._may_all = may_all
+        self._force = force
+        self._freed: Counter[str] = Counter()
+        self._holders: list[str] = []
+        self._refused: NotPermitted | None = None
+
+    def residents(self, residents: Residents) -> None:
+        """Lets workers go."""
+        try:
+            done = residents.stop(
+                str(self._repo),
+                uid=self._uid,
+                may_all=self._may_all,
+                device=self._device,
+                force=self._force,
+            )
+        except NotFound:
+            return
+        except NotPermitted as error:
+            self._refused = error
+            return
+        for device, size in done.freed:
+            self._freed[device] += size
+        self._holders += done.holders
+
+    def arenas(self, arenas: Arenas) -> None:
+        """Lets arenas go."""
+        try:
+            size, devices = arenas.stop(
+                str(self._repo),
+                self._device,
+                lambda uid: self._may_all or uid == self._uid,
+                force=self._force,
+            )
+        except NotPermitted as error:
+            self._refused = error
+        except Busy as error:
+            self._holders.append(str(error.values["holders"]))
+        else:
+            # Bytes are told of all of them together.
+            for device in devices:
+                self._freed[device] += size
+                size = 0
+
+    def pages(self, pages: Pages, holders: Sequence[str]) -> None:
+        """Lets files go.
+
+        Args:
+            pages: What is kept of them.
+            holders: Who maps them now.
+        """
+        if self._device not in (None, CPU):
+            return
+        kept = [row.uid for row in pages.listing() if row.repo == str(self._repo)]
+        mine = [uid for uid in kept if self._may_all or uid == self._uid]
+        if holders and not self._force:
+            self._holders += holders
+        elif mine:
+            self._freed[CPU] += pages.stop(self._repo, None if self._may_all else self._uid)
+        elif kept:
+            self._refused = NotPermitted(
+                "{repo} is kept warm by uid {owners}",
+                hint="ask them, or an administrator, to stop it",
+                repo=self._repo,
+                owners=", ".join(str(uid) for uid in sorted(set(kept))),
+            )
+
+    def outcome(self) -> Stopped:
+        """Returns what went.
+
+        Raises:
+            Busy: Something is in use; what was not is gone.
+            NotPermitted: Nothing went, and others keep it.
+            NotFound: Nothing of it was warm.
+        """
+        if self._holders:
+            raise Busy(
+                "{repo} is in use by {holders}",
+                hint="wait for them, or let it go all the same: zhcache stop --force {repo}",
+                repo=self._repo,
+                holders="; ".join(dict.fromkeys(self._holders)),
+            )
+        if self._refused is not None and not self._freed:
+            raise self._refused
+        if not self._freed:
+            raise NotFound("nothing of {repo} is warm", hint="see `zhcache ps`", repo=self._repo)
+        return Stopped(repo=str(self._repo), bytes=self._freed.total(), devices=sorted(self._freed))
