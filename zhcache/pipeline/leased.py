@@ -17,6 +17,7 @@ from typing import Any, cast
 from zhcache.client import Client
 from zhcache.errors import UsageError
 from zhcache.lease import Lease
+from zhcache.pipeline.standin import ResidentPipeline
 
 
 class Held:
@@ -58,6 +59,9 @@ def release(pipe: object) -> None:
     Raises:
         UsageError: ``load_pipeline`` did not return it.
     """
+    if isinstance(pipe, ResidentPipeline):
+        pipe.release()
+        return
     if type(pipe) not in _kinds.values():
         raise UsageError(
             "{kind} was not made by zhcache.load_pipeline, so it has no lease to release",
