@@ -99,6 +99,7 @@ class Arenas:
     def __init__(self) -> None:
         self.held: list[str] = []
         self.uids: set[int] = set()
+        self.bytes = 0
 
     def attach(self, lease_id, repo, commit, uid, device, *, on_progress, cancelled, **_):
         self.held.append(lease_id)
@@ -107,6 +108,9 @@ class Arenas:
         table = residency.Table(component="unet", library="x", class_name="Y", tensors=[])
         self.fd = sealed(b"weights")
         return [(residency.Arena(key="k", device=device, bytes=7, table=table), self.fd)]
+
+    def bytes_on(self, device):
+        return self.bytes
 
     def released(self, lease_id):
         if lease_id in self.held:

@@ -279,6 +279,11 @@ class Residents:
                     guest.listener.tell(failed, is_last=True)
         self._stations.join(STOP_S)
 
+    def make_room(self, device: str, need_bytes: int) -> None:
+        """Has idle workers on a device ended until ``need_bytes`` go; does not wait for it."""
+        with self._lock:
+            self._stations.let_go(device, need_bytes)
+
     # --- what there is ---------------------------------------------------------------------------
 
     def listing(self) -> list[Resident]:
@@ -308,7 +313,7 @@ class Residents:
             mode="resident",
             commit=station.kind.commit,
             pid=station.pid,
-            running=station.current is not None,
+            running=int(station.current is not None),
             queued=len(station.turns),
         )
 

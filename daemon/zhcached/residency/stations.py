@@ -116,6 +116,17 @@ class Stations:
             del self._by_kind[station.kind]
             station.close()
 
+    def let_go(self, device: str, need_bytes: int) -> None:
+        """Ends idle workers on a device, the longest unused first, until that many bytes go."""
+        idle = [s for s in self.all() if s.is_placed and s.kind.device == device and s.may_go]
+        for station in sorted(idle, key=lambda s: (not s.is_ending, s.is_kept, s.used)):
+            if need_bytes <= 0:
+                return
+            need_bytes -= station.bytes
+            if not station.is_ending:
+                log.info("resident.let_go", station=str(station.kind))
+                station.end()
+
     # --- without it ------------------------------------------------------------------------------
 
     def admit(self, station: Station) -> bool:
@@ -130,24 +141,28 @@ class Stations:
         is_cpu = kind.device == CPU
         need = weights if is_cpu else weights + GPU_CONTEXT
         share = self._config.ram if is_cpu else self._config.vram
-        room = self._devices.capacity(kind.device, share)
-        if need > room:
+        capacity = self._devices.capacity(kind.device, share)
+        if need > capacity:
             raise NoSpace(
                 "{repo} takes {need} bytes on {device}, and {room} may be used there",
                 hint="raise residency.ram or residency.vram in config.toml",
                 repo=kind.repo,
                 need=need,
                 device=kind.device,
-                room=room,
+                room=capacity,
             )
-        with self.lock:
-            while station.is_wanted and not station.is_ending:
+        while True:
+            # Asked without the lock, since arenas ask here in turn. On a GPU our own weights are
+            # arenas: whoever else has some there is waited for when they are asked for.
+            room = capacity - (self.arenas.bytes_on(CPU) if is_cpu else 0)
+            with self.lock:
+                if not station.is_wanted or station.is_ending:
+                    return False
                 if self._has_place(station, need, room):
                     station.bytes = need
                     station.is_placed = True
                     return True
                 self.lock.wait(WAIT_S)
-        return False
 
     def folder(self, station: Station) -> str:
         """Returns where the station's snapshot lies."""

@@ -56,6 +56,10 @@ class ArenaSource(Protocol):
         """Takes notice that a lease is over."""
         ...
 
+    def bytes_on(self, device: str) -> int:
+        """Returns what all arenas take on a device."""
+        ...
+
 
 class House(Protocol):
     """What an attendant needs of ``Residents``."""

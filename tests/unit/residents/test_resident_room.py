@@ -65,8 +65,9 @@ def test_worker_nobody_uses_is_kept_for_its_time_and_then_ended(make):
     assert used_and_left(house, "lab/one") == first
     clock.now = 20
     house.residents.expire()
-    settled(lambda: house.launcher.started[0].wait(0) is not None)
-    assert (repos(house), house.residents.bytes_on("cpu")) == ([], 0)
+    settled(lambda: repos(house) == [])
+    assert house.residents.bytes_on("cpu") == 0
+    assert house.launcher.started[0].wait(0) is not None
 
 
 def test_worker_is_not_ended_under_a_client_who_only_thinks(make):
@@ -140,6 +141,25 @@ def test_idle_clients_worker_makes_room_after_its_time_and_comes_back_for_a_call
     clock.now = 20
     house.residents.expire()
     assert idle.do().fields["nth"] == 1
+
+
+def test_arenas_on_the_cpu_leave_less_room(make):
+    house = make(ram=2500)
+    house.arenas.bytes = 1000
+    for repo in ("lab/one", "lab/two"):
+        used_and_left(house, repo)
+    assert repos(house) == ["lab/two"]
+
+
+def test_idle_workers_make_room_for_arenas_and_busy_ones_do_not(make):
+    house = make()
+    busy = house.client("lab/one", device="GPU-1")
+    busy.call(do="wait", steps=1, wants_steps=True)
+    busy.until(residency.Step)
+    used_and_left(house, "lab/two", device="GPU-1")
+    used_and_left(house, "lab/three", device="GPU-2")
+    house.residents.make_room("GPU-1", 2**40)
+    settled(lambda: repos(house) == ["lab/one", "lab/three"])
 
 
 def test_what_never_fits_is_refused(make):
