@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from zhcache.pipeline.conversation import Conversation
 from zhcache.pipeline.encode import Encoder
 from zhcache.pipeline.session import Session
 from zhcache.pipeline.standin import ResidentPipeline
-from zhcache.protocol.residency import ResidentRequest
+from zhcache.protocol.residency import Progress, ResidentRequest
 
 
 def open_resident(
@@ -28,6 +28,8 @@ def open_resident(
     attention: str | None = None,
     compile: bool = False,
     options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], object] = lambda _: None,
+    unaided: bool = False,
 ) -> ResidentPipeline:
     """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
 
@@ -41,10 +43,12 @@ def open_resident(
         attention: A backend of diffusers' ``set_attention_backend``.
         compile: Whether the repeated blocks are compiled.
         options: Further arguments of ``from_pretrained``. ``scheduler`` holds for all calls.
+        on_progress: Told what is waited for while the worker starts.
+        unaided: Starts no daemon and fetches nothing; what is not there is an error.
 
     Raises:
         UsageError: An option that cannot be meant.
-        NotFound: No such repository or revision.
+        NotFound: No such repository or revision; not in the store, if ``unaided``.
         Busy: ``timeout`` is over, or there is no room.
         ZhcacheError: What else the daemon reported.
     """
@@ -74,14 +78,19 @@ def open_resident(
     # Refused here rather than at the first call.
     Encoder().encode(scheduler, "scheduler")
     until = None if timeout is None else time.monotonic() + timeout
-    first = _opened(request, until)
+    if unaided:
+        first = Conversation(paths.socket_path(), request, on_progress=on_progress, until=until)
+    else:
+        first = _opened(request, until, on_progress)
     return ResidentPipeline(Session(paths.socket_path(), request, first), scheduler=scheduler)
 
 
-def _opened(request: ResidentRequest, until: float | None) -> Conversation:
+def _opened(
+    request: ResidentRequest, until: float | None, on_progress: Callable[[Progress], object]
+) -> Conversation:
     socket = paths.socket_path()
     try:
-        return Conversation(socket, request, until=until)
+        return Conversation(socket, request, on_progress=on_progress, until=until)
     except DaemonUnreachable:
         # The one that may be started for this user, if that is allowed; httpx is needed for it.
         from zhcache.client import Client
@@ -91,9 +100,10 @@ def _opened(request: ResidentRequest, until: float | None) -> Conversation:
     except NotFound:
         request = _fetched(request, until)
     try:
-        return Conversation(socket, request, until=until)
+        return Conversation(socket, request, on_progress=on_progress, until=until)
     except NotFound:
-        return Conversation(socket, _fetched(request, until), until=until)
+        request = _fetched(request, until)
+        return Conversation(socket, request, on_progress=on_progress, until=until)
 
 
 def _fetched(request: ResidentRequest, until: float | None) -> ResidentRequest:
