@@ -32,6 +32,7 @@ COMMANDS = {
     "ps": "ps",
     "warm": "warm",
     "stop": "stop",
+    "exec": "exec",
     "jobs": "jobs",
     "wait": "wait",
     "cancel": "cancel",

@@ -1,0 +1,257 @@
+"""The user's side: asks for the script, passes signals on, and ends as the script ends.
+
+While the script runs all signals are blocked here and one thread takes them one by one, so that
+each can be passed on with what the kernel says of it: one from the terminal goes to the script's
+whole group, as it would have, one from a process to the script alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from zhcache.channel import error_of
+from zhcache.errors import UsageError, ZhcacheError
+from zhcache.forkserver import facts, literals, place, start
+from zhcache.forkserver.elsewhere import check_environment, check_packages
+from zhcache.forkserver.wire import (
+    Differs,
+    Ended,
+    Failed,
+    FromKeeper,
+    Kind,
+    Pass,
+    Run,
+    Started,
+    Stopped,
+)
+from zhcache.protocol import frames
+
+_FROM_KERNEL = 0x80
+"""SI_KERNEL, what a terminal's signals carry. Source: asm-generic/siginfo.h."""
+
+_TRIES = 5
+_KEPT_BACK = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
+
+
+def run(kind: Kind, target: str, argv: Sequence[str]) -> int:
+    """Runs a script as ``python`` would and returns its exit code.
+
+    Does not return if the script was ended by a signal: this process ends by the same.
+
+    Raises:
+        UsageError: It cannot be right here; the message says why.
+        NotFound: torch or diffusers is not installed.
+        ZhcacheError: The server does not start, or the keeper was killed.
+    """
+    environ = _environment()
+    texts = {os.fsdecode(k): os.fsdecode(v) for k, v in environ}
+    script = target if kind == "file" else None
+    check_environment(texts, script)
+    check_packages()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    request = _request(kind, target, argv, environ, blocked)
+    request.imports = literals.assigned(target, texts) if script else {}
+    line, _ = _begin(request, texts)
+    with line:
+        return _attend(line, blocked)
+
+
+def _begin(request: Run, environ: dict[str, str]) -> tuple[socket.socket, int]:
+    """Returns the connection to the keeper of the script, which has started."""
+    seen = dict(environ)
+    for name, value in request.imports.items():
+        seen.pop(name, None)
+        if value is not None:
+            seen[name] = value
+    folder = place.folder(environ)
+    names: set[str] = set()
+    with _Descriptors(request.fds) as fds:
+        for _ in range(_TRIES):
+            line = start.connect(folder, facts.key_of(seen, names), seen)
+            line.settimeout(None)
+            answer = _ask(line, request, fds)
+            if isinstance(answer, Started):
+                return line, answer.pid
+            line.close()
+            if isinstance(answer, Failed):
+                raise error_of(answer.error)
+            if isinstance(answer, Differs):
+                names.update(answer.names)
+    raise ZhcacheError(
+        "no process could be had that has imported what the script needs, after {tries} tries",
+        hint="read the logs in {folder}, or run it with `python`",
+        tries=_TRIES,
+        folder=folder,
+    )
+
+
+def _ask(line: socket.socket, request: Run, fds: list[int]) -> Any:
+    """Returns the keeper's first word; None if the server ended meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _KEPT_BACK)
+    answer: Any = None
+    try:
+        frames.send(line, request, fds)
+        answer, more = frames.receive(line, FromKeeper)
+        frames.close_all(more)
+    except (OSError, EOFError):
+        # Its files have changed or its time is up; the next one is started.
+        return None
+    finally:
+        # Once the script is there, its signals are no longer this process's own.
+        if not isinstance(answer, Started):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return answer
+
+
+def _attend(line: socket.socket, blocked: set[Any]) -> int:
+    threading.Thread(target=_pass_signals, args=(line,), daemon=True).start()
+    while True:
+        try:
+            word, fds = frames.receive(line, FromKeeper)
+            frames.close_all(fds)
+        except (OSError, EOFError):
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            raise ZhcacheError(
+                "the process that watched the script was killed, and the script with it",
+                hint="run it again",
+            ) from None
+        if isinstance(word, Stopped):
+            _stop(line, word.signal)
+        elif isinstance(word, Ended):
+            if word.signal:
+                _end_by(word.signal)
+            return word.code
+
+
+def _pass_signals(line: socket.socket) -> None:
+    wanted = signal.valid_signals() - _KEPT_BACK
+    while True:
+        came = signal.sigwaitinfo(wanted)
+        try:
+            frames.send(line, Pass(signal=came.si_signo, to_group=came.si_code == _FROM_KERNEL))
+        except OSError:
+            return
+
+
+def _stop(line: socket.socket, number: int) -> None:
+    """Stops this process as the script was stopped, for its shell to see."""
+    if number == signal.SIGSTOP:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    signal.pthread_kill(threading.get_ident(), number)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    if _is_orphaned():
+        # The kernel stops nobody whom no shell could continue, so the script goes on, too.
+        frames.send(line, Pass(signal=signal.SIGCONT, to_group=True))
+
+
+def _is_orphaned() -> bool:
+    try:
+        parent = os.getppid()
+        is_same_session = os.getsid(parent) == os.getsid(0)
+        return not is_same_session or os.getpgid(parent) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def _end_by(number: int) -> NoReturn:
+    """Ends this process by a signal, without a second core file."""
+    sys.stdout.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if number not in {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    signal.pthread_kill(threading.get_ident(), number)
+    # Only what does not end a process by default comes here.
+    os._exit(128 + number)
+
+
+def _request(
+    kind: Kind,
+    target: str,
+    argv: Sequence[str],
+    environ: list[tuple[bytes, bytes]],
+    blocked: set[Any],
+) -> Run:
+    umask = os.umask(0)
+    os.umask(umask)
+    ignored = [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN]
+    return Run(
+        kind=kind,
+        target=os.fsencode(target),
+        argv=[os.fsencode(argument) for argument in argv],
+        environ=environ,
+        imports={},
+        fds=_inherited(),
+        umask=umask,
+        limits={number: resource.getrlimit(number) for number in facts.limits()},
+        ignored=[int(n) for n in ignored],
+        blocked=[int(n) for n in blocked],
+    )
+
+
+def _environment() -> list[tuple[bytes, bytes]]:
+    """Returns the environment as this process got it, but for what the interpreter changed.
+
+    LANGUAGE is set by our own translations; LC_CTYPE may have been set by the interpreter, which
+    would have done it for the script as well.
+    """
+    found = dict(os.environb)
+    found.pop(b"LANGUAGE", None)
+    try:
+        given = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        given = b""
+    for entry in given.split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if name == b"LANGUAGE":
+            found[name] = value
+    return list(found.items())
+
+
+def _inherited() -> list[int]:
+    """Returns the descriptors that a program started from here would have.
+
+    Raises:
+        UsageError: There are more than one message holds.
+    """
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        try:
+            if not fcntl.fcntl(int(name), fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                found.append(int(name))
+        except OSError:
+            continue
+    if len(found) >= frames.MAX_FDS:
+        raise UsageError(
+            "{count} open descriptors would be inherited, {limit} can be",
+            hint="run it with `python`, or close some",
+            count=len(found),
+            limit=frames.MAX_FDS - 1,
+        )
+    return sorted(found)
+
+
+class _Descriptors:
+    """What goes beside the request: the working folder and what is inherited."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> list[int]:
+        self._folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return [self._folder, *self._numbers]
+
+    def __exit__(self, *raised: object) -> None:
+        os.close(self._folder)

@@ -1,0 +1,171 @@
+"""The parent of one script: starts it, passes signals on, tells how it ended.
+
+It outlives the server, so that a server's end ends no script, and it ends the script when the
+client goes. The script is in a process group of its own within the keeper's session: a group
+without a parent in its session is an orphan, and the kernel does not stop orphans.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+import msgspec
+
+from zhcache.errors import UsageError, ZhcacheError
+from zhcache.forkserver import become, top
+from zhcache.forkserver.preload import Record
+from zhcache.forkserver.wire import Differs, Ended, Failed, Pass, Run, Started, Stopped, Word
+from zhcache.protocol import frames
+from zhcache.protocol.failure import to_info
+from zhcache.protocol.messages import ErrorInfo
+
+_PATIENCE_S = 10.0
+"""How long a client may take to say what it wants."""
+
+
+def keep(line: socket.socket, record: Record, kept: Collection[int]) -> top.Call:
+    """Returns what runs the script, in the script's process only; the keeper's ends here.
+
+    Args:
+        line: The connection to the client.
+        record: What is imported.
+        kept: Descriptors that imported libraries have opened.
+    """
+    run, fds = _request(line, record)
+    report, told = os.pipe()
+    alarm, rings = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(rings, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    keeper = os.getpid()
+    child = os.fork()
+    if child != 0:
+        os.close(told)
+        # Held here too, the script's pipes would never end.
+        frames.close_all(fds)
+        _watch(line, child, report, alarm)
+    return _script(run, fds, record, kept, told, keeper)
+
+
+def _request(line: socket.socket, record: Record) -> tuple[Run, list[int]]:
+    os.setsid()
+    line.settimeout(_PATIENCE_S)
+    try:
+        run, fds = frames.receive(line, Run)
+    except (OSError, EOFError):
+        os._exit(0)
+    line.settimeout(None)
+    if len(fds) != len(run.fds) + 1:
+        os._exit(1)
+    environ = {os.fsdecode(name): os.fsdecode(value) for name, value in run.environ}
+    for name, value in run.imports.items():
+        environ.pop(name, None)
+        if value is not None:
+            environ[name] = value
+    if names := record.differing(environ, record.all_reads(environ)):
+        _tell(line, Differs(names=names))
+        os._exit(0)
+    return run, fds
+
+
+def _script(
+    run: Run,
+    fds: list[int],
+    record: Record,
+    kept: Collection[int],
+    told: int,
+    keeper: int,
+) -> top.Call:
+    """Becomes the script's process; what prevents it goes into the pipe ``told``."""
+    # Out of the way of the numbers that the client's descriptors will have.
+    told = fcntl.fcntl(told, fcntl.F_DUPFD_CLOEXEC, max([2, *run.fds]) + 1)
+    try:
+        os.setpgid(0, 0)
+        become.die_with_parent(keeper)
+        become.take_over(run, fds, {*kept, told})
+        call = become.be_fresh(run, record)
+        become.take_signals(run)
+    except BaseException as error:  # noqa: BLE001 - nothing below this can tell anybody
+        os.write(told, msgspec.json.encode(to_info(_as_ours(error))))
+        os._exit(1)
+    os.close(told)
+    return call
+
+
+def _as_ours(error: BaseException) -> ZhcacheError:
+    if isinstance(error, ZhcacheError):
+        return error
+    return UsageError(
+        "a process like yours cannot be made: {kind}: {reason}",
+        hint="run it with `python` instead",
+        kind=type(error).__name__,
+        reason=error,
+    )
+
+
+def _watch(line: socket.socket, child: int, report: int, alarm: int) -> NoReturn:
+    if failure := _all(report):
+        _tell(line, Failed(error=msgspec.json.decode(failure, type=ErrorInfo)))
+        os._exit(0)
+    _tell(line, Started(pid=child))
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    poll.register(alarm, select.POLLIN)
+    while True:
+        ready = {number for number, _ in poll.poll()}
+        if alarm in ready:
+            os.read(alarm, 4096)
+            _look_after(line, child)
+        if line.fileno() in ready:
+            _obey(line, child)
+
+
+def _look_after(line: socket.socket, child: int) -> None:
+    pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+    if pid == 0:
+        return
+    if os.WIFSTOPPED(status):
+        _tell(line, Stopped(signal=os.WSTOPSIG(status)), child)
+        return
+    code = os.waitstatus_to_exitcode(status)
+    _tell(line, Ended(code=max(code, 0), signal=max(-code, 0)))
+    os._exit(0)
+
+
+def _obey(line: socket.socket, child: int) -> None:
+    try:
+        word: Any
+        word, fds = frames.receive(line, Pass)
+        frames.close_all(fds)
+    except (OSError, EOFError):
+        # The client is gone, and nobody is left to hear of the script.
+        os.kill(child, signal.SIGKILL)
+        os._exit(0)
+    try:
+        # Not yet waited for, so the number is still the script's.
+        (os.killpg if word.to_group else os.kill)(child, word.signal)
+    except OSError:
+        # It has a group of its own by now, as a shell's child may; or it has just ended.
+        return
+
+
+def _tell(line: socket.socket, word: Word, child: int = 0) -> None:
+    try:
+        frames.send(line, word)
+    except OSError:
+        if child:
+            os.kill(child, signal.SIGKILL)
+        os._exit(0)
+
+
+def _all(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 65536):
+        parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts)
