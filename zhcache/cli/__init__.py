@@ -32,6 +32,7 @@ COMMANDS = {
     "ps": "ps",
     "warm": "warm",
     "stop": "stop",
+    "run": "run",
     "exec": "exec",
     "jobs": "jobs",
     "wait": "wait",

@@ -1,0 +1,205 @@
+"""``zhcache run REPO PROMPT...``: images from the shell, through a resident pipeline."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
+from zhcache.cli.picture import Place
+from zhcache.cli.presence import ensure
+from zhcache.cli.report import report
+from zhcache.cli.steps import Steps
+from zhcache.errors import DaemonUnreachable, NotFound, Partial, UsageError, ZhcacheError
+from zhcache.i18n import mark, translate
+
+MAX_NUMBER = 10_000
+MAX_SIDE = 16_384
+_RANDOM_SEEDS = 2**32
+
+
+class Image(msgspec.Struct, kw_only=True):
+    """One image."""
+
+    path: str
+    prompt: str
+    seed: int
+
+
+class Ran(msgspec.Struct, kw_only=True):
+    """What ``run --json`` prints."""
+
+    repo: str
+    commit: str
+    device: str
+    images: list[Image]
+    seconds: float
+    schema: int = 1
+
+
+class Size(click.ParamType):
+    """``WxH`` in pixels."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Returns width and height."""
+        if isinstance(value, tuple):
+            return value
+        width, cross, height = str(value).lower().replace("×", "x").partition("x")
+        sides = [int(side) for side in (width, height) if side.isascii() and side.isdigit()]
+        if not cross or len(sides) != 2 or not all(0 < side <= MAX_SIDE for side in sides):
+            text = mark("{value} is not a size such as 512x768")
+            self.fail(translate(text, value=repr(value)), param, ctx)
+        return sides[0], sides[1]
+
+
+@click.command(
+    "run", cls=Command, help=mark("Make images; the pipeline stays ready for the next time.")
+)
+@click.argument("repo")
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@click.option("--negative", cls=Option, metavar="TEXT", help=mark("What is not wanted."))
+@click.option("--seed", cls=Option, type=int, help=mark("Of the first image; random by default."))
+@click.option("--steps", cls=Option, type=click.IntRange(1), help=mark("Steps of each image."))
+@click.option("--size", cls=Option, type=Size(), metavar="WxH", help=mark("In pixels."))
+@click.option("--guidance", cls=Option, type=float, help=mark("How closely to follow the prompt."))
+@click.option(
+    "--number",
+    cls=Option,
+    type=click.IntRange(1, MAX_NUMBER),
+    default=1,
+    help=mark("Images of each prompt, with seeds that count up."),
+)
+@click.option("--scheduler", cls=Option, metavar="CLASS", help=mark("A scheduler of diffusers."))
+@click.option("--device", cls=Option, metavar="D", default="auto", help=mark("auto, cpu, cuda:N."))
+@click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
+@click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
+@click.option(
+    "--output", "target", cls=Option, metavar="PATH", help=mark("A folder, or a PNG file.")
+)
+@output_options
+@pass_session
+def command(
+    session: Session,
+    *,
+    repo: str,
+    prompts: Sequence[str],
+    number: int,
+    seed: int | None,
+    target: str | None,
+    output: Output,
+    **options: Any,
+) -> int:
+    """Makes them one after the other: each is the image that its seed means, whatever else is."""
+    wanted = list(_prompts(prompts))
+    if not wanted:
+        raise UsageError("there is no prompt", hint='zhcache run OWNER/NAME "a red house"')
+    first = secrets.randbelow(_RANDOM_SEEDS) if seed is None else seed
+    place = Place(target, repo.rpartition("/")[2], len(wanted) * number)
+    started = time.monotonic()
+    made: list[Image] = []
+    with Steps(len(wanted) * number, is_quiet=output.is_quiet) as steps:
+        pipe = _open(session, repo, options, output, steps)
+        with pipe:
+            given = _arguments(options)
+            todo = [(prompt, first + k) for prompt in wanted for k in range(number)]
+            failure = _make(pipe, todo, given, place, steps, made, output)
+    ran = Ran(
+        repo=pipe.repo,
+        commit=pipe.commit,
+        device=pipe.device,
+        images=made,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    if failure is not None:
+        if not made:
+            raise failure
+        report(failure, is_json=output.is_json)
+    if output.is_json:
+        output.emit(ran, ids=(), text=tuple)
+    return 0 if failure is None else Partial.exit_code
+
+
+def _prompts(said: Sequence[str]) -> Iterator[str]:
+    """Yields each prompt; ``-`` stands for the lines of stdin."""
+    for prompt in said:
+        lines = (line.strip() for line in sys.stdin) if prompt == "-" else (prompt,)
+        for line in filter(None, lines):
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    "the prompt {prompt} is not text in UTF-8", prompt=ascii(line)
+                ) from error
+            yield line
+
+
+def _open(
+    session: Session, repo: str, options: dict[str, Any], output: Output, steps: Steps
+) -> Any:
+    """Returns the stand-in for a resident pipeline, fetched first if it is not in the store."""
+    from zhcache.pipeline.resident import open_resident
+
+    chosen = {name: options[name] for name in ("device", "revision", "variant")}
+    try:
+        return open_resident(repo, **chosen, on_progress=steps.waits, unaided=True)
+    except (NotFound, DaemonUnreachable):
+        steps.clear()
+        # Only now what costs time to import: mostly the daemon is there and has the model.
+        chosen["revision"] = ensure(session, repo, options["revision"], output)
+        return open_resident(repo, **chosen, on_progress=steps.waits, unaided=True)
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    width, height = options["size"] or (None, None)
+    named = {
+        "negative_prompt": options["negative"],
+        "num_inference_steps": options["steps"],
+        "guidance_scale": options["guidance"],
+        "width": width,
+        "height": height,
+        "scheduler": options["scheduler"],
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _make(
+    pipe: Any,
+    todo: Sequence[tuple[str, int]],
+    given: dict[str, Any],
+    place: Place,
+    steps: Steps,
+    made: list[Image],
+    output: Output,
+) -> ZhcacheError | None:
+    """Makes and saves the images; returns what ended it early, if something did."""
+    about = {"repo": pipe.repo, "commit": pipe.commit, **{k: str(v) for k, v in given.items()}}
+    for prompt, seed in todo:
+        try:
+            with steps.image(pipe.parameters, given.get("num_inference_steps")) as callback:
+                image = _one(pipe(prompt=prompt, seed=seed, **given, **callback))
+            path = place.save(image, seed, {"prompt": prompt, "seed": str(seed), **about})
+        except ZhcacheError as error:
+            return error
+        made.append(Image(path=str(path), prompt=prompt, seed=seed))
+        if not output.is_json:
+            click.echo(str(path))
+    return None
+
+
+def _one(result: Any) -> Any:
+    images = getattr(result, "images", None)
+    if not images:
+        raise UsageError(
+            "this pipeline makes no images", hint="call it from Python: zhcache.load_pipeline"
+        )
+    return images[0]
