@@ -12,6 +12,7 @@ import os
 import pwd
 import resource
 import signal
+import struct
 import sys
 import sysconfig
 import tempfile
@@ -24,6 +25,7 @@ OOM_SCORE = 500
 """When memory runs out a worker goes before the daemon does, and before people's own programs."""
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
+_CAPABILITIES_V3 = 0x20080522
 
 SWITCH = "ZHCACHE_WORKER_SANDBOX"
 """``off`` leaves a worker open, for a driver that cannot live with this; ``doctor`` warns of it."""
@@ -72,6 +74,7 @@ def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
     programs = _outermost([*map(Path, _SYSTEM + _KERNEL), *_programs()])
     _live_in(scratch)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _drop_capabilities()
     if os.environ.get(SWITCH) == "off":
         return [f"anything: {SWITCH} is off"]
     lacking: list[str] = []
@@ -89,7 +92,19 @@ def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
         seccomp.refuse(may_connect=pipes.exists())
     else:
         lacking.append("the network: no filter of system calls is known here")
+    # Something in this environment starts one with every interpreter.
+    if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
+        lacking.append(f"what {threads - 1} older threads of it do")
     return lacking
+
+
+def _drop_capabilities() -> None:
+    """Leaves a daemon that runs as root, against all advice, with workers that may nothing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", _CAPABILITIES_V3, 0)
+    if libc.capset(header, bytes(24)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _offer_to_the_oom_killer() -> None:

@@ -29,7 +29,7 @@ from zhcache.i18n import mark
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Ended, Failed, Launch, Launched
-from zhcached.workers import birth, doors, template
+from zhcached.workers import birth, doors, sandbox, template
 
 MAX_WORKERS = 256
 ASKING_S = 5.0
@@ -197,6 +197,7 @@ def main(control: int | None, reads: Sequence[Path], scratch: Path, idle_s: floa
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     for stale in scratch.glob(f"{_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)
+    sandbox.name("zhcache-spawner")
     template.prepare(scratch)
     door = doors.Control(control) if control is not None else doors.Listener.inherited()
     # A collection in a worker would touch, and so copy, every page of what it inherits.

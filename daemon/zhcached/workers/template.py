@@ -14,6 +14,8 @@ from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
 
 _ROLES = ("zhcached.workers.fill", "zhcached.workers.resident")
+# Their modules bring what nearly every family uses; another family imports its own, once a worker.
+_USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 _ENVIRONMENT = {
     # Torch asks NVML then, instead of starting CUDA at import, which no fork survives.
     # Source: torch.cuda.is_available; facts of a fork measured on a GPU.
@@ -50,6 +52,7 @@ def fill_up() -> None:
     try:
         for role in _ROLES:
             importlib.import_module(role)
+        _add_the_usual()
     except Exception as error:
         # Foreign code runs at import and raises what it likes.
         raise ZhcacheError(
@@ -58,6 +61,17 @@ def fill_up() -> None:
             prefix=sys.prefix,
             reason=f"{type(error).__name__}: {error}"[:500],
         ) from error
+
+
+def _add_the_usual() -> None:
+    diffusers = importlib.import_module("diffusers")
+    transformers = importlib.import_module("transformers")
+    for name in _USUAL:
+        # Made at the first look; a version that has no such pipeline has nothing to import.
+        getattr(diffusers, name, None)
+    # A worker's bars are drawn for nobody; it tells its progress in frames.
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
 
 
 def hindrance() -> str:
