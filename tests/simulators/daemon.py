@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from simulators.resident import Worker
 from zhcache.errors import Busy, NotFound, ZhcacheError
 from zhcache.protocol import messages as m
 from zhcache.protocol import residency
@@ -39,6 +40,7 @@ class DaemonSimulator:
 
     Attributes:
         snapshots: What is held, by repository.
+        worker: Holds any pipeline that is asked for and held.
         warm: What was asked to be kept warm and what came of it, by repository.
         error: Raised by the next calls instead of an answer, while set.
         requests: Method and path of each call, in order.
@@ -69,6 +71,7 @@ class DaemonSimulator:
         self.imports: list[tuple[m.ImportRequest, list[bytes]]] = []
         self.protocol_range = (protocol.PROTOCOL_MIN, protocol.PROTOCOL)
         self.verify = m.VerifyResult(checked=3, bytes=300)
+        self.worker = Worker()
         self.warm: dict[str, tuple[residency.WarmRequest, m.WarmResult]] = {}
         self.stopped = threading.Event()
         self._streams: set[socket.socket] = set()
@@ -86,6 +89,7 @@ class DaemonSimulator:
 
     def __exit__(self, *_: object) -> None:
         self.go_on.set()
+        self.worker.go_on.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -520,7 +524,13 @@ class _Handover(BaseRequestHandler):
     def handle(self) -> None:
         sim, line = self.server.simulator, self.request
         (length,) = struct.unpack(">I", line.recv(4, socket.MSG_WAITALL))
-        request = msgspec.json.decode(line.recv(length, socket.MSG_WAITALL), type=m.ImportRequest)
+        head = line.recv(length, socket.MSG_WAITALL)
+        if msgspec.json.decode(head)["op"] == "resident":
+            asked = msgspec.json.decode(head, type=residency.ResidentRequest)
+            held = sim.snapshots.get(asked.repo)
+            sim.worker.serve(line, asked, held.commit if held else None)
+            return
+        request = msgspec.json.decode(head, type=m.ImportRequest)
         contents: list[bytes] = []
         while len(contents) < len(request.files):
             size = struct.calcsize("i")

@@ -29,7 +29,7 @@ class Steps:
     def __init__(self, images: int, *, is_quiet: bool = False) -> None:
         self._images = images
         self._image = 0
-        self._is_shown = sys.stderr.isatty() and not is_quiet
+        self._is_shown = _is_terminal() and not is_quiet
 
     def __enter__(self) -> Steps:
         return self
@@ -78,4 +78,8 @@ class Steps:
 
     def _write(self, text: str) -> None:
         if self._is_shown:
-            click.echo(f"{_CLEAR}{text}", nl=False, err=True)
+            click.echo(f"{_CLEAR}{text}", nl=False, err=True, color=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
