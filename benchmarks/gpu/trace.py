@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,19 +17,14 @@ class Run:
     """One call: what each leaf module returned, in order, and the kernels' names.
 
     Attributes:
-        outputs: (module, digest of what went in, digest of what came out, largest value).
+        outputs: (module, digest of what went in, digest of what came out).
         kernels: Names, without those that only move memory.
         places: Of each module, where its weight lies modulo 512.
     """
 
-    outputs: list[tuple[str, str, str, float]] = field(default_factory=list)
+    outputs: list[tuple[str, str, str]] = field(default_factory=list)
     kernels: set[str] = field(default_factory=set)
     places: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls) -> Run:
-        """Returns a run in which nothing happened."""
-        return cls()
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,6 @@ class Difference:
     reason: str
     only_first: tuple[str, ...] = ()
     only_second: tuple[str, ...] = ()
-
-    @classmethod
-    def unexplained(cls) -> Difference:
-        """Returns a difference of results for which no module is to blame."""
-        return cls("", "every module gave the same in the traced call, yet the images differ")
 
     def __str__(self) -> str:
         kernels = "".join(
@@ -87,8 +78,8 @@ def run(pipeline: Any, options: Any) -> Run:
     return seen
 
 
-def compare(first: Run, second: Run) -> Difference | None:
-    """Returns where ``second`` parts from ``first``; None where it does not."""
+def compare(first: Run, second: Run) -> Difference:
+    """Returns where ``second`` parts from ``first``, whose images differ."""
     kernels = (
         tuple(sorted(first.kernels - second.kernels)),
         tuple(sorted(second.kernels - first.kernels)),
@@ -103,7 +94,7 @@ def compare(first: Run, second: Run) -> Difference | None:
             place = f"its weight lies at {first.places.get(name)} and {second.places.get(name)}"
             inputs = "the same input" if one[1] == other[1] else "another input already"
             return Difference(name, f"{inputs}, another output; modulo 512 {place}", *kernels)
-    return None
+    return Difference("", "every module gave the same in the traced call", *kernels)
 
 
 def _noting(seen: Run, name: str) -> Any:
@@ -111,23 +102,17 @@ def _noting(seen: Run, name: str) -> Any:
         if len(seen.outputs) < MODULES_MAX:
             before = "".join(_digest(one) for one in inputs)
             first = output[0] if isinstance(output, tuple) else output
-            seen.outputs.append((name, before, _digest(first), _largest(first)))
+            seen.outputs.append((name, before, _digest(first)))
 
     return note
 
 
 def _digest(value: Any) -> str:
-    """Returns a digest of a tensor's bits; equal tensors on two devices have the same."""
+    """Returns a digest of a tensor's bits."""
     if not isinstance(value, torch.Tensor) or not value.numel():
         return "-"
-    words = value.detach().contiguous().view(torch.uint8).to(torch.int64).flatten()
-    weights = torch.arange(1, words.numel() + 1, device=words.device) * 2 + 1
-    return f"{int((words * weights).sum()) % 2**64:x}"
-
-
-def _largest(value: Any) -> float:
-    is_number = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()
-    return float(value.detach().abs().max()) if is_number else 0.0
+    raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.blake2b(raw.numpy(), digest_size=8).hexdigest()
 
 
 class _profiled:  # noqa: N801 - reads as a phrase

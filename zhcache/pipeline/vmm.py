@@ -4,8 +4,8 @@ The driver alone, no torch. A descriptor keeps its memory allocated whether or n
 lives, and is the whole permission to it: PROT_READ below keeps an honest process from writing by
 mistake, and stops nobody who maps the same descriptor again for himself.
 
-Source: CUDA Driver API, "Virtual Memory Management"; what the driver does where its manual is
-silent was measured and stands in docs/decisions/0016-alignment-and-parity.md.
+Source: CUDA Driver API, "Virtual Memory Management"; what its manual leaves open is asked of each
+driver by tests/gpu.
 """
 
 from __future__ import annotations
