@@ -118,6 +118,41 @@ def test_worker_at_work_is_waited_for_and_who_has_it_is_named(make, tmp_path):
     assert waits.do().fields["nth"] == 1
 
 
+def test_call_that_takes_longer_than_keep_alive_is_not_ended_for_others(make, tmp_path):
+    gate, clock = tmp_path / "gate", Clock()
+    house = make(clock, workers=1, keep_alive=10)
+    busy = house.client("lab/one")
+    number = busy.call(do="wait", gate=str(gate), steps=1, wants_steps=True)
+    busy.until(residency.Step)
+    clock.now = 1000
+    waits = house.client("lab/two")
+    waits.until(residency.Progress)
+    house.residents.make_room("cpu", 2**40)
+    gate.touch()
+    assert isinstance(busy.end_of(number), residency.Returned)
+
+
+def test_client_who_comes_while_the_worker_is_being_ended_gets_another(make):
+    house = make()
+    used_and_left(house, "lab/one")
+    worker = house.launcher.started[0]
+    wait, may_end, is_ending = worker.wait, threading.Event(), threading.Event()
+
+    def slow(timeout_s):
+        is_ending.set()
+        assert may_end.wait(WAIT_S)
+        return wait(timeout_s)
+
+    worker.wait = slow
+    house.residents.make_room("cpu", 1)
+    assert is_ending.wait(WAIT_S)
+    client = house.client("lab/one")
+    number = client.call()
+    client.until(residency.Queued)
+    may_end.set()
+    assert client.end_of(number).fields["nth"] == 1
+
+
 def test_client_that_hangs_up_while_it_waits_for_room_leaves_nothing(make):
     house = make(workers=1)
     house.client("lab/one").do()
