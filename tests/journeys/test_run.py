@@ -1,0 +1,89 @@
+"""Images from the shell, and a pipeline that stays warm for them, by the real daemon and worker."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from harness.daemon import DEADLINE_S, source, until
+
+pytestmark = [pytest.mark.journey, pytest.mark.slow]
+
+STOCK = """
+import sys, torch, diffusers
+pipe = diffusers.DiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32)
+seed = torch.Generator("cpu").manual_seed(7)
+pipe("a red house", num_inference_steps=2, generator=seed).images[0].save(sys.argv[2])
+"""
+
+OPEN = """
+import sys
+from zhcache.pipeline.resident import open_resident
+with open_resident("org/pipe", device="cpu") as pipe:
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def config(hub, pipeline_dir):
+    files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
+    hub.add("org/pipe", files)
+    return source(hub)
+
+
+def rows(daemon):
+    return daemon.json("ps")["resident"]
+
+
+def test_run_fetches_and_makes_the_image_that_stock_makes(
+    config, make_daemon, pipeline_dir, tmp_path
+):
+    daemon = make_daemon(config).start()
+    stock = tmp_path / "stock.png"
+    making = subprocess.Popen(
+        [sys.executable, "-c", STOCK, str(pipeline_dir), str(stock)], stderr=subprocess.PIPE
+    )
+    ran = daemon.json(
+        "run", "org/pipe", "a red house", "--seed", "7", "--steps", "2", "--device", "cpu",
+        "--output", str(tmp_path / "ours.png"),
+    )  # fmt: skip
+    assert making.wait(120) == 0, making.stderr.read()
+    making.stderr.close()
+    with Image.open(tmp_path / "ours.png") as ours, Image.open(stock) as theirs:
+        assert ours.tobytes() == theirs.tobytes()
+    assert ran["images"][0]["seed"] == 7
+    (row,) = rows(daemon)
+    assert (row["mode"], row["device"], row["leases"]) == ("resident", "cpu", 0)
+
+
+def test_warm_resident_is_listed_is_in_use_and_stops(config, make_daemon):
+    daemon = make_daemon(config).start()
+    result = daemon.json("warm", "org/pipe", "--resident", "--device", "cpu", "--for", "forever")
+    assert (result["mode"], result["device"], result["expires"]) == ("resident", "cpu", None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPEN], env=daemon.environ, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "open\n"
+    (row,) = rows(daemon)
+    assert (row["mode"], row["leases"], row["uid"]) == ("resident", 1, os.getuid())
+    assert daemon.json("stop", "org/pipe", code=75)["error"]["code"] == "busy"
+    process.communicate("\n", timeout=DEADLINE_S)
+    until(lambda: not rows(daemon)[0]["leases"], "the lease ends")
+    assert daemon.json("stop", "org/pipe")["devices"] == ["cpu"]
+    until(lambda: not rows(daemon), "the worker ends")
+
+
+def test_warm_in_arenas_is_listed_and_stops(config, make_daemon):
+    daemon = make_daemon(config + '[residency]\nhost = "arenas"\n').start()
+    result = daemon.json("warm", "org/pipe", "--device", "cpu", "--for", "1h")
+    assert result["bytes"] == result["bytes_resident"] > 0
+    (row,) = rows(daemon)
+    assert (row["device"], row["leases"], row["bytes"]) == ("cpu", 0, result["bytes"])
+    assert row["expires"] == pytest.approx(result["expires"], abs=5)
+    stopped = daemon.json("stop", "org/pipe")
+    assert (stopped["bytes"], stopped["devices"]) == (result["bytes"], ["cpu"])
+    assert rows(daemon) == []
