@@ -82,6 +82,10 @@ def test_remote_worker_is_killed_with_the_daemons_connection(manager):
     worker.line.close()
 
 
+def test_remote_says_what_its_environment_has(manager):
+    assert launch.Remote(manager.path).abilities().parts["torch"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_another_user_gets_no_worker(manager):
     manager.path.chmod(0o666)

@@ -259,7 +259,7 @@ class Launch(Event):
     daemon's code: what daemon and worker say to each other is no protocol with a past.
     """
 
-    kind: Literal["fill", "resident"]
+    kind: Literal["fill", "resident", "check"]
     name: str
     build: str
 
@@ -274,6 +274,16 @@ class Ended(Event):
     """The spawner's last word on a worker: how it ended, to follow "it"."""
 
     how: str
+
+
+class Abilities(Event):
+    """A ``check`` worker's only word: what workers have there, and what they are not kept from.
+
+    ``parts`` are the versions of what is installed, None where it is not.
+    """
+
+    parts: dict[str, str | None]
+    lacking: list[str]
 
 
 FromSpawner = Launched | Ended | Failed

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import Check, Checks
 from zhcached.api.route import Call, Route
 from zhcached.api.services import Services
@@ -22,6 +23,7 @@ _SQLITE_SOUND = (3, 51, 3)
 _MIN_FILES = 4096
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 _RESOLVE_S = 3.0
+_WORKERS_NEED = ("torch", "diffusers", "transformers")
 
 
 async def show(call: Call) -> Checks:
@@ -35,6 +37,7 @@ def _checks(services: Services) -> Iterator[Check]:
     yield _index()
     yield from _damage(services)
     yield _descriptors()
+    yield from _workers(services)
     yield from _sources(services)
     yield from _tokens(services)
     yield from _names(services)
@@ -97,6 +100,32 @@ def _descriptors() -> Check:
             fix="raise LimitNOFILE in the unit, or ulimit -n in the shell that starts it",
         )
     return Check(name="open files", status="ok", detail=f"the limit is {soft}")
+
+
+def _workers(services: Services) -> Iterator[Check]:
+    try:
+        found = services.launcher.abilities()
+    except ZhcacheError as error:
+        yield Check(name="workers", status="bad", detail=error.message, fix=error.hint)
+        return
+    absent = [name for name in _WORKERS_NEED if found.parts.get(name) is None]
+    if absent:
+        yield Check(
+            name="workers",
+            status="ok",
+            detail=f"{', '.join(absent)} not found: no weights in VRAM and no resident pipelines, "
+            "until pip install 'zhcache[daemon,torch]' in the daemon's environment",
+        )
+        return
+    versions = [f"{name} {version}" for name, version in found.parts.items() if version]
+    yield Check(name="workers", status="ok", detail=", ".join(versions))
+    if found.lacking:
+        yield Check(
+            name="workers' sandbox",
+            status="warn",
+            detail=f"they are not kept from {'; '.join(found.lacking)}",
+            fix="use a kernel with Landlock and seccomp, and leave ZHCACHE_WORKER_SANDBOX unset",
+        )
 
 
 def _sources(services: Services) -> Iterator[Check]:

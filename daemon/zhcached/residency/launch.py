@@ -17,9 +17,10 @@ from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_error
-from zhcache.protocol.residency import Failed, FromSpawner, Launch, Launched
+from zhcache.protocol.residency import Abilities, Failed, FromSpawner, Launch, Launched
+from zhcached.residency import abilities
 from zhcached.residency.hired import Hired
-from zhcached.residency.template import Template
+from zhcached.residency.template import Template, environment
 
 Kind = Literal["fill", "resident"]
 
@@ -62,6 +63,14 @@ class Launcher(Protocol):
         """
         ...
 
+    def abilities(self) -> Abilities:
+        """Returns what workers find where they run; imports no torch on purpose.
+
+        Raises:
+            ZhcacheError: Nobody there can be asked.
+        """
+        ...
+
     def close(self) -> None:
         """Ends what was started for launching, and all workers with it."""
         ...
@@ -101,6 +110,11 @@ class Direct:
             reason=self._template.last_words(),
         )
 
+    def abilities(self) -> Abilities:
+        """As ``Launcher.abilities``."""
+        command = [*abilities.program(), "check", "--parent", str(os.getpid())]
+        return abilities.of_program(command, environment(os.environ))
+
     def close(self) -> None:
         """As ``Launcher.close``."""
         self._template.close()
@@ -118,14 +132,26 @@ class Remote:
 
     def launch(self, kind: Kind, name: str) -> Worker:
         """As ``Launcher.launch``."""
+        return self._hire(kind, name)
+
+    def abilities(self) -> Abilities:
+        """As ``Launcher.abilities``; a service that has ended imports torch first, to answer."""
+        worker = self._hire("check", "doctor")
+        try:
+            return abilities.of_line(worker.line)
+        finally:
+            worker.kill()
+            worker.line.close()
+
+    def close(self) -> None:
+        """As ``Launcher.close``; the service is not ours to end."""
+
+    def _hire(self, kind: Kind | Literal["check"], name: str) -> Hired:
         for _ in range(ATTEMPTS):
             # One that ends, idle, lets its last callers go; the service manager starts the next.
             if (worker := _hire(self._connect(), kind, name)) is not None:
                 return worker
         return self._refuse("it closes the connection and says nothing")
-
-    def close(self) -> None:
-        """As ``Launcher.close``; the service is not ours to end."""
 
     def _connect(self) -> socket.socket:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -146,7 +172,7 @@ class Remote:
         )
 
 
-def _hire(channel: socket.socket, kind: Kind, name: str) -> Hired | None:
+def _hire(channel: socket.socket, kind: Kind | Literal["check"], name: str) -> Hired | None:
     """Asks for a worker on a fresh connection; None if nobody answered there.
 
     Raises:

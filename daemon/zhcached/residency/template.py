@@ -20,6 +20,7 @@ import structlog
 
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
+from zhcached.residency import abilities
 from zhcached.residency.words import Words
 
 NEEDS = ("torch", "diffusers", "transformers")
@@ -142,7 +143,7 @@ class Template:
         ).start()
 
     def _command(self, control: int) -> list[str]:
-        command = [sys.executable, "-P", "-m", "zhcached.workers", "spawner"]
+        command = [*abilities.program(), "spawner"]
         command += ["--control", str(control), "--idle", str(self._idle_s)]
         command += ["--scratch", str(self._home / "scratch")]
         for part in ("hub", "blobs"):

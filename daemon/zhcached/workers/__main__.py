@@ -17,10 +17,6 @@ def main(arguments: list[str] | None = None) -> int:
         from zhcached.workers import spawner
 
         return spawner.main(options.control, options.read, options.scratch, options.idle)
-    if options.role == "check":
-        from zhcached.workers import check
-
-        return check.main()
     from zhcached.workers import life
 
     return life.live(options.role, options.line, options.scratch, options.read, options.parent)

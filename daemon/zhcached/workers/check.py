@@ -1,22 +1,18 @@
-"""What workers would find here: told to ``doctor`` without importing any of it."""
+"""What workers find in their environment: for ``doctor``, without importing any of it."""
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from zhcached.workers import landlock, seccomp
+from zhcache.protocol.residency import Abilities
 
 _PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "cuda-bindings")
 
 
-def main() -> int:
-    """Prints the versions and what the kernel can keep workers from, as one JSON object."""
-    found = {"parts": {name: _version(name) for name in _PARTS}}
-    able = {"landlock": landlock.version(), "seccomp": seccomp.is_known()}
-    sys.stdout.write(json.dumps({**found, **able}) + "\n")
-    return 0
+def abilities(lacking: Sequence[str]) -> Abilities:
+    """Returns the versions that are installed, and ``lacking`` as the sandbox told it."""
+    return Abilities(parts={name: _version(name) for name in _PARTS}, lacking=list(lacking))
 
 
 def _version(name: str) -> str | None:

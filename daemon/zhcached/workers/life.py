@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Fill, Load
-from zhcached.workers import sandbox
+from zhcached.workers import check, sandbox
 
 FAILED = 1
 LINE_CLOSED = 0
@@ -20,7 +20,7 @@ def live(kind: str, line_fd: int, scratch: Path, reads: Sequence[Path], parent: 
     """Does the worker's work in this process; returns its exit code.
 
     Args:
-        kind: ``fill`` or ``resident``.
+        kind: ``fill``, ``resident`` or ``check``.
         line_fd: The line to the front, which is closed at the end.
         scratch: A folder of its own.
         reads: What may be read besides programs.
@@ -32,7 +32,10 @@ def live(kind: str, line_fd: int, scratch: Path, reads: Sequence[Path], parent: 
     if lacking:
         sys.stderr.write(f"this worker is not kept from: {'; '.join(lacking)}\n")
     with socket.socket(fileno=line_fd) as line, contextlib.suppress(EOFError):
-        _work(kind, line)
+        if kind == "check":
+            frames.send(line, check.abilities(lacking))
+        else:
+            _work(kind, line)
     return LINE_CLOSED
 
 
