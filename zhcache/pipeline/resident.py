@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from zhcache.pipeline.conversation import Conversation
 from zhcache.pipeline.encode import Encoder
 from zhcache.pipeline.session import Session
 from zhcache.pipeline.standin import ResidentPipeline
+from zhcache.pipeline.waiting import shown
 from zhcache.protocol.residency import Progress, ResidentRequest
 
 
@@ -28,7 +30,7 @@ def open_resident(
     attention: str | None = None,
     compile: bool = False,
     options: Mapping[str, Any] | None = None,
-    on_progress: Callable[[Progress], object] = lambda _: None,
+    on_progress: Callable[[Progress], object] | None = None,
     unaided: bool = False,
 ) -> ResidentPipeline:
     """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
@@ -43,7 +45,7 @@ def open_resident(
         attention: A backend of diffusers' ``set_attention_backend``.
         compile: Whether the repeated blocks are compiled.
         options: Further arguments of ``from_pretrained``. ``scheduler`` holds for all calls.
-        on_progress: Told what is waited for while the worker starts.
+        on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
 
     Raises:
@@ -78,10 +80,12 @@ def open_resident(
     # Refused here rather than at the first call.
     Encoder().encode(scheduler, "scheduler")
     until = None if timeout is None else time.monotonic() + timeout
-    if unaided:
-        first = Conversation(paths.socket_path(), request, on_progress=on_progress, until=until)
-    else:
-        first = _opened(request, until, on_progress)
+    with shown(sys.stderr) as show:
+        tell = on_progress or show
+        if unaided:
+            first = Conversation(paths.socket_path(), request, on_progress=tell, until=until)
+        else:
+            first = _opened(request, until, tell)
     return ResidentPipeline(Session(paths.socket_path(), request, first), scheduler=scheduler)
 
 
@@ -107,8 +111,6 @@ def _opened(
 
 
 def _fetched(request: ResidentRequest, until: float | None) -> ResidentRequest:
-    import sys
-
     from zhcache.client import Client
     from zhcache.progress import display
 

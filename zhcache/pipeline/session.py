@@ -26,7 +26,9 @@ class Session:
     def __init__(self, socket: Path, request: ResidentRequest, first: Conversation) -> None:
         self._socket = socket
         # By commit: the branch may move on, and every call is to meet the same weights.
-        self._request = msgspec.structs.replace(request, revision=first.opened.commit)
+        self._request = msgspec.structs.replace(
+            request, repo=first.opened.repo, revision=first.opened.commit
+        )
         self._conversation = first
         self._numbers = 0
         self._is_over = False

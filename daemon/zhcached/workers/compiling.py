@@ -1,4 +1,4 @@
-"""Attention backends, compiled blocks, and what was compiled, for the next worker of its kind.
+"""Attention backends that a worker may use, and what it compiled, for the next one of its kind.
 
 Artifacts are code to whoever loads them. They come from a worker, are kept by the front and go to
 a worker; no client ever gives or gets them.
@@ -17,6 +17,7 @@ import diffusers
 import torch
 
 from zhcache.errors import UsageError
+from zhcache.pipeline import tuning
 
 _LENGTH = struct.Struct(">Q")
 
@@ -25,7 +26,8 @@ def attend(pipeline: Any, backend: str) -> None:
     """Has a pipeline's models compute attention by ``backend``.
 
     Raises:
-        UsageError: There is none of that name, or the pipeline's models do not let one choose.
+        UsageError: There is none of that name, the pipeline's models do not let one choose, or it
+            would be downloaded.
     """
     if backend.lower().endswith("_hub"):
         raise UsageError(
@@ -33,36 +35,7 @@ def attend(pipeline: Any, backend: str) -> None:
             hint="take one that is installed with diffusers, such as native",
             name=backend,
         )
-    for model in _models(pipeline, "set_attention_backend"):
-        try:
-            model.set_attention_backend(backend)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise UsageError(
-                "attention backend {name}: {reason}", name=backend, reason=error
-            ) from error
-    if not any(_uses_backends(model) for model in _models(pipeline, "modules")):
-        raise UsageError(
-            "the models of {kind} do not let an attention backend be chosen",
-            hint="leave attention= out: torch's own is used",
-            kind=type(pipeline).__name__,
-        )
-
-
-def compile_blocks(pipeline: Any) -> None:
-    """Has the repeated blocks of a pipeline's models compiled at their first use.
-
-    Raises:
-        UsageError: No model says which blocks repeat.
-    """
-    models = [m for m in _models(pipeline, "compile_repeated_blocks") if _repeats(m)]
-    if not models:
-        raise UsageError(
-            "no model of {kind} says which of its blocks repeat, so nothing can be compiled",
-            hint="leave compile= out",
-            kind=type(pipeline).__name__,
-        )
-    for model in models:
-        model.compile_repeated_blocks()
+    tuning.attend(pipeline, backend)
 
 
 class Compiled:
@@ -113,24 +86,6 @@ def key(device: torch.device) -> str:
     )
     said = "\n".join([torch.__version__, diffusers.__version__, sys.version, where])
     return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _models(pipeline: Any, method: str) -> list[Any]:
-    return [
-        part
-        for part in pipeline.components.values()
-        if isinstance(part, torch.nn.Module) and hasattr(part, method)
-    ]
-
-
-def _uses_backends(model: Any) -> bool:
-    processors = (getattr(module, "processor", None) for module in model.modules())
-    return any(hasattr(processor, "_attention_backend") for processor in processors)
-
-
-def _repeats(model: Any) -> bool:
-    names = getattr(model, "_repeated_blocks", None) or ()
-    return any(type(module).__name__ in names for module in model.modules())
 
 
 def _names(info: Any) -> set[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zhcache.completeness import gaps
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, UsageError
+from zhcache.pipeline import reading
 from zhcache.pipeline.decode import Decoder
-from zhcache.pipeline.published import published
 from zhcache.pipeline.quick import paused_collector
-from zhcache.protocol.residency import Load
-from zhcached.workers.compiling import Compiled, attend, compile_blocks
+from zhcache.pipeline.tuning import compile_blocks
+from zhcache.protocol.residency import Arena, Load
+from zhcached.workers.compiling import Compiled, attend
 from zhcached.workers.schedulers import Schedulers
 from zhcached.workers.weights import Weights
 
@@ -106,23 +108,28 @@ def _read(
     device: torch.device,
     note: Callable[[str], None],
 ) -> Any:
-    shared: dict[str, Any] = {}
-    if request.arenas:
-        from zhcache.pipeline import attach
+    if not request.arenas:
+        note("reading the pipeline")
+        pipeline = reading.over_files(folder, options)
+        if device.type != "cpu":
+            note(f"moving it to {device}")
+            pipeline.to(device)
+        return pipeline
+    note("attaching the weights")
+    came = {
+        arena.table.component: (arena, fd) for arena, fd in zip(request.arenas, fds, strict=False)
+    }
 
-        note("attaching the weights")
-        arenas = zip(request.arenas, fds, strict=False)
-        wanted = [one for one in arenas if one[0].table.component not in options]
-        shared = attach.components(folder, wanted)
-    note("reading the pipeline")
-    pipeline: Any = DiffusionPipeline.from_pretrained(
-        str(folder), **_how(folder), **shared, **options
-    )
-    if device.type != "cpu":
-        note(f"moving it to {device}")
-        # What lies in an arena is there already, and is left where it is.
-        pipeline.to(device)
-    return pipeline
+    def hand(_: str, wanted: list[str], damaged: list[str]) -> list[tuple[Arena, int]]:
+        if damaged or not came.keys() >= set(wanted):
+            raise IntegrityError(
+                "the weights in the arenas {keys} are not what the front promised",
+                hint="`zhcache stop` lets them go, and the next call fills them anew",
+                keys=", ".join(damaged or wanted),
+            )
+        return [(came[name][0], os.dup(came[name][1])) for name in wanted]
+
+    return reading.over_arenas(folder, device, options, hand)
 
 
 def device_of(name: str) -> torch.device:
@@ -158,21 +165,6 @@ def pipeline_class(name: object) -> type:
         version=diffusers.__version__,
         name=repr(name)[:80],
     )
-
-
-def _how(folder: Path) -> dict[str, Any]:
-    form = published(folder)
-    by_component = {name: getattr(torch, dtype) for name, dtype in form.dtypes.items()}
-    # torch_dtype became dtype in 0.40; an unknown option would only be warned about.
-    newer = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 40)
-    return {
-        "use_safetensors": True,
-        "local_files_only": True,
-        "variant": form.variant,
-        "dtype" if newer else "torch_dtype": {
-            **by_component, "default": getattr(torch, form.default),
-        },
-    }  # fmt: skip
 
 
 def _options(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def test_every_call_has_a_scheduler_of_its_own(stock):
     first.set_timesteps(7)
     kept.renew(stock, None)
     assert stock.scheduler is not first and stock.scheduler is not loaded
-    assert stock.scheduler.num_inference_steps is None
+    assert stock.scheduler.num_inference_steps == loaded.num_inference_steps != 7
     kept.renew(stock, "EulerDiscreteScheduler")
     assert type(stock.scheduler).__name__ == "EulerDiscreteScheduler"
     kept.renew(stock, None)
@@ -316,3 +316,48 @@ print(dict(counters["inductor"]))
     os.close(kept)
     assert "fxgraph_cache_hit" not in hits[0]
     assert "fxgraph_cache_hit" in hits[1] and "fxgraph_cache_miss" not in hits[1]
+
+
+def test_weights_in_arenas_give_what_files_give(pipeline_dir, stock):
+    """As on a GPU: a fill worker's memory, attached by the resident one."""
+    from zhcached.workers import fill
+
+    ours, theirs = socket.socketpair()
+    wanted = ["text_encoder", "unet", "vae"]
+    request = r.Fill(folder=str(pipeline_dir), components=wanted, device="cpu")
+    with ours, theirs:
+        filling = threading.Thread(target=fill.run, args=(theirs, request), daemon=True)
+        filling.start()
+        arenas, fds = [], []
+        while len(arenas) < len(wanted):
+            event, beside = frames.receive(ours, r.FromFillWorker)
+            assert not isinstance(event, r.Failed), event
+            if isinstance(event, r.Filled):
+                arenas.append(
+                    r.Arena(
+                        key=event.table.component, device="cpu", bytes=event.bytes,
+                        table=event.table, checksum=event.checksum,
+                    )
+                )  # fmt: skip
+                fds += beside
+        filling.join(30)
+    ours, theirs = socket.socketpair()
+    load = r.Load(folder=str(pipeline_dir), device="cpu", arenas=arenas)
+    thread = threading.Thread(target=resident.run, args=(theirs, load, fds), daemon=True)
+    thread.start()
+    frames.send(ours, r.Call(id=1, arguments={"prompt": "x", "num_inference_steps": 2}, seed=3))
+    while True:
+        event, beside = frames.receive(ours, r.FromResidentWorker)
+        assert not isinstance(event, r.Failed), event
+        if isinstance(event, r.Returned):
+            break
+    mine = Decoder(beside).decode(event.fields["images"])[0]
+    frames.close_all(beside)
+    seed = torch.Generator("cpu").manual_seed(3)
+    assert mine.tobytes() == stock("x", num_inference_steps=2, generator=seed).images[0].tobytes()
+    ours.close()
+    thread.join(30)
+    theirs.close()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
