@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from zhcache.protocol import residency
+from harness.standin import sealed
+from zhcache.protocol import frames, residency
 
 
 def behave(house, uid, seed, errors):
@@ -17,7 +18,9 @@ def behave(house, uid, seed, errors):
             client = house.client(repo, uid=uid)
             for _ in range(dice.randrange(6)):
                 do = dice.choice(["echo", "echo", "image", "fail", "crash", "wait", "unsealed"])
-                number = client.call(do=do, steps=dice.randrange(3), wants_steps=True)
+                fds = [sealed(b"mask")] if dice.random() < 0.5 else []
+                number = client.call(fds, do=do, steps=dice.randrange(3), wants_steps=True)
+                frames.close_all(fds)
                 if do == "wait" or dice.random() < 0.3:
                     client.cancel(number)
                 if dice.random() < 0.7:

@@ -1,0 +1,84 @@
+import os
+import socket
+
+import pytest
+
+from harness.standin import sealed
+from zhcache.protocol import frames, residency
+from zhcached.api.outbox import MAX_NEWS, Outbox
+
+
+@pytest.fixture
+def line():
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    theirs.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def returned(number, size=0):
+    fields = {"text": "x" * size}
+    return residency.Returned(id=number, class_name="x", fields=fields, seconds=0)
+
+
+def received(theirs):
+    events = []
+    while True:
+        try:
+            event, fds = frames.receive(theirs, residency.ToClient)
+        except EOFError:
+            return events
+        frames.close_all(fds)
+        events.append(event)
+
+
+def open_memfds():
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum("memfd:standin" in os.readlink(link) for link in links if os.path.lexists(link))
+
+
+def test_events_come_in_order_and_the_channel_ends_after_the_last(line):
+    ours, theirs = line
+    with Outbox(ours) as outbox:
+        for number in range(1, 4):
+            outbox.tell(returned(number), is_last=number == 3)
+        outbox.tell(returned(4))
+        assert [event.id for event in received(theirs)] == [1, 2, 3]
+
+
+def test_descriptors_are_closed_whatever_becomes_of_their_event(line):
+    ours, theirs = line
+    with Outbox(ours) as outbox:
+        outbox.tell(returned(1), [sealed(b"sent")])
+        outbox.tell(returned(2, size=10**6), [sealed(b"stuck")])
+        outbox.tell(returned(3), [sealed(b"waits")])
+        theirs.close()
+    outbox.tell(returned(4), [sealed(b"late")])
+    assert open_memfds() == 0
+
+
+def test_old_progress_gives_way_to_results(line):
+    ours, theirs = line
+    with Outbox(ours) as outbox:
+        outbox.tell(returned(1, size=10**6))
+        for step in range(3 * MAX_NEWS):
+            outbox.tell(residency.Step(id=2, step=step, total=9, timestep=0.0))
+        outbox.tell(returned(2), is_last=True)
+        events = received(theirs)
+    steps = [event.step for event in events if isinstance(event, residency.Step)]
+    assert (len(steps) <= MAX_NEWS, steps[-1]) == (True, 3 * MAX_NEWS - 1)
+    assert [event.id for event in events if isinstance(event, residency.Returned)] == [1, 2]
+
+
+def test_client_that_lets_results_gather_is_let_go(line):
+    ours, theirs = line
+    with Outbox(ours) as outbox:
+        outbox.tell(returned(1, size=10**6))
+        for number in range(2, MAX_NEWS + 4):
+            outbox.tell(returned(number), [sealed(b"pixels")] if number > MAX_NEWS else [])
+        # The first is on its way in pieces and ends in mid-frame.
+        with pytest.raises(frames.FrameError):
+            received(theirs)
+    assert open_memfds() == 0
