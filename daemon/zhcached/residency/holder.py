@@ -51,7 +51,9 @@ def main(line: socket.socket) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        # A unit may forbid the call, and has then set the limit itself.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
     held: dict[str, Mapping] = {}
     while True:
         try:
