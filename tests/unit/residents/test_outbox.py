@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 
@@ -78,7 +79,8 @@ def test_client_that_lets_results_gather_is_let_go(line):
         outbox.tell(returned(1, size=10**6))
         for number in range(2, MAX_NEWS + 4):
             outbox.tell(returned(number), [sealed(b"pixels")] if number > MAX_NEWS else [])
-        # The first is on its way in pieces and ends in mid-frame.
-        with pytest.raises(frames.FrameError):
-            received(theirs)
-    assert open_memfds() == 0
+        events = []
+        # It ends between two frames, or inside the first where that was on its way.
+        with contextlib.suppress(frames.FrameError):
+            events = received(theirs)
+    assert (events, open_memfds()) == ([], 0)
