@@ -165,6 +165,6 @@ def put_pipeline(store, repo: str, commit: str, **components: bytes) -> None:
     publish(store, files_of(**components), repo=repo, commit=commit)
 
 
-def arenas_of(store, clock, launcher, devices=None, *, stall_s=20.0, **config) -> Arenas:
+def arenas_of(store, clock, launcher, devices=None, *, stall_s=300.0, **config) -> Arenas:
     limits = ResidencyConfig(**config)
     return Arenas(store, limits, clock, launcher, devices or Devices(), stall_s)

@@ -210,6 +210,20 @@ def test_what_others_of_the_daemon_have_is_no_room(desk):
     waiting.end()
 
 
+def test_others_of_the_daemon_are_asked_to_make_room(desk):
+    desk.renew(Devices(cpu=5000))
+    taken, asked = [2000], []
+
+    def make_room(device, need):
+        asked.append((device, need > 0))
+        taken[0] = 0
+
+    desk.arenas.elsewhere = lambda _: taken[0]
+    desk.arenas.make_room = make_room
+    desk.later().end()
+    assert asked == [("cpu", True)]
+
+
 def test_copies_are_the_callers_own_and_only_while_leased(desk):
     lease = desk.lease()
     found = desk.attach(lease)
