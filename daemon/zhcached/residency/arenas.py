@@ -54,6 +54,7 @@ class Arenas:
 
     Attributes:
         elsewhere: Returns what others of this daemon have on a device, in bytes.
+        make_room: Asks them to let so many bytes on a device go, as far as nobody uses them.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Arenas:
         stall_s: float = STALL_S,
     ) -> None:
         self.elsewhere: Callable[[str], int] = lambda _: 0
+        self.make_room: Callable[[str, int], None] = lambda _, __: None
         self._store = store
         self._config = config
         self._clock = clock
@@ -135,6 +137,9 @@ class Arenas:
         try:
             while True:
                 # Not under our lock: who answers has one of its own.
+                if wanted.lacking:
+                    self.make_room(wanted.device, wanted.lacking)
+                    wanted.lacking = 0
                 wanted.elsewhere = self.elsewhere(wanted.device)
                 with self._changed:
                     progress = self._supply.advance(wanted)

@@ -123,6 +123,7 @@ class Supply:
                 room=wanted.capacity,
             )
         if not isinstance(decided, Evict):
+            wanted.lacking = need
             who = "; ".join(decided.holders[:3]) or "others of this daemon"
             return Progress(note=f"waits for room on {device}: {who}", bytes_total=need)
         for key in decided.keys:

@@ -39,6 +39,7 @@ class Wanted:
         capacity: Bytes that the device may hold in all.
         components: What is asked for, by the key of its arena.
         elsewhere: Bytes that others of this daemon have on the device.
+        lacking: Bytes for which room is waited, 0 where it is not.
         joined: Fills that are waited for.
         pinned: Keys that the lease has only since this attach.
         mends: Keys that are filled anew because they were damaged.
@@ -52,6 +53,7 @@ class Wanted:
     capacity: int
     components: Mapping[str, Component]
     elsewhere: int = 0
+    lacking: int = 0
     joined: set[Filling] = field(default_factory=set)
     pinned: set[str] = field(default_factory=set)
     mends: set[str] = field(default_factory=set)
