@@ -23,8 +23,8 @@ sys.meta_path.insert(0, Refuse())
 """
 
 OPEN = """
-from zhcache.pipeline.resident import open_resident
-pipe = open_resident("org/pipe", device="cpu")
+import zhcache
+pipe = zhcache.load_pipeline("org/pipe", mode="resident", device="cpu")
 """
 
 DRAW = (
@@ -41,6 +41,7 @@ except UsageError as error:
     assert "numpy" in str(error), error
 else:
     raise AssertionError("an array without numpy")
+zhcache.release(pipe)
 """
 )
 
@@ -98,7 +99,7 @@ def test_snapshot_that_is_absent_is_fetched_first(daemon):
 
 
 def test_repository_that_nobody_has_is_not_found(daemon):
-    text = "import zhcache\n" + OPEN.replace("org/pipe", "org/none")
+    text = OPEN.replace("org/pipe", "org/none")
     _, errors = script(daemon, text).communicate(timeout=120)
     assert "NotFound" in errors.strip().splitlines()[-1]
 
