@@ -5,7 +5,6 @@ A value of theirs can only be there if somebody imported them already.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 from collections.abc import Callable
@@ -155,6 +154,9 @@ class Encoder:
 
 def raw_bytes(tensor: Any) -> bytes:
     """Returns the bytes of a torch tensor ``(...)`` of any dtype and device, in C order."""
+    # Imported here: clients without torch start sooner without it.
+    import ctypes
+
     # By address: numpy may be absent, and it has no bfloat16.
     plain = tensor.detach().cpu().contiguous()
     return ctypes.string_at(plain.data_ptr(), plain.nbytes) if plain.nbytes else b""
