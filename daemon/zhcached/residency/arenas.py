@@ -145,7 +145,8 @@ class Arenas:
                     progress = self._supply.advance(wanted)
                     if progress is None:
                         self._shelf.note()
-                        return [self._share(key) for key in wanted.components]
+                        found = [self._shelf[key] for key in wanted.components]
+                        return [(held.arena, held.fd) for held in found]
                     self._changed.wait(TICK_S)
                 now = self._clock.monotonic()
                 if progress != told[0] or now - told[1] >= HEARTBEAT_S:
@@ -173,10 +174,6 @@ class Arenas:
                     raise Cancelled("the lease {id} ended meanwhile", id=lease_id[:40])
                 fds.append(os.dup(self._shelf[key].fd))
         return fds
-
-    def _share(self, key: str) -> tuple[Arena, int]:
-        held = self._shelf[key]
-        return held.arena, held.fd
 
     # --- how long it stays -----------------------------------------------------------------------
 
@@ -241,11 +238,9 @@ class Arenas:
         """
         self._store.leases.prune_dead()
         with self._changed:
-            restored = {lease for held in self._shelf for lease in held.restored}
-        ended = [lease for lease in restored if self._store.leases.find(lease) is None]
-        with self._changed:
-            for lease in ended:
-                self._supply.released(lease)
+            for lease in {lease for held in self._shelf for lease in held.restored}:
+                if self._store.leases.find(lease) is None:
+                    self._supply.released(lease)
             if self._shelf.expire():
                 self._changed.notify_all()
 
