@@ -21,8 +21,8 @@ from zhcache.protocol.names import parse_repo
 from zhcached.api import residents as conversation
 from zhcached.api.peer import Peer
 from zhcached.config import ResidencyConfig
+from zhcached.residency.patience import Patience
 from zhcached.residency.residents import Residents
-from zhcached.residency.station import Patience
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 10.0
@@ -147,7 +147,9 @@ class Client:
         frames.send(self.line, residency.Cancel(id=number))
 
     def next(self):
-        return self.next_with_fds()[0]
+        event, fds = self.next_with_fds()
+        frames.close_all(fds)
+        return event
 
     def next_with_fds(self):
         return frames.receive(self.line, residency.ToClient)

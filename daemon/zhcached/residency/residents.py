@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import math
 import os
-import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import structlog
 
 from zhcache.errors import Busy, Cancelled, DaemonUnreachable, NotFound, ZhcacheError
 from zhcache.protocol import residency
-from zhcache.protocol.failure import to_error, to_info
-from zhcache.protocol.frames import close_all
+from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcached.clock import Clock
@@ -29,28 +26,23 @@ from zhcached.config import ResidencyConfig
 from zhcached.residency import kinds
 from zhcached.residency.calls import Allowance, Listener
 from zhcached.residency.devices import Devices
+from zhcached.residency.ear import Ear
+from zhcached.residency.guests import Guest
+from zhcached.residency.house import ArenaSource
 from zhcached.residency.kinds import Kind
 from zhcached.residency.launch import Launcher
+from zhcached.residency.patience import Patience
 from zhcached.residency.seats import Seat
-from zhcached.residency.station import Guest, Patience, Station
-from zhcached.residency.stations import Stations, users
-from zhcached.residency.tending import ArenaSource
+from zhcached.residency.station import Station
+from zhcached.residency.stations import Stations, line_of
+from zhcached.residency.stopped import Letting, holder_of, is_meant
 from zhcached.store.store import Store
 
 MAX_SEATS_PER_UID = 64
 PRUNE_S = 3600.0
 STOP_S = 10.0
-_LOOK_S = 0.5
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class Letting:
-    """What ``stop`` did: bytes freed on each device, and who has what stayed."""
-
-    freed: list[tuple[str, int]] = field(default_factory=list)
-    holders: list[str] = field(default_factory=list)
 
 
 class Residents:
@@ -139,7 +131,7 @@ class Residents:
                     limit=MAX_SEATS_PER_UID,
                 )
             station = self._stations.of(kind, guest.uid)
-            station.check_rested()
+            station.falls.check_rested()
             self._seats[guest.uid] += 1
             self._leases[kind.repo, kind.commit, guest.uid] += 1
             station.join(guest)
@@ -187,7 +179,7 @@ class Residents:
             Cancelled: ``cancelled`` was set.
             ZhcacheError: As ``open``, or what kept the worker from loading.
         """
-        ear = _Ear()
+        ear = Ear()
         seat = self.open(request, uid, os.getpid(), ear)
         try:
             while not ear.is_ready(on_progress):
@@ -198,7 +190,7 @@ class Residents:
         finally:
             seat.leave()
         with self._lock:
-            return self._line(seat.station)
+            return line_of(seat.station)
 
     def stop(
         self,
@@ -226,11 +218,11 @@ class Residents:
         done = Letting()
         ended: list[Station] = []
         with self._lock:
-            found = [s for s in self._stations.all() if _is_meant(s, repo, variant, device)]
+            found = [s for s in self._stations.all() if is_meant(s, repo, variant, device)]
             if not found:
                 raise NotFound("no resident pipeline of {repo} is here", repo=repo)
             for station in found:
-                holder = _holder(station, uid, may_all=may_all, force=force)
+                holder = holder_of(station, uid, may_all=may_all, force=force)
                 if holder is not None:
                     done.holders.append(holder)
                     continue
@@ -289,7 +281,7 @@ class Residents:
     def listing(self) -> list[Resident]:
         """Returns a line for each worker there is or that comes."""
         with self._lock:
-            return [self._line(station) for station in self._stations.all() if station.is_tended]
+            return [line_of(station) for station in self._stations.all() if station.is_tended]
 
     def leases(self) -> Counter[tuple[str, str, int]]:
         """Returns how many of the store's leases are seats here, by repository, commit and uid."""
@@ -300,70 +292,3 @@ class Residents:
         """Returns what the workers on a device take there."""
         with self._lock:
             return sum(s.bytes for s in self._stations.all() if s.kind.device == device)
-
-    def _line(self, station: Station) -> Resident:
-        return Resident(
-            repo=station.kind.repo,
-            variant=station.kind.variant,
-            device=station.kind.device,
-            bytes=station.bytes,
-            leases=len(station.guests),
-            uid=station.uid,
-            expires=station.expires(),
-            mode="resident",
-            commit=station.kind.commit,
-            pid=station.pid,
-            running=int(station.current is not None),
-            queued=len(station.turns),
-        )
-
-
-class _Ear:
-    """A listener that keeps what it hears for one who waits."""
-
-    def __init__(self) -> None:
-        self._heard: queue.SimpleQueue[residency.Event] = queue.SimpleQueue()
-
-    def tell(
-        self, event: residency.Event, fds: Sequence[int] = (), *, is_last: bool = False
-    ) -> None:
-        """Keeps the event."""
-        del is_last
-        close_all(fds)
-        self._heard.put(event)
-
-    def is_ready(self, on_progress: Callable[[residency.Progress], None]) -> bool:
-        """Waits a moment for an event; tells whether it is that the pipeline is open.
-
-        Raises:
-            ZhcacheError: It is that it cannot be.
-        """
-        try:
-            event = self._heard.get(timeout=_LOOK_S)
-        except queue.Empty:
-            return False
-        if isinstance(event, residency.Failed):
-            raise to_error(event.error)
-        if isinstance(event, residency.Progress):
-            on_progress(event)
-        return isinstance(event, residency.Opened)
-
-
-def _is_meant(station: Station, repo: str, variant: str | None, device: str | None) -> bool:
-    kind = station.kind
-    return (
-        station.is_tended
-        and kind.repo == repo
-        and variant in (None, kind.variant)
-        and device in (None, kind.device)
-    )
-
-
-def _holder(station: Station, uid: int, *, may_all: bool, force: bool) -> str | None:
-    """Returns who keeps ``uid`` from ending a station, in words, or None."""
-    is_own = may_all or all(guest.uid == uid for guest in station.guests)
-    if station.guests and not (force and is_own):
-        return f"{station.kind}: {users(station)}"
-    if station.is_kept and not may_all and station.uid != uid:
-        return f"{station.kind}: kept warm by uid {station.uid}"
-    return None

@@ -12,7 +12,8 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import close_all
 from zhcached.residency import sealed
 from zhcached.residency.calls import Allowance, Call, Size
-from zhcached.residency.station import Guest, Station
+from zhcached.residency.guests import Guest
+from zhcached.residency.station import Station
 
 # Towards workers calls have the daemon's own numbers: no client can speak of another's call.
 _numbers = count(1)
@@ -82,7 +83,7 @@ class Seat:
                 )
             try:
                 size = Size(words, _sealed_bytes(fds))
-                station.check_rested()
+                station.falls.check_rested()
                 self._allowance.take(self._guest.uid, size)
             except ZhcacheError as error:
                 raise _Refused(error) from error

@@ -10,82 +10,19 @@ import contextlib
 import math
 import os
 import threading
-from dataclasses import dataclass
 
-from zhcache.errors import WorkerDied, ZhcacheError
+from zhcache.errors import ZhcacheError
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
 from zhcached.clock import Clock
-from zhcached.residency.calls import Abandoned, Call, Ended, Listener, Running, Waiting
+from zhcached.residency.calls import Abandoned, Call, Ended, Running, Waiting
+from zhcached.residency.deaths import Falls, in_call, overdue
 from zhcached.residency.fairness import Turns
+from zhcached.residency.guests import Guest
 from zhcached.residency.kinds import Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long is waited for what, in seconds, and how often tried.
-
-    Attributes:
-        keep_alive: Until a worker that nobody uses is ended.
-        call: A call may run; 0 is without limit.
-        cancel: Until a worker that does not stop a call is ended.
-        silence: A loading worker may say nothing.
-        frame: A worker may take for one frame once it has begun, or to read one.
-        falls: Deaths in a row until a worker is no more started.
-        rest: Until it is tried again then.
-    """
-
-    keep_alive: float = 600.0
-    call: float = 3600.0
-    cancel: float = 60.0
-    silence: float = 900.0
-    frame: float = 60.0
-    falls: int = 3
-    rest: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Give the worker this call."""
-
-    call: Call
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Tell the worker that this call is no longer wanted."""
-
-    call: Call
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Nothing to do for so many seconds; None is until something happens."""
-
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """The worker does not obey."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The worker is no longer wanted."""
-
-
-@dataclass(eq=False, slots=True)
-class Guest:
-    """One client who has the pipeline open, or waits for it."""
-
-    uid: int
-    lease: str
-    listener: Listener
-    is_opened: bool = False
+from zhcached.residency.orders import End, Kill, Order, Rest, Start, Stop
+from zhcached.residency.patience import Patience
 
 
 class Station:
@@ -115,9 +52,7 @@ class Station:
         self.unwanted = threading.Event()
         self.used = clock.monotonic()
         self.keep_until = 0.0
-        self._falls = 0
-        self._rests_until = -math.inf
-        self._last_fall = ""
+        self.falls = Falls(kind.repo, clock, patience)
         self._clock = clock
         self._patience = patience
         self.nudged = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -165,26 +100,12 @@ class Station:
         is_over = self.unused_s >= self._patience.keep_alive
         return not self.guests and not self.is_busy and not self.is_kept and is_over
 
-    @property
-    def is_resting(self) -> bool:
-        """Whether its worker died too often to be tried again yet."""
-        return self._clock.monotonic() < self._rests_until
-
     def expires(self) -> float | None:
         """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
         if self.guests or self.is_busy or self.keep_until == math.inf:
             return None
         left = self._patience.keep_alive - self.unused_s
         return max(self.keep_until, self._clock.wall() + max(left, 0.0))
-
-    def check_rested(self) -> None:
-        """Refuses work where the worker died too often.
-
-        Raises:
-            WorkerDied: It did.
-        """
-        if self.is_resting:
-            raise self._tired()
 
     # --- clients and calls -----------------------------------------------------------------------
 
@@ -193,7 +114,7 @@ class Station:
         self.guests.add(guest)
         self.touch()
         if self.loaded is not None:
-            self._open(guest, self.loaded)
+            guest.open(self.kind, self.loaded)
 
     def touch(self) -> None:
         """Notes that it is used now."""
@@ -260,7 +181,7 @@ class Station:
 
     # --- what the attendant does -----------------------------------------------------------------
 
-    def next_step(self) -> Start | Stop | Rest | Kill | End:
+    def next_step(self) -> Order:
         """Returns what to do now."""
         is_left = self.current is None or isinstance(self.current.state, Abandoned)
         if self.is_ending and is_left and not len(self.turns):
@@ -271,7 +192,7 @@ class Station:
         if isinstance(call.state, Running) and call.state.until is not None:
             if now < call.state.until:
                 return Rest(call.state.until - now)
-            self.drop(call, self._overdue())
+            self.drop(call, overdue(self._patience.call))
         if not isinstance(call.state, Abandoned):
             return Rest(None)
         if not call.state.is_told:
@@ -292,13 +213,6 @@ class Station:
         self._tell_positions()
         return Start(call)
 
-    def _overdue(self) -> ZhcacheError:
-        return WorkerDied(
-            "the call ran longer than {limit} seconds and was ended",
-            hint="take fewer steps or smaller images, or raise residency.call_timeout",
-            limit=self._patience.call,
-        )
-
     def ready(self, loaded: residency.Loaded) -> None:
         """Notes that the worker holds the pipeline, and tells who waited for it."""
         self.loaded = loaded
@@ -306,7 +220,7 @@ class Station:
         self.touch()
         for guest in self.guests:
             if not guest.is_opened:
-                self._open(guest, loaded)
+                guest.open(self.kind, loaded)
 
     def hear(self, frame: residency.Event, fds: list[int]) -> None:
         """Passes on what the worker says of the running call, descriptors too.
@@ -325,7 +239,7 @@ class Station:
             frame.id = call.message.id  # pyright: ignore[reportAttributeAccessIssue]
             handed, fds[:] = list(fds), []
             call.tell(frame, handed)
-        self._falls = 0
+        self.falls.over()
         self._done(call)
 
     def _pass_step(self, call: Call, step: residency.Step) -> None:
@@ -365,48 +279,15 @@ class Station:
             how: How it died, in words.
             is_ours: The daemon ended it for not obeying: no sign that the next will die too.
         """
-        self._last_fall = how
-        self._falls += not is_ours
         call = self.current
         if call is not None and isinstance(call.state, Running):
-            error = WorkerDied(
-                "the worker of {repo} ended during the call: {how}",
-                hint="call again, a new worker starts; `zhcache logs` says more",
-                repo=self.kind.repo,
-                how=how,
-            )
+            error = in_call(self.kind.repo, how)
             call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
         self.gone()
-        if self._falls >= self._patience.falls:
-            self._rests_until = self._clock.monotonic() + self._patience.rest
-            self.refuse(self._tired())
-            self._falls = 0
+        if not is_ours and (tired := self.falls.another(how)) is not None:
+            self.refuse(tired)
             return False
         return self.is_wanted and not self.is_ending
-
-    def _tired(self) -> WorkerDied:
-        return WorkerDied(
-            "the worker of {repo} ended {count} times in a row, the last time: {how}",
-            hint="see `zhcache logs`; it is tried again after {rest} seconds",
-            repo=self.kind.repo,
-            count=self._patience.falls,
-            how=self._last_fall,
-            rest=self._patience.rest,
-        )
-
-    def _open(self, guest: Guest, loaded: residency.Loaded) -> None:
-        guest.is_opened = True
-        guest.listener.tell(
-            residency.Opened(
-                lease=guest.lease,
-                repo=self.kind.repo,
-                commit=self.kind.commit,
-                device=self.kind.device,
-                class_name=loaded.class_name,
-                parameters=loaded.parameters,
-                bytes=loaded.bytes,
-            )
-        )
 
     def _tell_positions(self) -> None:
         # One runs or is about to: the first in line has one before it.

@@ -15,6 +15,7 @@ import structlog
 
 from zhcache.errors import NoSpace
 from zhcache.protocol import residency
+from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
@@ -22,10 +23,12 @@ from zhcached.residency import places
 from zhcached.residency.artifacts import Artifacts
 from zhcached.residency.contents import contents
 from zhcached.residency.devices import CPU, Devices
+from zhcached.residency.house import ArenaSource
 from zhcached.residency.kinds import Kind
 from zhcached.residency.launch import Launcher
-from zhcached.residency.station import Patience, Station
-from zhcached.residency.tending import ArenaSource, Attendant
+from zhcached.residency.patience import Patience
+from zhcached.residency.station import Station
+from zhcached.residency.tending import Attendant
 from zhcached.store.store import Store
 
 GPU_CONTEXT = 600 * 2**20
@@ -110,7 +113,7 @@ class Stations:
 
     def drop_if_empty(self, station: Station) -> None:
         """Forgets a station that has neither client nor worker, nor a death to remember."""
-        if station.is_tended or station.guests or station.is_busy or station.is_resting:
+        if station.is_tended or station.guests or station.is_busy or station.falls.is_resting:
             return
         if self._by_kind.get(station.kind) is station:
             del self._by_kind[station.kind]
@@ -217,3 +220,21 @@ def users(station: Station) -> str:
     """Returns who has a station, in words."""
     uids = sorted({guest.uid for guest in station.guests}) or [station.uid]
     return ", ".join(f"uid {uid}" for uid in uids)
+
+
+def line_of(station: Station) -> Resident:
+    """Returns a station as it is listed."""
+    return Resident(
+        repo=station.kind.repo,
+        variant=station.kind.variant,
+        device=station.kind.device,
+        bytes=station.bytes,
+        leases=len(station.guests),
+        uid=station.uid,
+        expires=station.expires(),
+        mode="resident",
+        commit=station.kind.commit,
+        pid=station.pid,
+        running=station.current is not None,
+        queued=len(station.turns),
+    )

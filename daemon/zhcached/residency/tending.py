@@ -11,9 +11,8 @@ import secrets
 import select
 import socket
 import struct
-import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -22,9 +21,10 @@ from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol import frames, residency
 from zhcache.protocol.failure import to_error
 from zhcached.residency import sealed
-from zhcached.residency.artifacts import Artifacts
-from zhcached.residency.launch import Launcher, Worker
-from zhcached.residency.station import End, Kill, Patience, Rest, Start, Station, Stop
+from zhcached.residency.house import House
+from zhcached.residency.launch import Worker
+from zhcached.residency.orders import End, Kill, Rest, Start, Stop
+from zhcached.residency.station import Station
 
 MAX_RESULT = 4 * 2**30
 """Bytes of sealed memory that one call gives back."""
@@ -33,54 +33,6 @@ DEATH_S = 5.0
 _TIMEVAL = struct.Struct("@ll")
 
 log = structlog.get_logger()
-
-
-class ArenaSource(Protocol):
-    """What is asked of ``zhcached.residency.arenas.Arenas``."""
-
-    def attach(
-        self,
-        lease_id: str,
-        repo: str,
-        commit: str,
-        uid: int,
-        device: str,
-        *,
-        on_progress: Callable[[residency.Progress], None],
-        cancelled: threading.Event,
-    ) -> Sequence[tuple[residency.Arena, int]]:
-        """Returns the arenas, filled; their descriptors stay the source's."""
-        ...
-
-    def released(self, lease_id: str) -> None:
-        """Takes notice that a lease is over."""
-        ...
-
-    def bytes_on(self, device: str) -> int:
-        """Returns what all arenas take on a device."""
-        ...
-
-
-class House(Protocol):
-    """What an attendant needs of ``Residents``."""
-
-    lock: threading.Condition
-    launcher: Launcher
-    arenas: ArenaSource
-    artifacts: Artifacts
-    patience: Patience
-
-    def admit(self, station: Station) -> bool:
-        """Waits for room for the station's worker; tells whether one is still wanted."""
-        ...
-
-    def folder(self, station: Station) -> str:
-        """Returns where the station's snapshot lies."""
-        ...
-
-    def left(self, station: Station) -> None:
-        """Takes notice, under the lock, that the attendant ends."""
-        ...
 
 
 class _Death(Exception):
@@ -319,6 +271,3 @@ def _wait(line: socket.socket, nudged: int, seconds: float | None) -> list[int]:
     # Rounded up: a deadline must be over when the wait for it is.
     found = poller.poll(None if seconds is None else int(seconds * 1000) + 1)
     return [fd for fd, _ in found]
-
-
-__all__ = ["ArenaSource", "Attendant", "House"]

@@ -18,8 +18,10 @@ def artifacts(tmp_path):
 
 def keep(artifacts, content=b"compiled", key=KEY, kind=KIND, age=0):
     fd = sealed(content)
-    artifacts.keep(kind, key, fd)
-    os.close(fd)
+    try:
+        artifacts.keep(kind, key, fd)
+    finally:
+        os.close(fd)
     for path in artifacts._folder.glob(f"*/{key}"):
         if age:
             os.utime(path, (1e9 - age, 1e9 - age))

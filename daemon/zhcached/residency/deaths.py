@@ -1,0 +1,84 @@
+"""Deaths of workers: what clients are told of them, and after how many there is a rest."""
+
+from __future__ import annotations
+
+import math
+
+from zhcache.errors import WorkerDied
+from zhcached.clock import Clock
+from zhcached.residency.patience import Patience
+
+
+class Falls:
+    """How often in a row the workers of a station died. Guarded by the station's lock.
+
+    Args:
+        repo: What they held.
+        clock: Time.
+        patience: How many are borne, and how long the rest is.
+    """
+
+    def __init__(self, repo: str, clock: Clock, patience: Patience) -> None:
+        self._repo = repo
+        self._clock = clock
+        self._patience = patience
+        self._count = 0
+        self._last = ""
+        self._rests_until = -math.inf
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether no worker is tried now."""
+        return self._clock.monotonic() < self._rests_until
+
+    def check_rested(self) -> None:
+        """Refuses work during the rest.
+
+        Raises:
+            WorkerDied: It lasts still.
+        """
+        if self.is_resting:
+            raise self._tired()
+
+    def over(self) -> None:
+        """Notes that a worker answered a call."""
+        self._count = 0
+
+    def another(self, how: str) -> WorkerDied | None:
+        """Notes a death; returns what to tell those who wait where it was one too many."""
+        self._last = how
+        self._count += 1
+        if self._count < self._patience.falls:
+            return None
+        self._count = 0
+        self._rests_until = self._clock.monotonic() + self._patience.rest
+        return self._tired()
+
+    def _tired(self) -> WorkerDied:
+        return WorkerDied(
+            "the worker of {repo} ended {count} times in a row, the last time: {how}",
+            hint="see `zhcache logs`; it is tried again after {rest} seconds",
+            repo=self._repo,
+            count=self._patience.falls,
+            how=self._last,
+            rest=self._patience.rest,
+        )
+
+
+def in_call(repo: str, how: str) -> WorkerDied:
+    """Returns what the client is told whose call ran."""
+    return WorkerDied(
+        "the worker of {repo} ended during the call: {how}",
+        hint="call again, a new worker starts; `zhcache logs` says more",
+        repo=repo,
+        how=how,
+    )
+
+
+def overdue(limit_s: float) -> WorkerDied:
+    """Returns what the client is told whose call took too long."""
+    return WorkerDied(
+        "the call ran longer than {limit} seconds and was ended",
+        hint="take fewer steps or smaller images, or raise residency.call_timeout",
+        limit=limit_s,
+    )

@@ -1,0 +1,34 @@
+"""Who has a resident pipeline open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zhcache.protocol import residency
+from zhcached.residency.calls import Listener
+from zhcached.residency.kinds import Kind
+
+
+@dataclass(eq=False, slots=True)
+class Guest:
+    """One client who has the pipeline open, or waits for it."""
+
+    uid: int
+    lease: str
+    listener: Listener
+    is_opened: bool = False
+
+    def open(self, kind: Kind, loaded: residency.Loaded) -> None:
+        """Tells the client that a worker holds the pipeline."""
+        self.is_opened = True
+        self.listener.tell(
+            residency.Opened(
+                lease=self.lease,
+                repo=kind.repo,
+                commit=kind.commit,
+                device=kind.device,
+                class_name=loaded.class_name,
+                parameters=loaded.parameters,
+                bytes=loaded.bytes,
+            )
+        )
