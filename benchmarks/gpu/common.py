@@ -14,7 +14,7 @@ from harness.daemon import Daemon
 from zhcached.residency import nvml
 
 REPO = "bench/stable-diffusion-v1-5"
-PACKAGES = ("torch", "diffusers", "transformers", "cuda-bindings", "nvidia-ml-py")
+PACKAGES = ("torch", "diffusers", "transformers", "nvidia-ml-py")
 
 
 def lacking(device: str = "cuda") -> str | None:

@@ -15,6 +15,7 @@ import time
 import torch
 
 from harness.fill_checks import SIZE, opened
+from harness.vmm_checks import is_mapped
 from zhcache.pipeline import cuda, vmm
 from zhcache.protocol.residency import Arena, Table
 from zhcached.residency import nvml
@@ -47,8 +48,7 @@ def mapping_ends_with_its_last_view() -> None:
     assert int(view.view(torch.uint8)[0, 0]) == 7
     del view
     gc.collect()
-    with vmm._context(0):
-        assert int(vmm.driver().cuMemGetAddressRange(pointer)[0]), "still mapped"
+    assert not is_mapped(pointer)
 
 
 def torch_and_nvml_name_the_same_gpu() -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from zhcache.errors import NoSpace, UsageError, ZhcacheError
-from zhcache.pipeline import vmm
+from zhcache.pipeline import libcuda, vmm
 
 SIZE = 3 << 20
 TEXT = b"weights" * 1000
@@ -36,16 +36,35 @@ def raises(kind: type[ZhcacheError], *words: str) -> Iterator[None]:
 
 def write(mapping: vmm.Mapping, text: bytes, at: int = 0) -> None:
     """Copies host memory there, as the driver does it."""
+    copy = libcuda.driver().cuMemcpyHtoD_v2
+    copy.argtypes = (ctypes.c_uint64, ctypes.c_char_p, ctypes.c_size_t)
     with vmm._context(mapping.ordinal):
-        vmm._checked(vmm.driver().cuMemcpyHtoD(mapping.pointer + at, text, len(text)), "write")
+        if status := copy(mapping.pointer + at, text, len(text)):
+            raise libcuda.refusal(status, "write")
 
 
 def read(mapping: vmm.Mapping, size: int, at: int = 0) -> bytes:
     """Copies from there to host memory."""
-    into = bytearray(size)
+    into = ctypes.create_string_buffer(size)
+    copy = libcuda.driver().cuMemcpyDtoH_v2
+    copy.argtypes = (ctypes.c_char_p, ctypes.c_uint64, ctypes.c_size_t)
     with vmm._context(mapping.ordinal):
-        vmm._checked(vmm.driver().cuMemcpyDtoH(into, mapping.pointer + at, size), "read")
-    return bytes(into)
+        if status := copy(into, mapping.pointer + at, size):
+            raise libcuda.refusal(status, "read")
+    return into.raw
+
+
+def is_mapped(pointer: int) -> bool:
+    """Tells whether the driver knows memory at this address."""
+    ask = libcuda.driver().cuMemGetAddressRange_v2
+    ask.argtypes = (
+        ctypes.POINTER(ctypes.c_uint64),
+        ctypes.POINTER(ctypes.c_size_t),
+        ctypes.c_uint64,
+    )
+    base, size = ctypes.c_uint64(), ctypes.c_size_t()
+    with vmm._context(0):
+        return ask(ctypes.byref(base), ctypes.byref(size), pointer) == 0
 
 
 def exported(text: bytes = TEXT) -> tuple[int, int]:
@@ -156,12 +175,10 @@ def last_reference_unmaps() -> None:
     fd, size = exported()
     mapping = received(fd, size)
     pointer = mapping.pointer
-    ask = vmm.driver().cuMemGetAddressRange
-    with vmm._context(0):
-        assert int(ask(pointer)[0]) == 0
-        del mapping
-        gc.collect()
-        assert int(ask(pointer)[0]), "still mapped"
+    assert is_mapped(pointer)
+    del mapping
+    gc.collect()
+    assert not is_mapped(pointer)
 
 
 # --- for the stand-in, which counts -------------------------------------------------------------

@@ -11,83 +11,48 @@ driver by tests/gpu.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
+import ctypes
 import os
 import uuid
 import weakref
 from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
 
 from zhcache.errors import NoSpace, UsageError, ZhcacheError
+from zhcache.pipeline import libcuda
+from zhcache.pipeline.libcuda import ask
 
-_contexts: dict[int, Any] = {}
-
-
-@functools.cache
-def driver() -> ModuleType:
-    """Returns cuda-bindings' driver API, initialised.
-
-    Raises:
-        UsageError: cuda-bindings or the driver is missing, or the driver finds no device.
-    """
-    try:
-        cuda = importlib.import_module("cuda.bindings.driver")
-    except ImportError as error:
-        raise UsageError(
-            "sharing GPU memory needs cuda-bindings in this environment: {reason}",
-            hint="pip install cuda-bindings",
-            reason=error,
-        ) from error
-    try:
-        (status,) = cuda.cuInit(0)
-    except RuntimeError as error:
-        # Its loader's way to say that there is no libcuda.so.1.
-        raise UsageError(
-            "the CUDA driver cannot be loaded: {reason}",
-            hint="see `nvidia-smi`; in a container, libcuda.so.1 has to be passed in",
-            reason=str(error).partition("\n")[0],
-        ) from error
-    if int(status):
-        raise UsageError(
-            "the CUDA driver does not start: {reason}",
-            hint="see `nvidia-smi`",
-            reason=status.name,
-        )
-    return cuda
+_contexts: dict[int, ctypes.c_void_p] = {}
 
 
 def count() -> int:
     """Returns how many devices this process sees.
 
     Raises:
-        UsageError: As ``driver``.
+        UsageError: There is no driver that could be used.
         ZhcacheError: The driver refused.
     """
-    return int(_checked(driver().cuDeviceGetCount(), "count the GPUs"))
+    found = ctypes.c_int()
+    ask("cuDeviceGetCount", "count the GPUs", ctypes.byref(found))
+    return found.value
 
 
 def uuid_of(ordinal: int) -> str:
     """Returns the UUID of a device, as NVML spells a whole GPU's.
 
     Raises:
-        UsageError: As ``driver``.
+        UsageError: As ``count``.
         ZhcacheError: There is no such device.
     """
-    cuda = driver()
-    device = _checked(cuda.cuDeviceGet(ordinal), f"find GPU {ordinal}")
-    # The first form, where there are two, names a MIG slice by its whole GPU.
-    ask = getattr(cuda, "cuDeviceGetUuid_v2", cuda.cuDeviceGetUuid)
-    found = _checked(ask(device), f"name GPU {ordinal}")
-    return f"GPU-{uuid.UUID(bytes=bytes(found.bytes))}"
+    raw = ctypes.create_string_buffer(16)
+    ask("cuDeviceGetUuid_v2", f"name GPU {ordinal}", raw, _device(ordinal))
+    return f"GPU-{uuid.UUID(bytes=raw.raw)}"
 
 
 def ordinal_of(device: str) -> int:
     """Returns the ordinal that a device's UUID has in this process.
 
     Raises:
-        UsageError: This process does not see it; or as ``driver``.
+        UsageError: This process does not see it; or as ``count``.
         ZhcacheError: The driver refused.
     """
     seen = [uuid_of(ordinal) for ordinal in range(count())]
@@ -106,7 +71,7 @@ def ordinal_of(device: str) -> int:
 class Allocation:
     """Physical memory of one device. ``close`` lets this process's hold on it go."""
 
-    def __init__(self, handle: Any, size_bytes: int, ordinal: int) -> None:
+    def __init__(self, handle: int, size_bytes: int, ordinal: int) -> None:
         self.size_bytes = size_bytes
         self.ordinal = ordinal
         self._handle = handle
@@ -119,29 +84,33 @@ class Allocation:
 
         Raises:
             NoSpace: The device has not so much free.
-            UsageError: As ``driver``.
+            UsageError: As ``count``.
             ZhcacheError: The driver refused.
         """
-        cuda = driver()
-        form = cuda.CUmemAllocationProp()
-        form.type = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
-        form.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
-        form.location.id = ordinal
-        form.requestedHandleTypes = _descriptor_kind(cuda)
-        least = cuda.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
-        granule = int(
-            _checked(cuda.cuMemGetAllocationGranularity(form, least), "say its granularity")
+        form = libcuda.Form(libcuda.PINNED, libcuda.DESCRIPTOR, _place(ordinal))
+        granule = ctypes.c_size_t()
+        ask(
+            "cuMemGetAllocationGranularity",
+            "say its granularity",
+            ctypes.byref(granule),
+            ctypes.byref(form),
+            libcuda.MINIMUM,
         )
-        size = -(-max(size_bytes, 1) // granule) * granule
+        size = -(-max(size_bytes, 1) // granule.value) * granule.value
+        handle = ctypes.c_uint64()
         with _context(ordinal):
-            status, handle = cuda.cuMemCreate(size, form, 0)
-        if status == cuda.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            status = libcuda.status_of(
+                "cuMemCreate", ctypes.byref(handle), size, ctypes.byref(form), 0
+            )
+        if status == libcuda.OUT_OF_MEMORY:
             raise NoSpace(
                 "the GPU has no {size} MiB free",
                 hint="`zhcache ps` shows what is warm on it, `nvidia-smi` who else uses it",
                 size=size >> 20,
             )
-        return cls(_checked((status, handle), f"allocate {size} bytes"), size, ordinal)
+        if status:
+            raise libcuda.refusal(status, f"allocate {size} bytes")
+        return cls(handle.value, size, ordinal)
 
     @classmethod
     def receive(cls, fd: int, size_bytes: int, ordinal: int) -> Allocation:
@@ -153,13 +122,15 @@ class Allocation:
             ordinal: The device it is on, as this process counts.
 
         Raises:
-            UsageError: As ``driver``.
+            UsageError: As ``count``.
             ZhcacheError: It stands for no GPU memory, or for one this process cannot reach.
         """
-        cuda = driver()
+        handle = ctypes.c_uint64()
+        kind = libcuda.DESCRIPTOR
         with _context(ordinal):
-            result = cuda.cuMemImportFromShareableHandle(fd, _descriptor_kind(cuda))
-        return cls(_checked(result, "take up shared memory"), size_bytes, ordinal)
+            name, doing = "cuMemImportFromShareableHandle", "take up shared memory"
+            ask(name, doing, ctypes.byref(handle), fd, kind)
+        return cls(handle.value, size_bytes, ordinal)
 
     def export(self) -> int:
         """Returns a descriptor of this memory; it is the caller's, and keeps the memory.
@@ -167,12 +138,12 @@ class Allocation:
         Raises:
             ZhcacheError: The driver refused.
         """
-        cuda = driver()
-        exported = cuda.cuMemExportToShareableHandle(self._handle, _descriptor_kind(cuda), 0)
-        fd = int(_checked(exported, "export memory"))
+        fd = ctypes.c_int(-1)
+        name, kind = "cuMemExportToShareableHandle", libcuda.DESCRIPTOR
+        ask(name, "export memory", ctypes.byref(fd), self._handle, kind, 0)
         # Whether the driver sets it is not documented, and a child that keeps it keeps VRAM.
-        os.set_inheritable(fd, False)
-        return fd
+        os.set_inheritable(fd.value, False)
+        return fd.value
 
     def map(self, *, writable: bool) -> Mapping:
         """Returns the memory at an address of this process.
@@ -182,26 +153,19 @@ class Allocation:
         Raises:
             ZhcacheError: The driver refused.
         """
-        cuda = driver()
         size, ordinal = self.size_bytes, self.ordinal
+        flags = libcuda.READ_WRITE if writable else libcuda.READ
+        access = libcuda.Access(_place(ordinal), flags)
+        base = ctypes.c_uint64()
         with _context(ordinal), contextlib.ExitStack() as undo:
             # Zero twice: any alignment the driver likes, anywhere.
-            base = _checked(cuda.cuMemAddressReserve(size, 0, 0, 0), "reserve addresses")
-            undo.callback(cuda.cuMemAddressFree, base, size)
-            _checked(cuda.cuMemMap(base, size, 0, self._handle, 0), f"map {size} bytes")
-            undo.callback(cuda.cuMemUnmap, base, size)
-            access = cuda.CUmemAccessDesc()
-            access.location.type = cuda.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
-            access.location.id = ordinal
-            flags = cuda.CUmemAccess_flags
-            access.flags = (
-                flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                if writable
-                else flags.CU_MEM_ACCESS_FLAGS_PROT_READ
-            )
-            _checked(cuda.cuMemSetAccess(base, size, [access], 1), "grant access")
+            ask("cuMemAddressReserve", "reserve addresses", ctypes.byref(base), size, 0, 0, 0)
+            undo.callback(libcuda.status_of, "cuMemAddressFree", base, size)
+            ask("cuMemMap", f"map {size} bytes", base, size, 0, self._handle, 0)
+            undo.callback(libcuda.status_of, "cuMemUnmap", base, size)
+            ask("cuMemSetAccess", "grant access", base, size, ctypes.byref(access), 1)
             undo.pop_all()
-        return Mapping(int(base), size, ordinal)
+        return Mapping(base.value, size, ordinal)
 
     def close(self) -> None:
         """Lets it go; a second call does nothing. Mappings and descriptors keep the memory."""
@@ -220,10 +184,10 @@ class Mapping:
         self.close.atexit = False
 
 
-def _release(pid: int, handle: Any) -> None:
+def _release(pid: int, handle: int) -> None:
     # CUDA does not survive fork: in a child there is nothing to let go of.
     if os.getpid() == pid:
-        driver().cuMemRelease(handle)
+        libcuda.status_of("cuMemRelease", handle)
 
 
 def _unmap(pid: int, pointer: int, size_bytes: int, ordinal: int) -> None:
@@ -235,44 +199,32 @@ def _unmap(pid: int, pointer: int, size_bytes: int, ordinal: int) -> None:
     """
     if os.getpid() != pid:
         return
-    cuda = driver()
     with contextlib.suppress(ZhcacheError), _context(ordinal):
-        _checked(cuda.cuCtxSynchronize(), "finish its work")
-        _checked(cuda.cuMemUnmap(pointer, size_bytes), "unmap")
-        _checked(cuda.cuMemAddressFree(pointer, size_bytes), "free addresses")
+        ask("cuCtxSynchronize", "finish its work")
+        ask("cuMemUnmap", "unmap", pointer, size_bytes)
+        ask("cuMemAddressFree", "free addresses", pointer, size_bytes)
 
 
 @contextlib.contextmanager
 def _context(ordinal: int) -> Iterator[None]:
     """Makes the device's primary context current, which is the one torch uses as well."""
-    cuda = driver()
     if ordinal not in _contexts:
-        device = _checked(cuda.cuDeviceGet(ordinal), f"find GPU {ordinal}")
-        retained = cuda.cuDevicePrimaryCtxRetain(device)
-        _contexts[ordinal] = _checked(retained, f"make a context on GPU {ordinal}")
-    _checked(cuda.cuCtxPushCurrent(_contexts[ordinal]), f"use GPU {ordinal}")
+        made = ctypes.c_void_p()
+        doing = f"make a context on GPU {ordinal}"
+        ask("cuDevicePrimaryCtxRetain", doing, ctypes.byref(made), _device(ordinal))
+        _contexts[ordinal] = made
+    ask("cuCtxPushCurrent_v2", f"use GPU {ordinal}", _contexts[ordinal])
     try:
         yield
     finally:
-        cuda.cuCtxPopCurrent()
+        libcuda.status_of("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
 
 
-def _descriptor_kind(cuda: ModuleType) -> Any:
-    return cuda.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+def _device(ordinal: int) -> ctypes.c_int:
+    found = ctypes.c_int()
+    ask("cuDeviceGet", f"find GPU {ordinal}", ctypes.byref(found), ordinal)
+    return found
 
 
-def _checked(result: tuple[Any, ...], doing: str) -> Any:
-    """Returns what a call of the driver returned beside its status.
-
-    Raises:
-        ZhcacheError: The status is an error.
-    """
-    status, *values = result
-    if int(status):
-        raise ZhcacheError(
-            "the CUDA driver refused to {doing}: {reason}",
-            hint="`nvidia-smi` and the kernel's log (NVRM, Xid) say more",
-            doing=doing,
-            reason=status.name,
-        )
-    return values[0] if values else None
+def _place(ordinal: int) -> libcuda.Location:
+    return libcuda.Location(libcuda.DEVICE, ordinal)

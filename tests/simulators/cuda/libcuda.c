@@ -13,7 +13,6 @@
  * CUDA_VISIBLE_DEVICES is obeyed for UUIDs and indices. Not thread-safe: tests use one thread.
  */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,8 +24,7 @@
 
 enum {
     OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100,
-    INVALID_DEVICE = 101, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500,
-    UNKNOWN = 999,
+    INVALID_DEVICE = 101, INVALID_CONTEXT = 201, UNKNOWN = 999,
 };
 enum { MAX_DEVICES = 16, MAX_ENTRIES = 4096 };
 static const size_t GRANULE = 2u << 20;
@@ -316,20 +314,15 @@ void stand_in_counts(int counts[4]) {
     synchronised = 0;
 }
 
-int cuDriverGetVersion(int *version) { *version = 13000; return OK; }
-
-/* Every other entry point is looked up here. One that is missing has no address. */
-int cuGetProcAddress_v2(const char *name, void **address, int version, uint64_t flags, int *found) {
-    char versioned[128];
-    (void)version, (void)flags;
-    snprintf(versioned, sizeof versioned, "%s_v2", name);
-    *address = dlsym(RTLD_DEFAULT, versioned);
-    void *self = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    if (self) {
-        *address = dlsym(self, versioned);
-        if (!*address) *address = dlsym(self, name);
-        dlclose(self);
-    }
-    if (found) *found = *address ? 0 : 1;
-    return *address ? OK : NOT_FOUND;
+int cuGetErrorName(int status, const char **name) {
+    static const struct { int status; const char *name; } known[] = {
+        {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"}, {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+        {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"}, {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"},
+        {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"}, {UNKNOWN, "CUDA_ERROR_UNKNOWN"},
+        {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].status == status) { *name = known[i].name; return OK; }
+    *name = NULL;
+    return INVALID_VALUE;
 }
