@@ -270,13 +270,17 @@ class Pages:
 
     def _read(self, kept: _Kept, report: Report) -> None:
         def step(done: int, total: int, note: str) -> None:
-            with self._guard:
-                is_wanted = self._kept.get(kept.wish.key) is kept
-            if self._closed.is_set() or not is_wanted:
-                raise Cancelled("{repo} was stopped meanwhile", repo=kept.wish.repo)
+            self._check(kept)
             report(done, total, note)
 
         self._reader.read(kept.files, step)
+        self._check(kept)
+
+    def _check(self, kept: _Kept) -> None:
+        with self._guard:
+            is_wanted = self._kept.get(kept.wish.key) is kept
+        if self._closed.is_set() or not is_wanted:
+            raise Cancelled("{repo} was stopped meanwhile", repo=kept.wish.repo)
 
     def _read_again(self, kept: _Kept) -> None:
         try:

@@ -268,6 +268,16 @@ def test_stop_ends_a_keep_that_is_under_way(store, pages, manifest):
     assert pages.listing() == []
 
 
+def test_stop_after_the_last_byte_locks_nothing(pages, manifest):
+    def stop(done, total, note):
+        if done == total:
+            pages.stop(REPO)
+
+    with pytest.raises(Cancelled, match="stopped meanwhile"):
+        pages.keep(manifest, UID, None, stop)
+    assert not pages._reader.are_locked({sha256(b"{}"): 2})
+
+
 def test_second_keep_waits_for_the_first_and_says_so(store, pages, manifest):
     elsewhere = other(store)
     notes, begun, go_on = [], threading.Event(), threading.Event()
@@ -317,6 +327,17 @@ def test_next_daemon_goes_on_keeping(store, make_pages, manifest, clock):
     again.restore()
     (shown,) = again.listing()
     assert (shown.repo, shown.bytes_resident) == (str(REPO), SIZE)
+
+
+def test_next_daemon_lets_expire_what_it_took_up(store, make_pages, manifest, clock):
+    before = make_pages()
+    before.keep(manifest, UID, 60.0)
+    before.close()
+    again = make_pages()
+    again.restore()
+    clock.pass_s(61)
+    again.expire()
+    assert again.listing() == []
 
 
 def test_next_daemon_bears_a_record_it_cannot_read(store, pages):
