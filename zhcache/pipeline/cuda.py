@@ -86,10 +86,10 @@ def uuid_of(device: torch.device | str) -> str:
 
 
 def needs_cuda() -> None:
-    """Refuses a torch without CUDA.
+    """Starts torch's CUDA in this process, if it has not been.
 
     Raises:
-        UsageError: It is one.
+        UsageError: This torch has none, or this process cannot have it.
     """
     if not torch.cuda.is_available():
         raise UsageError(
@@ -97,3 +97,11 @@ def needs_cuda() -> None:
             hint="install the CUDA build of torch, or use device='cpu'",
             version=torch.__version__,
         )
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        raise UsageError(
+            "CUDA cannot be used in this process: {reason}",
+            hint="a process that is forked after its parent used CUDA cannot; start it by spawn",
+            reason=str(error).partition("\n")[0],
+        ) from error
