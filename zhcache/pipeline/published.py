@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,13 @@ class Published:
         variant: What ``from_pretrained`` needs as ``variant=`` where some component was
             published under a variant's file names alone; else None.
         with_variant: The components that have files of it.
+        files: The weights that are read, for each component.
     """
 
     dtypes: Mapping[str, str]
     variant: str | None
     with_variant: frozenset[str] = field(default=frozenset(), compare=False)
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict, compare=False)
 
     @property
     def default(self) -> str:
@@ -77,13 +79,14 @@ def published(folder: Path) -> Published:
     weighted = {name: files for name, files in by_component.items() if files}
     variant = _needed_variant(list(weighted.values()))
     dtypes: dict[str, str] = {}
+    read: dict[str, list[Path]] = {}
     for name, files in weighted.items():
-        read = files.get(variant) or files.get(None) or next(iter(files.values()))
-        dtype = None if _is_quantized(folder / name) else _dtype(read)
+        read[name] = files.get(variant) or files.get(None) or next(iter(files.values()))
+        dtype = None if _is_quantized(folder / name) else _dtype(read[name])
         if dtype is not None:
             dtypes[name] = dtype
     has_it = frozenset(name for name, files in weighted.items() if variant in files)
-    return Published(dtypes, variant, has_it)
+    return Published(dtypes, variant, has_it, read)
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:

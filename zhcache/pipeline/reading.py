@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from zhcache.pipeline.attach import Hand
 
 _FILES_ONLY = ("device_map", "quantization_config")
+_FOR_STOCK = frozenset(
+    {
+        *_FILES_ONLY,
+        *("custom_pipeline", "disable_mmap", "low_cpu_mem_usage", "max_memory", "offload_folder"),
+        *("offload_state_dict", "use_flashpack", "use_safetensors"),
+    }
+)
+"""Options that say how weights are read."""
 
 
 def device_of(name: str) -> torch.device:
@@ -52,7 +60,11 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
         IntegrityError: A weights file is none.
     """
     form = published(folder)
-    return _pipeline(folder, form, options)
+    if options.keys() & _FOR_STOCK:
+        return _pipeline(folder, form, options)
+    from zhcache.pipeline import mapped
+
+    return _pipeline(folder, form, {**options, **mapped.plain(folder, form, options.keys())})
 
 
 def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], hand: Hand) -> Any:

@@ -87,7 +87,9 @@ def component_class(library: str, name: str) -> type[torch.nn.Module]:
     return found
 
 
-def build(folder: Path, library: str, name: str, dtype: torch.dtype) -> torch.nn.Module:
+def build(
+    folder: Path, library: str, name: str, dtype: torch.dtype, *, real_buffers: bool = False
+) -> torch.nn.Module:
     """Returns the module in ``folder``, its parameters without memory or arbitrary.
 
     Args:
@@ -95,6 +97,7 @@ def build(folder: Path, library: str, name: str, dtype: torch.dtype) -> torch.nn
         library: As the pipeline's index names it.
         name: Name of the class.
         dtype: What ``from_pretrained`` would be asked for; its configuration tells it.
+        real_buffers: Whether buffers must have their content, computed in the default dtype.
 
     Raises:
         UsageError: As ``component_class``.
@@ -103,11 +106,12 @@ def build(folder: Path, library: str, name: str, dtype: torch.dtype) -> torch.nn
     from diffusers.models.modeling_utils import ModelMixin
 
     kind = component_class(library, name)
-    make = _of_diffusers if issubclass(kind, ModelMixin) else _of_transformers
-    return make(kind, folder, dtype).eval()
+    if issubclass(kind, ModelMixin):
+        return _of_diffusers(kind, folder).eval()
+    return _of_transformers(kind, folder, dtype, real_buffers).eval()
 
 
-def _of_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def _of_diffusers(kind: Any, folder: Path) -> torch.nn.Module:
     config = kind.load_config(str(folder), local_files_only=True)
     with Weightless(everything=False):
         module = kind.from_config(config)
@@ -115,13 +119,15 @@ def _of_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> torch.nn.Modul
     return module
 
 
-def _of_transformers(kind: Any, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+def _of_transformers(
+    kind: Any, folder: Path, dtype: torch.dtype, real_buffers: bool
+) -> torch.nn.Module:
     config = kind.config_class.from_pretrained(str(folder), local_files_only=True)
     config.name_or_path = str(folder)
     for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
         if part is not None:
             part.dtype = dtype
-    with Weightless(everything=True):
+    with Weightless(everything=not real_buffers):
         module = kind(config)
     if module.can_generate():
         module.generation_config = _generation(folder)
