@@ -23,8 +23,8 @@ _FORMS = {"-m": "module", "-c": "command"}
 )
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def command(script: str, args: tuple[str, ...]) -> int:
-    """Runs it and returns its exit code."""
+def command(script: str, args: tuple[str, ...]) -> None:
+    """Runs it and ends as it ends."""
     from zhcache.forkserver.client import run
 
     if script not in _FORMS:
@@ -33,7 +33,7 @@ def command(script: str, args: tuple[str, ...]) -> int:
                 "{option} is no option of exec", hint="python's own options are not taken",
                 option=script,
             )  # fmt: skip
-        return run("file", script, args)
+        run("file", script, args)
     if not args:
         raise UsageError("{option} needs an argument", option=script)
-    return run("module" if script == "-m" else "command", args[0], args[1:])
+    run("module" if script == "-m" else "command", args[0], args[1:])

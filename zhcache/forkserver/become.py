@@ -95,6 +95,7 @@ def be_fresh(run: Run, record: Record) -> top.Call:
     shelf = Shelf(record)
     shelf.hide()
     top.at_end(shelf.let_be)
+    top.at_end(_write_at_once)
     return _entry(run, target)
 
 
@@ -103,7 +104,7 @@ def _entry(run: Run, target: str) -> top.Call:
     is_safe = bool(getattr(sys.flags, "safe_path", False))
     if run.kind == "file":
         if _is_runnable(target):
-            sys.path.insert(0, target)
+            sys.path.insert(0, os.fsdecode(top.absolute(run.target)))
             return top.module("__main__", is_folder=True)
         if not is_safe:
             sys.path.insert(0, os.path.dirname(os.path.realpath(target)))  # noqa: PTH120
@@ -193,6 +194,21 @@ def _renew_stream(number: int, name: str, mode: str) -> None:
         write_through=is_unbuffered,
     )
     stream.mode = mode
+
+
+def _write_at_once() -> None:
+    """Has what destructors print from here on written by the line.
+
+    Libraries hold the streams as default arguments and are left alone at the end, so that nothing
+    would flush them once more.
+    """
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None and not stream.closed:
+            try:
+                stream.reconfigure(line_buffering=True)  # pyright: ignore
+            except (OSError, ValueError):
+                # It cannot be flushed; the interpreter says so itself, in its own words.
+                continue
 
 
 def _forget_the_past() -> None:

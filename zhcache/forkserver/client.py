@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +41,8 @@ _TRIES = 5
 _KEPT_BACK = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
 
 
-def run(kind: Kind, target: str, argv: Sequence[str]) -> int:
-    """Runs a script as ``python`` would and returns its exit code.
-
-    Does not return if the script was ended by a signal: this process ends by the same.
+def run(kind: Kind, target: str, argv: Sequence[str]) -> NoReturn:
+    """Runs a script as ``python`` would, and ends this process as the script ended.
 
     Raises:
         UsageError: It cannot be right here; the message says why.
@@ -62,7 +59,7 @@ def run(kind: Kind, target: str, argv: Sequence[str]) -> int:
     request.imports = literals.assigned(target, texts) if script else {}
     line, _ = _begin(request, texts)
     with line:
-        return _attend(line, blocked)
+        _attend(line, blocked)
 
 
 def _begin(request: Run, environ: dict[str, str]) -> tuple[socket.socket, int]:
@@ -76,7 +73,7 @@ def _begin(request: Run, environ: dict[str, str]) -> tuple[socket.socket, int]:
     names: set[str] = set()
     with _Descriptors(request.fds) as fds:
         for _ in range(_TRIES):
-            line = start.connect(folder, facts.key_of(seen, names), seen)
+            line = start.connect(folder, facts.key_of(seen, names), _at_start(seen))
             line.settimeout(None)
             answer = _ask(line, request, fds)
             if isinstance(answer, Started):
@@ -112,7 +109,7 @@ def _ask(line: socket.socket, request: Run, fds: list[int]) -> Any:
     return answer
 
 
-def _attend(line: socket.socket, blocked: set[Any]) -> int:
+def _attend(line: socket.socket, blocked: set[Any]) -> NoReturn:
     threading.Thread(target=_pass_signals, args=(line,), daemon=True).start()
     while True:
         try:
@@ -129,7 +126,8 @@ def _attend(line: socket.socket, blocked: set[Any]) -> int:
         elif isinstance(word, Ended):
             if word.signal:
                 _end_by(word.signal)
-            return word.code
+            # Nothing was written here, and streams may be closed: there is nothing to flush.
+            os._exit(word.code)
 
 
 def _pass_signals(line: socket.socket) -> None:
@@ -167,7 +165,6 @@ def _is_orphaned() -> bool:
 
 def _end_by(number: int) -> NoReturn:
     """Ends this process by a signal, without a second core file."""
-    sys.stdout.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if number not in {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
@@ -202,22 +199,36 @@ def _request(
 
 
 def _environment() -> list[tuple[bytes, bytes]]:
-    """Returns the environment as this process got it, but for what the interpreter changed.
+    """Returns the environment that ``python`` would show the script.
 
-    LANGUAGE is set by our own translations; LC_CTYPE may have been set by the interpreter, which
-    would have done it for the script as well.
+    That is this process's own, but for LANGUAGE, which our translations set. What the interpreter
+    sets at its start (LC_CTYPE in the C locale) it would have set there as well.
     """
     found = dict(os.environb)
     found.pop(b"LANGUAGE", None)
-    try:
-        given = Path("/proc/self/environ").read_bytes()
-    except OSError:
-        given = b""
-    for entry in given.split(b"\0"):
-        name, _, value = entry.partition(b"=")
-        if name == b"LANGUAGE":
-            found[name] = value
+    given = _given()
+    if b"LANGUAGE" in given:
+        found[b"LANGUAGE"] = given[b"LANGUAGE"]
     return list(found.items())
+
+
+def _given() -> dict[bytes, bytes]:
+    """Returns the environment that this process was started with."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    return dict(entry.split(b"=", 1) for entry in entries if b"=" in entry)
+
+
+def _at_start(environ: dict[str, str]) -> dict[str, str]:
+    """Returns the environment without what this interpreter has added at its own start.
+
+    Only from the original does the server's interpreter come to the same settings.
+    """
+    if b"LC_CTYPE" in _given():
+        return environ
+    return {name: value for name, value in environ.items() if name != "LC_CTYPE"}
 
 
 def _inherited() -> list[int]:

@@ -49,6 +49,8 @@ def keep(line: socket.socket, record: Record, kept: Collection[int]) -> top.Call
         # Held here too, the script's pipes would never end.
         frames.close_all(fds)
         _watch(line, child, report, alarm)
+    # Its number is the script's to use: an object would close it a second time.
+    line.detach()
     return _script(run, fds, record, kept, told, keeper)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import ItemsView, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -30,6 +31,11 @@ ROOTS = (
     "transformers",
     "accelerate",
     "diffusers",
+    "transformers:CLIPTokenizer",
+    "transformers:CLIPTextModel",
+    "transformers:T5EncoderModel",
+    "diffusers:AutoencoderKL",
+    "diffusers:UNet2DConditionModel",
     "diffusers:DiffusionPipeline",
     "diffusers:StableDiffusionPipeline",
     "diffusers:StableDiffusionXLPipeline",
@@ -44,11 +50,21 @@ _TERMINAL = frozenset(("COLUMNS", "LINES"))
 
 @dataclass
 class Stage:
-    """What the import of one root did. ``reads`` are names of variables; ``writes`` what it set."""
+    """What the import of one root did.
+
+    Args:
+        root: What was imported.
+        reads: Names of variables that were looked up.
+        writes: Variables that were set.
+        filters: Warning filters that were added, the first one first.
+        out: What was written to stdout.
+        err: What was written to stderr.
+    """
 
     root: str
     reads: set[str]
     writes: dict[str, str]
+    filters: list[Any]
     out: bytes = b""
     err: bytes = b""
 
@@ -65,6 +81,8 @@ class Record:
     files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     unbound: set[str] = field(default_factory=set)
     """Submodules that were taken out of their packages; bound again when they are handed out."""
+    filters: list[Any] = field(default_factory=list)
+    """Warning filters as they were before."""
 
     def differing(self, environ: dict[str, str], names: set[str]) -> list[str]:
         """Returns which of ``names`` have another value in ``environ`` than they had here."""
@@ -112,7 +130,7 @@ def preload(bare: set[str]) -> Record:
         NotFound: torch or diffusers is not installed.
         ZhcacheError: Importing one of them failed.
     """
-    record = Record(environ=dict(os.environ), path=list(sys.path))
+    record = Record(dict(os.environ), list(sys.path), filters=list(warnings.filters))
     plain = type(os.environ)
     counted = {*bare}
     packages: dict[str, set[str]] = {}
@@ -120,11 +138,13 @@ def preload(bare: set[str]) -> Record:
         os.environ.__class__ = _Watched
         try:
             for number, root in enumerate(ROOTS):
-                _Watched.reads, before = set(), os.environ.copy()
+                _Watched.reads = set()
+                before, filtered = os.environ.copy(), list(warnings.filters)
                 _import(root)
                 writes = dict(os.environ.copy().items() - before.items())
+                added = [one for one in warnings.filters if one not in filtered]
                 reads = _Watched.reads - _TERMINAL - {OURS}
-                stage = Stage(root, reads, writes, *captured.take())
+                stage = Stage(root, reads, writes, added, *captured.take())
                 record.stages.append(stage)
                 for name, module in sys.modules.items():
                     if name not in counted:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -41,6 +42,7 @@ class Shelf(MetaPathFinder):
         for name, module in self._modules.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
+        warnings.filters[:] = self._record.filters  # pyright: ignore[reportIndexIssue]
         sys.meta_path.insert(0, self)
 
     def let_be(self) -> None:
@@ -155,6 +157,9 @@ class Shelf(MetaPathFinder):
         self._checked = stage
         for one in stages:
             os.environ.update(one.writes)
+            if one.filters:
+                warnings.filters[:0] = one.filters  # pyright: ignore[reportIndexIssue]
+                warnings._filters_mutated()  # pyright: ignore[reportAttributeAccessIssue]
             for stream, text in ((sys.stdout, one.out), (sys.stderr, one.err)):
                 if stream is not None and text:
                     stream.write(text.decode("utf-8", "replace"))

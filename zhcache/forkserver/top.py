@@ -44,7 +44,7 @@ def serve(function: Callable[[list[Call]], None]) -> NoReturn:
     steps: list[Call] = []
     steps.append(functools.partial(function, steps))
     done: list[Any] = []
-    steps.append(lambda: steps.append(functools.partial(_end, done)))
+    steps.append(lambda: steps.append(functools.partial(_end, done, steps)))
     _thread.start_new_thread(done.extend, (map(operator.call, steps),))
     forever = _thread.allocate_lock()
     forever.acquire()
@@ -52,21 +52,25 @@ def serve(function: Callable[[list[Call]], None]) -> NoReturn:
         forever.acquire()
 
 
+def absolute(path: bytes) -> bytes:
+    """Returns the path as the interpreter makes it absolute: joined, not normalised."""
+    try:
+        return path if path.startswith(b"/") else os.getcwdb() + b"/" + path  # noqa: PTH109
+    except OSError:
+        return path
+
+
 def script(path: bytes) -> Call:
     """Returns what runs a file; where it cannot be opened, says so and returns what exits."""
-    try:
-        # As the interpreter does it: joined, not normalised.
-        absolute = path if path.startswith(b"/") else os.getcwdb() + b"/" + path  # noqa: PTH109
-    except OSError:
-        absolute = path
+    name = absolute(path)
     file = _LIBC.fopen(path, b"rb")
     if not file:
         number = ctypes.get_errno()
         reason = f"[Errno {number}] {os.strerror(number)}"
-        text = f"{sys.executable}: can't open file {os.fsdecode(absolute)!r}: {reason}\n"
+        text = f"{sys.executable}: can't open file {os.fsdecode(name)!r}: {reason}\n"
         os.write(2, os.fsencode(text))
         return functools.partial(_EXIT, 2)
-    return functools.partial(_RUN_FILE, file, absolute, 1, None)
+    return functools.partial(_RUN_FILE, file, name, 1, None)
 
 
 def command(code: bytes) -> Call:
@@ -136,17 +140,18 @@ def _show(error: BaseException) -> None:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
 
-def _end(done: list[Any]) -> None:
-    """Ends the process as the interpreter ends after its main program."""
+def _end(done: list[Any], steps: list[Call]) -> None:
+    """Adds the last step: the interpreter's end after its main program, with the right code."""
     failed = done[-1]
-    last = getattr(sys, "last_type", None)
-    if failed and last is KeyboardInterrupt and hasattr(_LIBC, "on_exit"):
+    if failed and getattr(sys, "last_type", None) is KeyboardInterrupt:
         # Python dies by SIGINT here, but only after it has cleaned up, when no Python code can
-        # run any more: exit(2) calls raise(2).
-        kill = ctypes.cast(getattr(_LIBC, "raise"), ctypes.c_void_p)
-        _LIBC.on_exit(kill, None)
-        _EXIT(int(signal.SIGINT))
-    _EXIT(1 if failed else 0)
+        # run any more: exit(2) calls raise(2). Where there is no on_exit, its code tells it.
+        if hasattr(_LIBC, "on_exit"):
+            _LIBC.on_exit(ctypes.cast(getattr(_LIBC, "raise"), ctypes.c_void_p), None)
+            steps.append(functools.partial(_EXIT, int(signal.SIGINT)))
+        else:
+            steps.append(functools.partial(_EXIT, 128 + signal.SIGINT))
+    steps.append(functools.partial(_EXIT, 1 if failed else 0))
 
 
 def at_end(function: Call) -> None:
