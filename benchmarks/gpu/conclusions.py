@@ -54,10 +54,10 @@ def _equal(equal: Equal) -> str:
     if packed == (True, True):
         return answer + (
             "So do packed ones, and modules made anew: none of the three things that set the first"
-            " proof apart makes a difference here. On a CPU that says nothing of a GPU. On a GPU the"
-            " 3e-6 is not to be had with these versions; try the first proof's (torch 2.11, cu130)"
-            " before it is called gone. The 512 bytes cost nothing and stay, as the choice of kernel"
-            " differs between GPUs and library versions."
+            " proof apart makes a difference here. On a CPU that says nothing of a GPU. On a GPU"
+            " the 3e-6 is not to be had with these versions; try the first proof's (torch 2.11)"
+            " before it is called gone. The 512 bytes cost nothing and stay, as the choice of"
+            " kernel differs between GPUs and library versions."
         )
     return answer + (
         "Packed ones differ in only one of the two kinds of memory, which alignment alone cannot"
