@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from zhcache.protocol.residency import Abilities
 
-_PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "cuda-bindings")
+_PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 
 
 def abilities(lacking: Sequence[str]) -> Abilities:
