@@ -33,14 +33,14 @@ def can_drop(folder: Path) -> bool:
     return in_memory(probe) == 0
 
 
-UNLOCKABLE = [
-    sys.executable,
-    "-c",
-    # No right to lock memory, for root neither: the limit, then the capability (CAP_IPC_LOCK, 14)
-    # out of the set that an exec may give back (PR_CAPBSET_DROP, 24).
-    "import ctypes, os, resource, sys\n"
-    "resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))\n"
-    "ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)\n"
-    "os.execv(sys.argv[1], sys.argv[1:])",
-]
-"""A command's head: what follows it runs without the right to lock memory."""
+def lock_limited(bytes_allowed: int = 0) -> list[str]:
+    """Returns a command's head: what follows it may lock so many bytes of memory."""
+    # The limit, then the capability to pass it (CAP_IPC_LOCK, 14) out of the set that an exec
+    # may give back (PR_CAPBSET_DROP, 24), which root has.
+    script = (
+        "import ctypes, os, resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_MEMLOCK, ({bytes_allowed}, {bytes_allowed}))\n"
+        "ctypes.CDLL(None).prctl(24, 14, 0, 0, 0)\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", script]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from harness.daemon import DEADLINE_S, Daemon, source, until
-from harness.memory import UNLOCKABLE, can_drop, drop, in_memory
+from harness.memory import can_drop, drop, in_memory, lock_limited
 
 pytestmark = pytest.mark.journey
 
@@ -148,7 +148,7 @@ def test_what_may_not_be_locked_is_read_again_and_says_so(config, make_daemon):
         def start(self, **environ):
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*UNLOCKABLE, sys.executable, "-m", "zhcached"],
+                    [*lock_limited(), sys.executable, "-m", "zhcached"],
                     stdout=log, stderr=log, env=self.environ | environ, start_new_session=True,
                 )  # fmt: skip
             until(lambda: self._answers() or self._died(), "the daemon answers")

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from harness.memory import UNLOCKABLE, can_drop, drop, in_memory
+from harness.memory import can_drop, drop, in_memory, lock_limited
 from zhcached.residency import pagecache
 
 SIZE = 3 * 2**20 + 17
@@ -90,16 +90,18 @@ def test_locked_pages_stay_until_the_mapping_is_closed(file, fd):
     assert in_memory(file) == 0
 
 
-def test_lock_without_the_right_is_an_error_and_locks_nothing(file):
+@pytest.mark.parametrize("allowed", [0, 2**17])
+def test_lock_without_the_right_is_an_error_and_locks_nothing(file, allowed):
     script = (
-        "import os, sys; from zhcached.residency.pagecache import Mapping\n"
+        "import os, sys; from zhcached.residency import pagecache\n"
+        "from zhcached.residency.pagecache import Mapping; pagecache._CALL_STEP = 2**16\n"
         "fd = os.open(sys.argv[1], os.O_RDONLY); m = Mapping(fd, os.fstat(fd).st_size)\n"
         "try: m.lock()\n"
         "except OSError as e: print('refused', e)\n"
         "print(open('/proc/self/status').read())"
     )
     done = subprocess.run(
-        [*UNLOCKABLE, sys.executable, "-c", script, str(file)],
+        [*lock_limited(allowed), sys.executable, "-c", script, str(file)],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("refused")

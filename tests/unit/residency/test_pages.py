@@ -9,6 +9,7 @@ from harness.storekit import COMMIT, REPO, Clock, open_store, publish, sha256
 from zhcache.errors import Busy, Cancelled, NoSpace
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import StoreDamaged
+from zhcached.residency import pagecache
 from zhcached.residency.pages import LOOK_S, Pages
 from zhcached.residency.reader import files_of
 
@@ -111,6 +112,22 @@ def test_what_cannot_be_locked_is_said_and_read_again(store, pages, manifest, cl
     assert pages.listing()[0].bytes_resident == 0
     pages.refresh()
     assert pages.listing()[0].bytes_resident == SIZE
+
+
+def test_stop_while_pages_are_read_again_locks_nothing(store, pages, manifest, monkeypatch):
+    with monkeypatch.context() as now:
+        unlocked(pages, now)
+        pages.keep(manifest, UID, 60.0)
+    forget(store)
+    read_in = pagecache.read_in
+
+    def stopped(*args):
+        read_in(*args)
+        pages.stop(REPO)
+
+    monkeypatch.setattr(pagecache, "read_in", stopped)
+    pages.refresh()
+    assert not pages._reader.are_locked({sha256(WEIGHTS): 2**20})
 
 
 def test_what_is_taken_again_and_again_is_read_ever_more_rarely(
