@@ -48,6 +48,7 @@ class DaemonSimulator:
         steps: What each prefetch shows on its way, before it ends.
         go_on: A prefetch ends only once this is set; it is set unless a test clears it.
         leases: Live leases by id. ``lease_ended`` is set when one ends.
+        host: How the next leases say that weights reach the CPU.
         protocol_range: What the handshake answers.
     """
 
@@ -66,6 +67,7 @@ class DaemonSimulator:
         self.go_on.set()
         self.streaming = threading.Event()
         self.leases: dict[str, m.Lease] = {}
+        self.host = "files"
         self.lease_ended = threading.Event()
         self.pins: set[str] = set()
         self.imports: list[tuple[m.ImportRequest, list[bytes]]] = []
@@ -421,6 +423,7 @@ class _Api(BaseHTTPRequestHandler):
             commit=held.commit,
             path=held.path,
             bytes=held.bytes,
+            host=sim.host,
         )
         sim.leases[lease.id] = lease
         try:

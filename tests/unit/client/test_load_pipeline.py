@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import zhcache
+from harness import families
 from simulators.daemon import DaemonSimulator, describe
 from zhcache.errors import NotFound, UsageError
 
@@ -157,6 +158,58 @@ def test_load_refuses_what_it_would_otherwise_ignore(
     with pytest.raises(UsageError):
         zhcache.load_pipeline(REPO, **options)
     assert daemon.requests == []
+
+
+def test_load_sets_the_attention_backend_of_models_that_have_one(daemon: DaemonSimulator) -> None:
+    daemon.hold(REPO, families.folder("flux"))
+    with zhcache.load_pipeline(REPO, device="cpu", attention="native") as pipe:
+        used = {
+            processor._attention_backend for processor in pipe.transformer.attn_processors.values()
+        }
+    assert [backend.value for backend in used] == ["native"]
+    with pytest.raises(UsageError, match="attention backend warp"):
+        zhcache.load_pipeline(REPO, device="cpu", attention="warp")
+
+
+def test_load_refuses_an_attention_backend_that_nothing_would_use(leased: DaemonSimulator) -> None:
+    with pytest.raises(UsageError, match="do not let an attention backend be chosen"):
+        zhcache.load_pipeline(REPO, device="cpu", attention="native")
+
+
+def test_load_has_repeated_blocks_compiled_when_they_are_first_used(
+    leased: DaemonSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    compiled: list[str] = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, *_, **__: compiled.append(type(self).__name__)
+    )
+    zhcache.release(zhcache.load_pipeline(REPO, device="cpu", compile=True))
+    assert set(compiled) == {"BasicTransformerBlock"}
+
+
+def test_load_refuses_a_device_map_where_weights_come_as_arenas(
+    leased: DaemonSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leased, "host", "arenas")
+    with pytest.raises(UsageError, match="device_map"):
+        zhcache.load_pipeline(REPO, device_map="balanced")
+    assert leased.lease_ended.wait(10)
+
+
+def test_resident_mode_imports_nothing_heavy_and_tries_no_attach(
+    daemon: DaemonSimulator,
+) -> None:
+    script = (
+        "import sys, zhcache\n"
+        "try: zhcache.load_pipeline('demo/none', mode='resident')\n"
+        "except zhcache.ZhcacheError as error: print(type(error).__name__)\n"
+        "print(*{'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == [""], done.stdout + done.stderr
+    assert not any(path == "/v1/leases" for _, path in daemon.requests)
 
 
 def test_load_ends_the_lease_when_the_pipeline_cannot_be_read(
