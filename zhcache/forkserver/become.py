@@ -217,6 +217,8 @@ def _forget_the_past() -> None:
     if (numpy_random := loaded.get("numpy.random")) is not None:
         # `random` and OpenSSL do this by themselves after a fork.
         numpy_random.seed()
+    if (torch := loaded.get("torch")) is not None:
+        torch.default_generator.seed()
     if (processes := loaded.get("multiprocessing.process")) is not None:
         processes.current_process().authkey = os.urandom(32)
         try:

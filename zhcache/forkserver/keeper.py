@@ -39,19 +39,19 @@ def keep(line: socket.socket, record: Record, kept: Collection[int]) -> top.Call
     """
     run, fds = _request(line, record)
     report, told = os.pipe()
+    awaited, go = os.pipe()
     alarm, rings = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(rings, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     keeper = os.getpid()
     child = os.fork()
     if child != 0:
-        os.close(told)
         # Held here too, the script's pipes would never end.
-        frames.close_all(fds)
-        _watch(line, child, report, alarm)
+        frames.close_all([told, awaited, *fds])
+        _watch(line, child, (report, go), alarm)
     # Its number is the script's to use: an object would close it a second time.
     line.detach()
-    return _script(run, fds, record, kept, told, keeper)
+    return _script(run, fds, record, kept, (awaited, told), keeper)
 
 
 def _request(line: socket.socket, record: Record) -> tuple[Run, list[int]]:
@@ -80,22 +80,30 @@ def _script(
     fds: list[int],
     record: Record,
     kept: Collection[int],
-    told: int,
+    pipes: tuple[int, int],
     keeper: int,
 ) -> top.Call:
-    """Becomes the script's process; what prevents it goes into the pipe ``told``."""
+    """Becomes the script's process.
+
+    What prevents it goes into the second of ``pipes``. The script runs once the first one says so:
+    when the client has been told of it, so that a client that knows of none may ask again.
+    """
     # Out of the way of the numbers that the client's descriptors will have.
-    told = fcntl.fcntl(told, fcntl.F_DUPFD_CLOEXEC, max([2, *run.fds]) + 1)
+    base = max([2, *run.fds]) + 1
+    awaited, told = (fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, base) for number in pipes)
     try:
         os.setpgid(0, 0)
         become.die_with_parent(keeper)
-        become.take_over(run, fds, {*kept, told})
+        become.take_over(run, fds, {*kept, awaited, told})
         call = become.be_fresh(run, record)
         become.take_signals(run)
     except BaseException as error:  # noqa: BLE001 - nothing below this can tell anybody
         os.write(told, msgspec.json.encode(to_info(_as_ours(error))))
         os._exit(1)
     os.close(told)
+    if not os.read(awaited, 1):
+        os._exit(1)
+    os.close(awaited)
     return call
 
 
@@ -110,11 +118,14 @@ def _as_ours(error: BaseException) -> ZhcacheError:
     )
 
 
-def _watch(line: socket.socket, child: int, report: int, alarm: int) -> NoReturn:
+def _watch(line: socket.socket, child: int, pipes: tuple[int, int], alarm: int) -> NoReturn:
+    report, go = pipes
     if failure := _all(report):
         _tell(line, Failed(error=msgspec.json.decode(failure, type=ErrorInfo)))
         os._exit(0)
-    _tell(line, Started(pid=child))
+    _tell(line, Started(pid=child), child)
+    os.write(go, b"g")
+    os.close(go)
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(alarm, select.POLLIN)

@@ -44,6 +44,7 @@ ROOTS = (
 """What is imported, dependencies first. After a colon: an attribute that is loaded if asked for."""
 
 NEEDED = ("torch", "diffusers")
+_LAST_NATIVE = "torch"
 _TERMINAL = frozenset(("COLUMNS", "LINES"))
 """Read for the width of a menu that no script sees; they change with every window."""
 
@@ -78,11 +79,17 @@ class Record:
     stages: list[Stage] = field(default_factory=list)
     modules: dict[str, ModuleType] = field(default_factory=dict)
     stage_of: dict[str, int] = field(default_factory=dict)
+    last_of: dict[int, str] = field(default_factory=dict)
     files: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     unbound: set[str] = field(default_factory=set)
     """Submodules that were taken out of their packages; bound again when they are handed out."""
     filters: list[Any] = field(default_factory=list)
     """Warning filters as they were before."""
+
+    @property
+    def native(self) -> int:
+        """The number of the last root that loads libraries which read variables unseen."""
+        return next(n for n, stage in enumerate(self.stages) if stage.root == _LAST_NATIVE)
 
     def differing(self, environ: dict[str, str], names: set[str]) -> list[str]:
         """Returns which of ``names`` have another value in ``environ`` than they had here."""
@@ -156,6 +163,7 @@ def preload(bare: set[str]) -> Record:
             os.environ.__class__ = plain
     # A module is put at the end of sys.modules when its import ends, so this order is that order.
     record.modules = {n: m for n, m in sys.modules.items() if n not in bare and n != "__main__"}
+    record.last_of = {record.stage_of[name]: name for name in record.modules}
     for name, attributes in packages.items():
         record.unbound |= _forget_later(record.modules[name], attributes)
     record.files = dict(_marks(record.modules))

@@ -22,8 +22,6 @@ from typing import Any, NoReturn
 from zhcache.errors import UsageError
 from zhcache.forkserver.preload import Record
 
-_NATIVE_ROOT = "torch"
-
 
 class Shelf(MetaPathFinder):
     """The finder. One for each script, made in its process."""
@@ -33,7 +31,7 @@ class Shelf(MetaPathFinder):
         self._modules = dict(record.modules)
         self._order = {name: number for number, name in enumerate(record.modules)}
         self._elsewhere: dict[str, str] = {}
-        self._checked = -1
+        self._checked = self._repeated = -1
         self._seen_path: list[str] | None = None
         self._nearer: set[str] = set()
 
@@ -89,6 +87,7 @@ class Shelf(MetaPathFinder):
         if not is_standard:
             self._check_files(name)
             self._check_variables(name)
+            self._repeat(name)
         module = self._modules[name]
         for other in wanted:
             if other in self._modules:
@@ -145,7 +144,7 @@ class Shelf(MetaPathFinder):
             return
         now = dict(os.environ)
         reads = set[str]().union(*(one.reads for one in stages))
-        if self._checked < _index(self._record, _NATIVE_ROOT):
+        if self._checked < self._record.native:
             reads |= self._record.unseen_reads(now)
         if names := self._record.differing(now, reads):
             _refuse(
@@ -154,8 +153,14 @@ class Shelf(MetaPathFinder):
                 names=", ".join(names),
                 name=name,
             )
-        self._checked = stage
-        for one in stages:
+        # What comes later of the same root may have read as much: it is looked at again.
+        is_whole = name == self._record.last_of[stage]
+        self._checked = stage if is_whole else stage - 1
+
+    def _repeat(self, name: str) -> None:
+        """Does once more what the imports did beside making modules."""
+        stage = self._record.stage_of[name]
+        for one in self._record.stages[self._repeated + 1 : stage + 1]:
             os.environ.update(one.writes)
             if one.filters:
                 warnings.filters[:0] = one.filters  # pyright: ignore[reportIndexIssue]
@@ -163,6 +168,7 @@ class Shelf(MetaPathFinder):
             for stream, text in ((sys.stdout, one.out), (sys.stderr, one.err)):
                 if stream is not None and text:
                     stream.write(text.decode("utf-8", "replace"))
+        self._repeated = max(self._repeated, stage)
 
 
 class _Handout(Loader):
@@ -202,10 +208,6 @@ def _names(folder: str) -> set[str]:
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
-
-
-def _index(record: Record, root: str) -> int:
-    return next(n for n, stage in enumerate(record.stages) if stage.root == root)
 
 
 def _refuse(template: str, *, hint: str, **values: object) -> NoReturn:
