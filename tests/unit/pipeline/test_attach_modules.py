@@ -9,7 +9,7 @@ import torch
 
 from harness import arenas, families
 from zhcache.errors import IntegrityError, UsageError, VersionMismatch
-from zhcache.pipeline import attach, reading
+from zhcache.pipeline import attach, mapping, reading
 
 CPU = torch.device("cpu")
 
@@ -146,6 +146,14 @@ def test_attached_pipeline_saves_copies_and_casts_like_any(pipeline_dir, tmp_pat
     assert twin.conv_in.weight.data_ptr() != pipe.unet.conv_in.weight.data_ptr()
     assert twin.to(torch.float16).conv_in.weight.dtype == torch.float16
     assert pipe.unet.conv_in.weight.dtype == torch.float32
+
+
+def test_parameters_lie_in_the_arena_and_buffers_do_not(held, pipeline_dir):
+    made = attach.components(pipeline_dir, held)
+    assert all(mapping.is_shared(p) for part in made.values() for p in part.parameters())
+    buffers = [buffer for part in made.values() for buffer in part.buffers()]
+    assert buffers
+    assert not any(mapping.is_shared(buffer) for buffer in buffers)
 
 
 def test_one_changed_weight_is_no_change_of_another_to_autograd(pipeline_dir):
