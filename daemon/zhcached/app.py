@@ -36,13 +36,13 @@ from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.scrub import Scrub
 from zhcached.jobs.upkeep import Upkeep
-from zhcached.residency.arenas import Arenas
+from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.door import Residency
-from zhcached.residency.launch import chosen
-from zhcached.residency.pages import Pages
-from zhcached.residency.residents import Residents
-from zhcached.residency.stations import GPU_CONTEXT
+from zhcached.residency.launch.launch import chosen
+from zhcached.residency.pages.pages import Pages
+from zhcached.residency.resident.residents import Residents
+from zhcached.residency.resident.stations import GPU_CONTEXT
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store

@@ -21,7 +21,7 @@ from zhcache.protocol.residency import (
     Returned,
     Step,
 )
-from zhcached.residency.launch import Direct
+from zhcached.residency.launch.launch import Direct
 from zhcached.residency.nvml import gpus
 from zhcached.workers import sandbox
 

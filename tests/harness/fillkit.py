@@ -17,7 +17,7 @@ from zhcache.errors import UsageError
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Ended, Launch, Launched
 from zhcached.config import ResidencyConfig
-from zhcached.residency.arenas import Arenas
+from zhcached.residency.arena.arenas import Arenas
 
 WORKER = Path(__file__).with_name("fillworker.py")
 GPU = "GPU-11111111-2222-3333-4444-555555555555"

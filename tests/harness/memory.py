@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from zhcached.residency import pagecache
+from zhcached.residency.pages import pagecache
 
 
 def in_memory(*paths: Path) -> int:

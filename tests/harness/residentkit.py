@@ -21,8 +21,8 @@ from zhcache.protocol.names import parse_repo
 from zhcached.api import residents as conversation
 from zhcached.api.peer import Peer
 from zhcached.config import ResidencyConfig
-from zhcached.residency.patience import Patience
-from zhcached.residency.residents import Residents
+from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.residents import Residents
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 10.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zhcache.errors import ZhcacheError
-from zhcached.residency import launch
+from zhcached.residency.launch import launch
 
 pytest.importorskip("torch", reason="torch is not installed")
 

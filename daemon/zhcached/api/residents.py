@@ -18,7 +18,7 @@ from zhcache.protocol.failure import to_info
 from zhcached.api.outbox import Outbox
 from zhcached.api.peer import Peer
 from zhcached.api.services import Services
-from zhcached.residency.seats import Seat
+from zhcached.residency.resident.seats import Seat
 
 log = structlog.get_logger()
 _decoder = msgspec.json.Decoder[Any](residency.FromClient)

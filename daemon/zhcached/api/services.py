@@ -12,10 +12,10 @@ from zhcached.config import Config
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
-from zhcached.residency.arenas import Arenas
+from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.door import Residency
-from zhcached.residency.launch import Launcher
-from zhcached.residency.residents import Residents
+from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.resident.residents import Residents
 from zhcached.store.store import Store
 
 

@@ -25,11 +25,11 @@ from zhcache.protocol.residency import (
 )
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
-from zhcached.residency.arenas import Arenas
+from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
-from zhcached.residency.pages import Pages
-from zhcached.residency.reader import Report
-from zhcached.residency.residents import Residents
+from zhcached.residency.pages.pages import Pages
+from zhcached.residency.pages.reader import Report
+from zhcached.residency.resident.residents import Residents
 from zhcached.residency.stopping import Stopping
 from zhcached.residency.uses import merged
 from zhcached.store.snapshots import Manifest

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from zhcache.errors import Busy, NotFound, NotPermitted
 from zhcache.protocol.names import RepoId
 from zhcache.protocol.residency import Stopped
-from zhcached.residency.arenas import Arenas
+from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU
-from zhcached.residency.pages import Pages
-from zhcached.residency.residents import Residents
+from zhcached.residency.pages.pages import Pages
+from zhcached.residency.resident.residents import Residents
 
 
 class Stopping:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhcached.residency.budget import Evict, Item, TooLarge, Wait, plan
+from zhcached.residency.arena.budget import Evict, Item, TooLarge, Wait, plan
 
 
 def item(key, size=10, used=0.0, **more):

@@ -9,7 +9,7 @@ from harness.storekit import COMMIT, publish
 from zhcache.errors import NotFound, UsageError
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import StoreDamaged
-from zhcached.residency.contents import contents
+from zhcached.residency.arena.contents import contents
 
 OTHER = "beef" + "0" * 36
 REPO = parse_repo("lab/pipe")

@@ -9,7 +9,7 @@ from harness.daemon import until
 from harness.fillkit import GPU, arenas_of
 from harness.manager import Manager
 from harness.storekit import COMMIT
-from zhcached.residency import custody
+from zhcached.residency.arena import custody
 
 
 @pytest.fixture

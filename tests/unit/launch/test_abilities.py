@@ -10,8 +10,8 @@ import pytest
 from zhcache.errors import ZhcacheError
 from zhcache.protocol.residency import Abilities
 from zhcached.api import doctor
-from zhcached.residency import abilities
-from zhcached.residency.launch import Direct, Remote
+from zhcached.residency.launch import abilities
+from zhcached.residency.launch.launch import Direct, Remote
 from zhcached.workers import sandbox
 
 

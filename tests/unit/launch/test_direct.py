@@ -15,7 +15,7 @@ import pytest
 from zhcache.errors import VersionMismatch, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Failed, Fill, FromFillWorker
-from zhcached.residency import hired, launch, template
+from zhcached.residency.launch import hired, launch, template
 
 pytest.importorskip("torch", reason="torch is not installed")
 
@@ -221,7 +221,7 @@ def test_template_with_a_thread_starts_programs_of_their_own(tmp_path, monkeypat
 DAEMON = """
 import sys, time
 from pathlib import Path
-from zhcached.residency.launch import Direct
+from zhcached.residency.launch.launch import Direct
 worker = Direct(Path(sys.argv[1])).launch("resident", "x")
 print(worker.pid, flush=True)
 time.sleep(600)

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from zhcached.residency import words
-from zhcached.residency.words import Words
+from zhcached.residency.launch import words
+from zhcached.residency.launch.words import Words
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from harness.daemon import until
 from harness.memory import can_drop, drop, in_memory
-from zhcached.residency.locks import Locks
+from zhcached.residency.pages.locks import Locks
 
 SIZE = 2**20
 

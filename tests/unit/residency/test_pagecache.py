@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from harness.memory import can_drop, drop, in_memory, lock_limited
-from zhcached.residency import pagecache
+from zhcached.residency.pages import pagecache
 
 SIZE = 3 * 2**20 + 17
 
@@ -93,8 +93,8 @@ def test_locked_pages_stay_until_the_mapping_is_closed(file, fd):
 @pytest.mark.parametrize("allowed", [0, 2**17])
 def test_lock_without_the_right_is_an_error_and_locks_nothing(file, allowed):
     script = (
-        "import os, sys; from zhcached.residency import pagecache\n"
-        "from zhcached.residency.pagecache import Mapping; pagecache._CALL_STEP = 2**16\n"
+        "import os, sys; from zhcached.residency.pages import pagecache\n"
+        "from zhcached.residency.pages.pagecache import Mapping; pagecache._CALL_STEP = 2**16\n"
         "fd = os.open(sys.argv[1], os.O_RDONLY); m = Mapping(fd, os.fstat(fd).st_size)\n"
         "try: m.lock()\n"
         "except OSError as e: print('refused', e)\n"

@@ -9,9 +9,9 @@ from harness.storekit import COMMIT, REPO, Clock, open_store, publish, sha256
 from zhcache.errors import Busy, Cancelled, NoSpace
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import StoreDamaged
-from zhcached.residency import pagecache
-from zhcached.residency.pages import LOOK_S, Pages
-from zhcached.residency.reader import files_of
+from zhcached.residency.pages import pagecache
+from zhcached.residency.pages.pages import LOOK_S, Pages
+from zhcached.residency.pages.reader import files_of
 
 UID = os.getuid()
 OTHER = parse_repo("lab/other")
@@ -146,7 +146,7 @@ def test_what_is_taken_again_and_again_is_read_ever_more_rarely(
 
 def test_pages_are_not_read_again_when_memory_is_short(store, pages, manifest, monkeypatch):
     unlocked(pages, monkeypatch)
-    monkeypatch.setattr("zhcached.residency.pages.SPARE_BYTES", 2**60)
+    monkeypatch.setattr("zhcached.residency.pages.pages.SPARE_BYTES", 2**60)
     pages.keep(manifest, UID, 60.0)
     forget(store)
     pages.refresh()

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhcached.residency.room import Claim, Full, Room, TooLarge, make_room
+from zhcached.residency.pages.room import Claim, Full, Room, TooLarge, make_room
 
 
 def claim(key, used=0.0, **fields):

@@ -4,8 +4,8 @@ import pytest
 
 from harness.standin import read_all, sealed
 from zhcache.errors import UsageError
-from zhcached.residency.artifacts import MAX_OF_A_KIND, Artifacts
-from zhcached.residency.kinds import Kind
+from zhcached.residency.resident.artifacts import MAX_OF_A_KIND, Artifacts
+from zhcached.residency.resident.kinds import Kind
 
 KIND = Kind("lab/one", "c" * 40, "GPU-1", compile=True)
 KEY = "ab" * 16

@@ -2,7 +2,7 @@ import pytest
 
 from zhcache.errors import UsageError, VersionMismatch
 from zhcache.protocol.residency import ResidentRequest
-from zhcached.residency import kinds
+from zhcached.residency.resident import kinds
 
 
 def kind(**fields):

@@ -9,7 +9,7 @@ import pytest
 
 from harness.standin import sealed
 from zhcache.protocol import frames, residency
-from zhcached.residency import sealed as border
+from zhcached.residency.resident import sealed as border
 
 
 def leftovers():
@@ -65,7 +65,7 @@ def test_more_than_one_descriptor_is_refused(make):
 
 
 def test_memory_of_all_calls_of_one_user_is_bounded(make, monkeypatch):
-    monkeypatch.setattr("zhcached.residency.calls.MAX_BLOBS", 5)
+    monkeypatch.setattr("zhcached.residency.resident.calls.MAX_BLOBS", 5)
     client = make().client()
     client.opened()
     client.call(do="wait")
@@ -146,7 +146,7 @@ def test_client_that_does_not_read_is_let_go_and_holds_nobody_up(make):
 
 
 def test_one_user_cannot_take_all_seats(make, monkeypatch):
-    monkeypatch.setattr("zhcached.residency.residents.MAX_SEATS_PER_UID", 2)
+    monkeypatch.setattr("zhcached.residency.resident.residents.MAX_SEATS_PER_UID", 2)
     house = make()
     kept = [house.client(uid=1) for _ in range(2)]
     for client in kept:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from zhcache.protocol import residency
-from zhcached.residency import calls
+from zhcached.residency.resident import calls
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from zhcached.residency.fairness import Turns
+from zhcached.residency.resident.fairness import Turns
 
 uids = st.integers(0, 4)
 

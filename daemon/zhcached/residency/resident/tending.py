@@ -20,11 +20,11 @@ import structlog
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol import frames, residency
 from zhcache.protocol.failure import to_error
-from zhcached.residency import sealed
-from zhcached.residency.house import House
-from zhcached.residency.launch import Worker
-from zhcached.residency.orders import End, Kill, Rest, Start, Stop
-from zhcached.residency.station import Station
+from zhcached.residency.launch.launch import Worker
+from zhcached.residency.resident import sealed
+from zhcached.residency.resident.house import House
+from zhcached.residency.resident.orders import End, Kill, Rest, Start, Stop
+from zhcached.residency.resident.station import Station
 
 MAX_RESULT = 4 * 2**30
 """Bytes of sealed memory that one call gives back."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zhcache.protocol import residency
-from zhcached.residency.calls import Listener
-from zhcached.residency.kinds import Kind
+from zhcached.residency.resident.calls import Listener
+from zhcached.residency.resident.kinds import Kind
 
 
 @dataclass(eq=False, slots=True)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from zhcache.protocol import residency
-from zhcached.residency.artifacts import Artifacts
-from zhcached.residency.launch import Launcher
-from zhcached.residency.patience import Patience
-from zhcached.residency.station import Station
+from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.resident.artifacts import Artifacts
+from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.station import Station
 
 
 class ArenaSource(Protocol):
-    """What is asked of ``zhcached.residency.arenas.Arenas``."""
+    """What is asked of ``zhcached.residency.arena.arenas.Arenas``."""
 
     def attach(
         self,

@@ -20,8 +20,8 @@ import structlog
 
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
-from zhcached.residency import abilities
-from zhcached.residency.words import Words
+from zhcached.residency.launch import abilities
+from zhcached.residency.launch.words import Words
 
 NEEDS = ("torch", "diffusers", "transformers")
 ENDING_S = 5.0

@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 
 from zhcache.errors import UsageError
-from zhcached.residency import sealed
-from zhcached.residency.kinds import Kind
+from zhcached.residency.resident import sealed
+from zhcached.residency.resident.kinds import Kind
 from zhcached.store import files
 
 MAX_ONE = 2 * 2**30

@@ -10,10 +10,10 @@ from zhcache.errors import Cancelled, UsageError, ZhcacheError
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import close_all
-from zhcached.residency import sealed
-from zhcached.residency.calls import Allowance, Call, Size
-from zhcached.residency.guests import Guest
-from zhcached.residency.station import Station
+from zhcached.residency.resident import sealed
+from zhcached.residency.resident.calls import Allowance, Call, Size
+from zhcached.residency.resident.guests import Guest
+from zhcached.residency.resident.station import Station
 
 # Towards workers calls have the daemon's own numbers: no client can speak of another's call.
 _numbers = count(1)

@@ -28,8 +28,8 @@ from zhcache.protocol.residency import (
     FromFillWorker,
     Progress,
 )
-from zhcached.residency.held import Use
-from zhcached.residency.launch import Launcher, Worker
+from zhcached.residency.arena.held import Use
+from zhcached.residency.launch.launch import Launcher, Worker
 
 CPU = "cpu"
 STALL_S = 300.0

@@ -19,16 +19,16 @@ from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
-from zhcached.residency import places
-from zhcached.residency.artifacts import Artifacts
-from zhcached.residency.contents import contents
+from zhcached.residency.arena.contents import contents
 from zhcached.residency.devices import CPU, Devices
-from zhcached.residency.house import ArenaSource
-from zhcached.residency.kinds import Kind
-from zhcached.residency.launch import Launcher
-from zhcached.residency.patience import Patience
-from zhcached.residency.station import Station
-from zhcached.residency.tending import Attendant
+from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.resident import places
+from zhcached.residency.resident.artifacts import Artifacts
+from zhcached.residency.resident.house import ArenaSource
+from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.tending import Attendant
 from zhcached.store.store import Store
 
 GPU_CONTEXT = 600 * 2**20

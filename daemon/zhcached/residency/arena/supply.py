@@ -16,13 +16,13 @@ from zhcache.protocol import frames
 from zhcache.protocol.failure import to_error, to_info
 from zhcache.protocol.residency import Fill, Progress
 from zhcached.clock import Clock
-from zhcached.residency.budget import Evict, TooLarge, plan
+from zhcached.residency.arena.budget import Evict, TooLarge, plan
+from zhcached.residency.arena.fill import Filling, Landed
+from zhcached.residency.arena.held import Held
+from zhcached.residency.arena.shelf import Shelf
+from zhcached.residency.arena.wanted import Wanted
 from zhcached.residency.devices import CPU
-from zhcached.residency.fill import Filling, Landed
-from zhcached.residency.held import Held
-from zhcached.residency.launch import Launcher
-from zhcached.residency.shelf import Shelf
-from zhcached.residency.wanted import Wanted
+from zhcached.residency.launch.launch import Launcher
 
 MAX_FILLS = 2
 """Workers that fill at once: each has a torch of its own, and together they thrash the disk."""

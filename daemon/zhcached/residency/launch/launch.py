@@ -18,9 +18,9 @@ from zhcache.i18n import mark
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_error
 from zhcache.protocol.residency import Abilities, Failed, FromSpawner, Launch, Launched
-from zhcached.residency import abilities
-from zhcached.residency.hired import Hired
-from zhcached.residency.template import Template, environment
+from zhcached.residency.launch import abilities
+from zhcached.residency.launch.hired import Hired
+from zhcached.residency.launch.template import Template, environment
 
 Kind = Literal["fill", "resident"]
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 import structlog
 
 from zhcached.clock import Clock
-from zhcached.residency.budget import Item
-from zhcached.residency.custody import Custody
-from zhcached.residency.held import Held, Use
+from zhcached.residency.arena.budget import Item
+from zhcached.residency.arena.custody import Custody
+from zhcached.residency.arena.held import Held, Use
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ import threading
 import structlog
 
 from zhcache.protocol import frames
-from zhcached.residency.holder import Lock, Told, Unlock
+from zhcached.residency.pages.holder import Lock, Told, Unlock
 
 STOP_S = 5.0
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG")
@@ -107,7 +107,7 @@ class Locks:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "zhcached.residency.holder", str(theirs.fileno())]
+        command = [sys.executable, "-m", "zhcached.residency.pages.holder", str(theirs.fileno())]
         with theirs:
             try:
                 self._process = subprocess.Popen(

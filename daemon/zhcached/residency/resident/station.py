@@ -16,13 +16,13 @@ from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
 from zhcached.clock import Clock
-from zhcached.residency.calls import Abandoned, Call, Ended, Running, Waiting
-from zhcached.residency.deaths import Falls, in_call, overdue
-from zhcached.residency.fairness import Turns
-from zhcached.residency.guests import Guest
-from zhcached.residency.kinds import Kind
-from zhcached.residency.orders import End, Kill, Order, Rest, Start, Stop
-from zhcached.residency.patience import Patience
+from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running, Waiting
+from zhcached.residency.resident.deaths import Falls, in_call, overdue
+from zhcached.residency.resident.fairness import Turns
+from zhcached.residency.resident.guests import Guest
+from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.orders import End, Kill, Order, Rest, Start, Stop
+from zhcached.residency.resident.patience import Patience
 
 
 class Station:

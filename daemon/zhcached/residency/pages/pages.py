@@ -18,10 +18,10 @@ from zhcache.errors import Busy, Cancelled, NoSpace, ZhcacheError
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
-from zhcached.residency import wishes
-from zhcached.residency.reader import Reader, Report, files_of
-from zhcached.residency.room import Claim, Full, Room, TooLarge, make_room
-from zhcached.residency.wishes import Wish
+from zhcached.residency.pages import wishes
+from zhcached.residency.pages.reader import Reader, Report, files_of
+from zhcached.residency.pages.room import Claim, Full, Room, TooLarge, make_room
+from zhcached.residency.pages.wishes import Wish
 from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
 

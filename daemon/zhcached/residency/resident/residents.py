@@ -23,19 +23,19 @@ from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
-from zhcached.residency import kinds
-from zhcached.residency.calls import Allowance, Listener
 from zhcached.residency.devices import Devices
-from zhcached.residency.ear import Ear
-from zhcached.residency.guests import Guest
-from zhcached.residency.house import ArenaSource
-from zhcached.residency.kinds import Kind
-from zhcached.residency.launch import Launcher
-from zhcached.residency.patience import Patience
-from zhcached.residency.seats import Seat
-from zhcached.residency.station import Station
-from zhcached.residency.stations import Stations, line_of
-from zhcached.residency.stopped import Letting, holder_of, is_meant
+from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.resident import kinds
+from zhcached.residency.resident.calls import Allowance, Listener
+from zhcached.residency.resident.ear import Ear
+from zhcached.residency.resident.guests import Guest
+from zhcached.residency.resident.house import ArenaSource
+from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.seats import Seat
+from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.stations import Stations, line_of
+from zhcached.residency.resident.stopped import Letting, holder_of, is_meant
 from zhcached.store.store import Store
 
 MAX_SEATS_PER_UID = 64

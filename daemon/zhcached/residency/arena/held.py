@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from zhcache.protocol.residency import Arena
-from zhcached.residency.budget import Item
-from zhcached.residency.scopes import is_private
+from zhcached.residency.arena.budget import Item
+from zhcached.residency.arena.scopes import is_private
 
 FOREVER = 1e300
 """A time that never comes, and that JSON can carry."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zhcached.residency.station import Station
-from zhcached.residency.stations import users
+from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.stations import users
 
 
 @dataclass(slots=True)

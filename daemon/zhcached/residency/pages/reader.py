@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from zhcache.protocol.names import RepoPath
 from zhcached.errors import StoreDamaged
-from zhcached.residency import pagecache
-from zhcached.residency.contents import INDEX
-from zhcached.residency.locks import Locks
+from zhcached.residency.arena.contents import INDEX
+from zhcached.residency.pages import pagecache
+from zhcached.residency.pages.locks import Locks
 from zhcached.sources.pipeline_files import components_of, read_by_from_pretrained
 from zhcached.store import files as disk
 from zhcached.store.blobs import Blobs

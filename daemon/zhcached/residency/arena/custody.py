@@ -19,8 +19,8 @@ import structlog
 
 from zhcache.protocol.residency import Arena
 from zhcached import notify
-from zhcached.residency.fill import CPU, is_sealed
-from zhcached.residency.held import Held, Use
+from zhcached.residency.arena.fill import CPU, is_sealed
+from zhcached.residency.arena.held import Held, Use
 from zhcached.store.leases import boot_id
 
 PREFIX = "arena-"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from zhcache.errors import Busy, NotPermitted
 from zhcache.protocol.messages import Resident
 from zhcached.clock import Clock
-from zhcached.residency.held import FOREVER, Held, Use
-from zhcached.residency.shelf import Shelf
+from zhcached.residency.arena.held import FOREVER, Held, Use
+from zhcached.residency.arena.shelf import Shelf
 
 
 def listing(shelf: Shelf, clock: Clock) -> list[Resident]:

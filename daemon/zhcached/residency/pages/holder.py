@@ -17,7 +17,7 @@ from pathlib import Path
 
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Event
-from zhcached.residency.pagecache import Mapping
+from zhcached.residency.pages.pagecache import Mapping
 
 
 class Lock(Event):

@@ -21,15 +21,15 @@ from zhcache.protocol.names import parse_repo
 from zhcache.protocol.residency import Arena, Progress
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
-from zhcached.residency import letting
-from zhcached.residency.custody import Custody
+from zhcached.residency.arena import letting
+from zhcached.residency.arena.custody import Custody
+from zhcached.residency.arena.fill import STALL_S
+from zhcached.residency.arena.held import FOREVER, Use
+from zhcached.residency.arena.shelf import Shelf
+from zhcached.residency.arena.supply import Supply
+from zhcached.residency.arena.wanted import Signal, wanted_of
 from zhcached.residency.devices import CPU, Devices
-from zhcached.residency.fill import STALL_S
-from zhcached.residency.held import FOREVER, Use
-from zhcached.residency.launch import Launcher
-from zhcached.residency.shelf import Shelf
-from zhcached.residency.supply import Supply
-from zhcached.residency.wanted import Signal, wanted_of
+from zhcached.residency.launch.launch import Launcher
 from zhcached.store.store import Store
 
 TICK_S = 0.25

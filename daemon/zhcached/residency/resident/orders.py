@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zhcached.residency.calls import Call
+from zhcached.residency.resident.calls import Call
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import structlog
 
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Ended
-from zhcached.residency.words import Words
+from zhcached.residency.launch.words import Words
 
 LOST = "was lost: the process that starts workers ended"
 

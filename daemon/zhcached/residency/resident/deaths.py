@@ -6,7 +6,7 @@ import math
 
 from zhcache.errors import WorkerDied
 from zhcached.clock import Clock
-from zhcached.residency.patience import Patience
+from zhcached.residency.resident.patience import Patience
 
 
 class Falls:

@@ -10,11 +10,11 @@ from zhcache.errors import UsageError
 from zhcache.protocol.frames import MAX_FDS
 from zhcache.protocol.names import parse_repo
 from zhcached.config import ResidencyConfig
-from zhcached.residency.contents import Component, contents
+from zhcached.residency.arena.contents import Component, contents
+from zhcached.residency.arena.fill import Filling
+from zhcached.residency.arena.held import Use
+from zhcached.residency.arena.scopes import key_of, scope_of
 from zhcached.residency.devices import CPU, Devices
-from zhcached.residency.fill import Filling
-from zhcached.residency.held import Use
-from zhcached.residency.scopes import key_of, scope_of
 from zhcached.store.store import Store
 
 

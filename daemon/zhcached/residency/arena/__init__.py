@@ -1,0 +1,1 @@
+"""Arenas: components' weights in memory that is handed over by descriptor."""

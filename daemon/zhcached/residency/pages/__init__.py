@@ -1,0 +1,1 @@
+"""Warm on the CPU: files of snapshots in the kernel's page cache."""
