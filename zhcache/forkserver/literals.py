@@ -31,7 +31,7 @@ def assigned(script: str, environ: dict[str, str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for statement in tree.body:
         for name, value, is_default in _effects(statement):
-            if not is_default or (name not in environ and found.get(name) is None):
+            if not is_default or found.get(name, environ.get(name)) is None:
                 found[name] = value
     return {name: value for name, value in found.items() if environ.get(name) != value}
 

@@ -39,8 +39,8 @@ _LOOK_S = 5.0
 _PEER = struct.Struct("3i")
 
 
-def main(bare: set[str]) -> None:
-    """Imports, says so, and serves.
+def main(bare: set[str]) -> top.Call:
+    """Imports, says so, and returns what serves.
 
     Args:
         bare: Names of the modules that every interpreter has at its start.
@@ -53,7 +53,7 @@ def main(bare: set[str]) -> None:
     lock = _lock(lock_of(place, key))
     if lock is None:
         os.write(pipe, b"busy")
-        return
+        sys.exit(0)
     before = _open_fds()
     try:
         record = preload(bare)
@@ -72,7 +72,7 @@ def main(bare: set[str]) -> None:
     os.close(pipe)
     ask = functools.partial(_accept, listener, path, idle)
     top.end_early()
-    top.serve(lambda steps: _serve(ask, listener, record, kept, steps))
+    return top.serving(lambda steps: _serve(ask, listener, record, kept, steps))
 
 
 def _serve(

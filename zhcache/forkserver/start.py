@@ -20,9 +20,11 @@ from zhcache.forkserver.place import lock_of, log_of, socket_of
 from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorInfo
 
-CODE = (
-    "bare = set(__import__('sys').modules); from zhcache.forkserver.server import main; main(bare)"
-)
+CODE = """\
+bare = set(__import__('sys').modules)
+from zhcache.forkserver.server import main
+main(bare)()
+"""
 """What ``python -c`` is given; arguments are the folder, the key, the pipe and the idle time."""
 
 IDLE_S = 1800.0

@@ -36,16 +36,26 @@ _EXIT = ctypes.pythonapi.Py_Exit
 Call = Callable[[], Any]
 
 
-def serve(function: Callable[[list[Call]], None]) -> NoReturn:
-    """Calls ``function`` with nothing below it, then whatever it has put into its list.
+def serving(function: Callable[[list[Call]], None]) -> Call:
+    """Returns what calls ``function``, then whatever it has put into its list.
 
-    This thread waits for ever; a process whose call returned goes on in the other one alone.
+    To be called at the top level of the main module, and never returns there: in the process that
+    goes on serving nothing is left to do, in a forked one its last step ends the interpreter.
     """
     steps: list[Call] = []
     steps.append(functools.partial(function, steps))
     done: list[Any] = []
     steps.append(lambda: steps.append(functools.partial(_end, done, steps)))
-    _thread.start_new_thread(done.extend, (map(operator.call, steps),))
+    calls = functools.partial(done.extend, map(operator.call, steps))
+    # From 3.13 on a forked thread cannot end the interpreter: it returns to the thread state of
+    # the main thread, which the fork has freed. There the main module's frame stays below the
+    # script's. Source: Python/pylifecycle.c, resolve_final_tstate.
+    return calls if sys.version_info >= (3, 13) else functools.partial(_beside, calls)
+
+
+def _beside(calls: Call) -> NoReturn:
+    """Has it done by a thread, which a fork makes the main one; waits for ever."""
+    _thread.start_new_thread(calls, ())
     forever = _thread.allocate_lock()
     forever.acquire()
     while True:
