@@ -20,7 +20,7 @@ pipe("a red house", num_inference_steps=2, generator=seed).images[0].save(sys.ar
 
 OPEN = """
 import sys
-from zhcache.pipeline.resident import open_resident
+from zhcache.resident.open import open_resident
 with open_resident("org/pipe", device="cpu") as pipe:
     print("open", flush=True)
     sys.stdin.readline()

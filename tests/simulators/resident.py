@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from zhcache.errors import NotFound, ZhcacheError
-from zhcache.pipeline.encode import Encoder
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
 from zhcache.protocol.failure import to_info
+from zhcache.resident.encode import Encoder
 
 PARAMETERS = [
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "width", "height",

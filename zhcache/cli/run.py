@@ -147,7 +147,7 @@ def _open(
     session: Session, repo: str, options: dict[str, Any], output: Output, steps: Steps
 ) -> Any:
     """Returns the stand-in for a resident pipeline, fetched first if it is not in the store."""
-    from zhcache.pipeline.resident import open_resident
+    from zhcache.resident.open import open_resident
 
     chosen = {name: options[name] for name in ("device", "revision", "variant")}
     try:

@@ -17,7 +17,7 @@ from typing import Any, cast
 from zhcache.client import Client
 from zhcache.errors import UsageError
 from zhcache.lease import Lease
-from zhcache.pipeline.standin import ResidentPipeline
+from zhcache.resident.standin import ResidentPipeline
 
 
 class Held:

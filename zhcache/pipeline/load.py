@@ -69,7 +69,7 @@ def load_pipeline(
     """
     _check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
     if mode == "resident":
-        from zhcache.pipeline.resident import open_resident
+        from zhcache.resident.open import open_resident
 
         stand_in: Any = open_resident(
             repo,
@@ -111,8 +111,8 @@ def _read(
 
     def hand(device: str, wanted: list[str], damaged: list[str]) -> list[tuple[Arena, int]]:
         from zhcache.handover import attach
-        from zhcache.pipeline.waiting import shown
         from zhcache.protocol.residency import AttachRequest
+        from zhcache.waiting import shown
 
         request = AttachRequest(
             lease=lease.granted.id, device=device, components=wanted, damaged=damaged

@@ -94,7 +94,7 @@ class ResidentRequest(Message):
     """``op: resident``: a pipeline held by a worker. The connection is the lease.
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID. ``options`` are further
-    arguments of ``from_pretrained``, encoded as ``zhcache.pipeline.values`` does.
+    arguments of ``from_pretrained``, encoded as ``zhcache.resident.values`` does.
     """
 
     repo: str
@@ -111,7 +111,7 @@ class ResidentRequest(Message):
 class Call(Event):
     """Client to daemon to worker: one call of the pipeline.
 
-    ``arguments`` are encoded by ``zhcache.pipeline.values``; what is not words lies in one sealed
+    ``arguments`` are encoded by ``zhcache.resident.values``; what is not words lies in one sealed
     memfd beside the frame. ``seed`` is one seed or one for each image. ``scheduler`` is a class
     name of diffusers, or an encoded scheduler with a config. ``pipeline`` is another pipeline class
     over the same components.

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.decode import Decoder
-from zhcache.pipeline.encode import Encoder
 from zhcache.protocol.residency import Call, Returned
+from zhcache.resident.decode import Decoder
+from zhcache.resident.encode import Encoder
 from zhcached.workers.failures import Stopped
 from zhcached.workers.loading import Held
 

@@ -17,10 +17,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from zhcache.completeness import gaps
 from zhcache.errors import IntegrityError, NotFound, UsageError
 from zhcache.pipeline import reading
-from zhcache.pipeline.decode import Decoder
 from zhcache.pipeline.quick import paused_collector
 from zhcache.pipeline.tuning import compile_blocks
 from zhcache.protocol.residency import Arena, Load
+from zhcache.resident.decode import Decoder
 from zhcached.workers.compiling import Compiled, attend
 from zhcached.workers.schedulers import Schedulers
 from zhcached.workers.weights import Weights

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy
 import torch
 
-from zhcache.pipeline.blob import BlobWriter
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import (
@@ -32,6 +31,7 @@ from zhcache.protocol.residency import (
     Step,
     ToResidentWorker,
 )
+from zhcache.resident.blob import BlobWriter
 from zhcached.workers.calling import parameters, perform
 from zhcached.workers.compiling import key
 from zhcached.workers.failures import Stopped, described, is_fatal

@@ -13,7 +13,7 @@ from typing import Any
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.values import SchedulerChoice
+from zhcache.resident.values import SchedulerChoice
 
 MAX_TIMESTEPS = 1_000_000
 """Of training; schedulers make tables of this length when they are built."""

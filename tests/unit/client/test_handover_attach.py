@@ -10,8 +10,6 @@ import pytest
 
 from zhcache.errors import Busy, DaemonUnreachable, NotPermitted
 from zhcache.handover import attach
-from zhcache.pipeline.waiting import line as shown_line
-from zhcache.pipeline.waiting import shown
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import (
@@ -22,6 +20,8 @@ from zhcache.protocol.residency import (
     Progress,
     Table,
 )
+from zhcache.waiting import line as shown_line
+from zhcache.waiting import shown
 
 REQUEST = AttachRequest(lease="l1", device="cpu", components=["unet"])
 

@@ -25,7 +25,7 @@ def front(shared_front, monkeypatch):
 
 @pytest.fixture
 def pipe(front):
-    from zhcache.pipeline.resident import open_resident
+    from zhcache.resident.open import open_resident
 
     with open_resident("org/pipe", device="cpu") as opened:
         yield opened

@@ -127,7 +127,7 @@ def test_scheduler_must_be_one_of_diffusers(pipe, name):
 
 
 def test_scheduler_of_load_pipeline_holds_for_all_calls(front, pipe):
-    from zhcache.pipeline.resident import open_resident
+    from zhcache.resident.open import open_resident
 
     named = pipe("a hill", seed=2, scheduler="EulerDiscreteScheduler", **FAST).images
     with open_resident("org/pipe", options={"scheduler": "EulerDiscreteScheduler"}) as other:
@@ -194,7 +194,7 @@ def test_no_memory_is_told_as_such(pipe):
 
 
 def test_option_that_leaves_a_component_out(front, pipeline_dir):
-    from zhcache.pipeline.resident import open_resident
+    from zhcache.resident.open import open_resident
 
     with pytest.raises(UsageError, match="only left out with None"):
         open_resident("org/pipe", options={"unet": "evil/repo"})

@@ -12,7 +12,7 @@ from PIL import ImageChops
 
 from harness.daemon import until
 from zhcache.errors import DaemonUnreachable, UsageError
-from zhcache.pipeline.resident import open_resident
+from zhcache.resident.open import open_resident
 
 FAST = {"num_inference_steps": 2}
 
@@ -106,7 +106,7 @@ def test_forked_child_has_a_connection_of_its_own(front, pipe):
 
     script = """
 import os, sys
-from zhcache.pipeline.resident import open_resident
+from zhcache.resident.open import open_resident
 pipe = open_resident("org/pipe")
 mine = pipe("x", seed=1, num_inference_steps=2).images[0].tobytes()
 child = os.fork()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.blob import SEALS
-from zhcache.pipeline.decode import Decoder
-from zhcache.pipeline.encode import Encoder
 from zhcache.protocol.frames import close_all
+from zhcache.resident.blob import SEALS
+from zhcache.resident.decode import Decoder
+from zhcache.resident.encode import Encoder
 
 
 def travel(value):

@@ -7,10 +7,10 @@ import threading
 import pytest
 import torch
 
-from zhcache.pipeline.decode import Decoder
-from zhcache.pipeline.encode import Encoder
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
+from zhcache.resident.decode import Decoder
+from zhcache.resident.encode import Encoder
 from zhcached.workers import calling, failures, resident
 from zhcached.workers.schedulers import Schedulers
 from zhcached.workers.weights import Weights

@@ -2,7 +2,7 @@
 
 Words, numbers, lists and plain dictionaries are themselves. What JSON does not know is an object
 with the key ``$``, which names its kind; its bytes, where it has any, lie in one sealed memfd
-beside the message (``zhcache.pipeline.blob``). Never a pickle. This is what both directions,
+beside the message (``zhcache.resident.blob``). Never a pickle. This is what both directions,
 ``encode`` and ``decode``, have in common.
 
 Kinds: ``tuple`` ``dict`` ``float`` ``int`` ``image`` ``array`` ``tensor`` ``dtype`` ``generator``

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.conversation import Conversation, LineLost
 from zhcache.protocol.frames import close_all
 from zhcache.protocol.residency import Call, ResidentRequest, Returned
+from zhcache.resident.conversation import Conversation, LineLost
 
 
 class Session:

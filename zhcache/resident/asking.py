@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.encode import Encoder
 from zhcache.protocol.residency import Call
+from zhcache.resident.encode import Encoder
 
 CALLBACK = "callback_on_step_end"
 TENSORS = "callback_on_step_end_tensor_inputs"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.values import Unread
+from zhcache.resident.values import Unread
 
 
 class Result:

@@ -11,12 +11,12 @@ import msgspec
 
 from zhcache import paths
 from zhcache.errors import DaemonUnreachable, NotFound, UsageError
-from zhcache.pipeline.conversation import Conversation
-from zhcache.pipeline.encode import Encoder
-from zhcache.pipeline.session import Session
-from zhcache.pipeline.standin import ResidentPipeline
-from zhcache.pipeline.waiting import shown
 from zhcache.protocol.residency import Progress, ResidentRequest
+from zhcache.resident.conversation import Conversation
+from zhcache.resident.encode import Encoder
+from zhcache.resident.session import Session
+from zhcache.resident.standin import ResidentPipeline
+from zhcache.waiting import shown
 
 
 def open_resident(

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any
 
 from zhcache.errors import UsageError
-from zhcache.pipeline import asking
-from zhcache.pipeline.decode import Decoder
-from zhcache.pipeline.encode import Encoder
-from zhcache.pipeline.result import Result
-from zhcache.pipeline.session import Session
 from zhcache.protocol.residency import Call, Returned, Step
+from zhcache.resident import asking
+from zhcache.resident.decode import Decoder
+from zhcache.resident.encode import Encoder
+from zhcache.resident.result import Result
+from zhcache.resident.session import Session
 
 
 class NotHere(UsageError, AttributeError):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.blob import BlobWriter
-from zhcache.pipeline.values import BYTES_PER_PIXEL, DTYPES, MAX_DEPTH, TAG
+from zhcache.resident.blob import BlobWriter
+from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_DEPTH, TAG
 
 _SMALL = 2**63
 

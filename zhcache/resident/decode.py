@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from zhcache.errors import UsageError
-from zhcache.pipeline.blob import BlobReader
-from zhcache.pipeline.values import BYTES_PER_PIXEL, DTYPES, MAX_SIDE, TAG, SchedulerChoice, Unread
+from zhcache.resident.blob import BlobReader
+from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_SIDE, TAG, SchedulerChoice, Unread
 
 
 class Decoder:
