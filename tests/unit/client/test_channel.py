@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -133,3 +135,13 @@ def test_error_of_an_unknown_code_is_the_base_class(
     Novel.exit_code = 1
     with pytest.raises(ZhcacheError, match="what is this"):
         client.snapshots()
+
+
+def test_first_call_brings_no_command_line_of_httpx_with_it(daemon: DaemonSimulator) -> None:
+    script = (
+        "import sys; from zhcache.client import Client; Client().version();"
+        "print(*{'rich', 'pygments', 'httpx._main'} & set(sys.modules), 'httpx' in sys.modules);"
+        "import httpx._main; print(callable(httpx._main.main))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"], done.stdout + done.stderr
