@@ -26,6 +26,7 @@ _MAKERS = frozenset(
         *(torch.tensor, torch.tril_indices, torch.triu_indices, torch.zeros),
     }
 )
+_INITIALISERS = ("torch.nn.init", "transformers.initialization")
 _ANSWERS: Mapping[Any, Any] = {torch.Tensor.item: 0.0, torch.Tensor.__bool__: False}
 
 
@@ -54,8 +55,11 @@ class Weightless(TorchFunctionMode):
         elif func is torch.linspace:
             # Drop-path rates are read off it while the module is built; transformers does so too.
             options = {"device": "cpu", **options} if self._everything else options
-        elif getattr(func, "__module__", None) == "torch.nn.init":
+        elif getattr(func, "__module__", None) in _INITIALISERS:
             return args[0] if args else options["tensor"]
+        elif func is torch.tensor and args == ([],):
+            # So transformers asks whether modules are made without memory, to leave initialising.
+            options = {"device": META, **options}
         elif func in _ANSWERS and not self._everything and args[0].device == META:
             # Initialisers look at what they drew; of a tensor without content any answer is right.
             return _ANSWERS[func]
