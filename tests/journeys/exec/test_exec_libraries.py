@@ -60,11 +60,12 @@ def test_torch_workers_and_loaders(pair: Pair) -> None:
     )
 
 
+@pytest.mark.slow
 def test_compiled_code_is_equal(pair: Pair) -> None:
     script = pair.script(
         "import torch\ntorch.manual_seed(1)\n"
         "f = torch.compile(lambda x: torch.nn.functional.gelu(x) * 2 + x.sin())\n"
-        "x = torch.randn(64, 64)\nprint(torch.allclose(f(x), torch.nn.functional.gelu(x) * 2 + x.sin(), atol=1e-6))"
+        "x = torch.randn(64, 64)\nprint(torch.allclose(f(x), torch.nn.functional.gelu(x) * 2 + x.sin(), atol=1e-4))"
     )
     real, ours = pair.both(script, env={"TORCHINDUCTOR_CACHE_DIR": str(pair.folder / "cache")})
     assert (ours.returncode, ours.stdout) == (real.returncode, real.stdout)

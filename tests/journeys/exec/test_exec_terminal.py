@@ -129,10 +129,11 @@ def test_window_that_changes_is_told(pair: Pair, terminals, way: list[str]) -> N
 
 
 def test_ctrl_c_interrupts_the_script_and_its_children(pair: Pair, terminals, way) -> None:
-    # Written by the system call: a handler may find the stream in the middle of a print.
+    # Written by the system call: a handler may find the stream in the middle of a print. It ends
+    # later than the interrupt: a wait that is interrupted as it succeeds loses the exit code.
     pair.script(
-        "import os, signal\n"
-        "def told(*_):\n    os.write(1, b'child too'); os._exit(3)\n"
+        "import os, signal, time\n"
+        "def told(*_):\n    os.write(1, b'child too'); time.sleep(0.5); os._exit(3)\n"
         "signal.signal(signal.SIGINT, told)\nos.write(1, b'ready')\nwhile True: signal.pause()",
         "child.py",
     )
