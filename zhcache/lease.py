@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from zhcache.channel import Channel
-from zhcache.errors import DaemonUnreachable
+from zhcache.errors import DaemonUnreachable, ZhcacheError
 from zhcache.protocol import messages
+
+_WORD_S = 5.0
 
 
 class Lease:
@@ -44,7 +47,7 @@ class Lease:
         self._socket = _socket(answer)
         # The generator is kept: dropping it would close the answer, and with it the lease.
         self._lines = lines
-        self._end = weakref.finalize(self, held.close)
+        self._end = weakref.finalize(self, _end, channel, granted.id, self._socket, held.close)
         _live.add(self)
 
     @property
@@ -79,6 +82,33 @@ class Lease:
         if self._socket is not None and self._socket.fileno() >= 0:
             # Never shutdown(): that would end the parent's connection as well.
             os.close(self._socket.detach())
+
+
+def _end(
+    channel: Channel, lease: str, line: socket.socket | None, close: Callable[[], object]
+) -> None:
+    """Ends a lease, by a word where its connection cannot say it any more.
+
+    A daemon that was restarted keeps the lease for as long as this process lives, since it sees
+    nothing else of it.
+    """
+    was_lost = line is not None and _is_lost(line)
+    close()
+    if was_lost:
+        # The daemon may be away, or may know that the lease is over.
+        # A channel of its own: collection may strike while this thread is inside the other one.
+        with contextlib.suppress(ZhcacheError), contextlib.closing(Channel(channel.path)) as anew:
+            anew.send("DELETE", f"/v1/leases/{lease}", timeout_s=_WORD_S)
+
+
+def _is_lost(line: socket.socket) -> bool:
+    """Tells whether the other side has closed, past what it sent and nobody has read."""
+    poll = select.poll()
+    try:
+        poll.register(line, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True
 
 
 def _first(lines: Iterator[messages.Lease], channel: Channel) -> messages.Lease:

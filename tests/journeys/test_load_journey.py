@@ -92,3 +92,20 @@ def test_lease_outlives_a_restart_of_the_daemon(daemon):
     holder.kill()
     holder.communicate()
     daemon.json("rm", "org/pipe")
+
+
+@pytest.mark.parametrize("ended", ["stop", "kill"])
+def test_lease_is_released_although_the_daemon_was_restarted(daemon, ended):
+    # The connection that was the lease is gone, so its end says nothing to the next daemon.
+    daemon.json("prefetch", "org/pipe")
+    holder = script(daemon, HOLD)
+    assert holder.stdout.readline() == "held\n"
+    getattr(daemon, ended)()
+    daemon.start()
+    assert daemon.json("ps")["resident"][0]["leases"] == 1
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "released\n"
+    assert not daemon.json("ps")["resident"]
+    daemon.json("rm", "org/pipe")
+    holder.communicate("\n", timeout=30)
