@@ -5,7 +5,9 @@ import signal
 
 import pytest
 
+from harness.daemon import until
 from zhcache.protocol import residency
+from zhcached.residency.resident.station import Station
 
 
 def test_killed_worker_is_replaced_and_its_caller_told(make):
@@ -85,8 +87,8 @@ def test_worker_that_hangs_while_it_loads_is_ended(make):
     house = make(told={"load": "hang"}, patience={"silence": 0.3, "falls": 99})
     client = house.client()
     client.call()
-    for worker in [house.launcher.started[0]] if house.launcher.started else []:
-        assert worker.wait(30) == "was killed by SIGKILL"
+    until(lambda: house.launcher.started, "a worker was started")
+    assert house.launcher.started[0].wait(30) == "was killed by SIGKILL"
     house.launcher.told = {}
     assert client.end_of(1).fields["nth"] == 1
 
@@ -110,3 +112,13 @@ def test_daemon_that_stops_tells_everybody_and_leaves_no_worker(make):
     assert client.end_of(number).error.code == "daemon_unreachable"
     assert [worker.wait(0) is not None for worker in house.launcher.started] == [True]
     assert house.client().next().error.code == "daemon_unreachable"
+
+
+def test_fault_of_the_attendant_is_told_and_the_next_call_has_another(make, monkeypatch):
+    client = make().client()
+    client.opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(Station, "hear", lambda *_: {}["a fault of ours"])
+        failed = client.end_of(client.call())
+    assert "could not be tended" in failed.error.message
+    assert client.do().fields["nth"] == 1

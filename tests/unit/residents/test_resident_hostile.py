@@ -7,7 +7,9 @@ import struct
 
 import pytest
 
+from harness.daemon import until
 from harness.standin import sealed
+from zhcache.errors import UsageError
 from zhcache.protocol import frames, residency
 from zhcached.residency.resident import sealed as border
 
@@ -155,3 +157,43 @@ def test_one_user_cannot_take_all_seats(make, monkeypatch):
     assert house.client(uid=2).opened().repo == "lab/one"
     kept[0].close()
     assert house.client(uid=1).opened().repo == "lab/one"
+
+
+class Hears:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def tell(self, event, fds=(), *, is_last=False):
+        frames.close_all(fds)
+        self.events.append(event)
+
+
+def test_call_after_the_refusal_touches_nothing_of_the_station_that_is_gone(make):
+    house = make(ram=999, keep_alive=0)
+    hears = Hears()
+    request = residency.ResidentRequest(repo="lab/one", device="cpu")
+    seat = house.residents.open(request, os.getuid(), os.getpid(), hears)
+    until(lambda: not house.residents.listing(), "the station is gone")
+    # Its descriptor is closed and the number may be anybody's: a ring would be written there.
+    assert seat.station.bell.fd < 0
+    with pytest.raises(UsageError, match="no pipeline open"):
+        seat.call(residency.Call(id=1, arguments={}), [], 10)
+    seat.leave()
+    assert [event.error.code for event in hears.events] == ["no_space"]
+
+
+def test_call_that_grows_over_the_limit_ends_alone(make):
+    client = make().client()
+    client.opened()
+    pid = client.do().fields["pid"]
+    # Twelve bytes more for each number once it is written as this side writes it.
+    head, tail = b'{"event":"call","id":7,"arguments":{"a":[', b"1e15]}}"
+    body = head + b"1e15," * (2**20) + tail
+    client.line.settimeout(30)
+    client.line.sendall(struct.pack(">I", len(body)) + body)
+    failed = client.end_of(7)
+    assert (failed.error.code, "too many words" in failed.error.message) == ("usage", True)
+    client.ids = iter(range(8, 99))
+    assert client.do().fields["pid"] == pid

@@ -263,6 +263,28 @@ def test_forced_stop_ends_ones_own_calls_and_nobody_elses(make, uid, may_all, go
         assert client.do().fields["nth"] == 1
 
 
+def test_who_asked_for_it_to_stay_warm_is_who_may_stop_it_whoever_came_first(make):
+    house = make()
+    client = house.client("lab/one", uid=7)
+    client.opened()
+    warm(house, uid=8, until=None)
+    client.close()
+    assert house.residents.stop("lab/one", uid=7).holders == ["lab/one on cpu: kept warm by uid 8"]
+    assert house.residents.stop("lab/one", uid=8).freed == [("cpu", 1000)]
+
+
+def test_wish_of_one_user_does_not_shorten_anothers(make):
+    clock = Clock()
+    house = make(clock, keep_alive=1)
+    warm(house, uid=7, until=None)
+    line, _ = warm(house, uid=8, until=clock.wall() + 5)
+    assert line.expires is None
+    assert house.residents.stop("lab/one", uid=7).holders == ["lab/one on cpu: kept warm by uid 8"]
+    clock.now = 6
+    house.residents.expire()
+    settled(lambda: repos(house) == [])
+
+
 def test_stop_leaves_what_another_user_keeps_warm(make):
     house = make()
     warm(house, uid=8)

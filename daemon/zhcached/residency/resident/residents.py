@@ -8,7 +8,6 @@ Thread-safe.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections import Counter
@@ -186,7 +185,7 @@ class Residents:
                 if cancelled.is_set():
                     raise Cancelled("warming was cancelled")
             with self._lock:
-                seat.station.keep_until = math.inf if until is None else until
+                seat.station.kept.want(uid, until)
         finally:
             seat.leave()
         with self._lock:
@@ -224,6 +223,8 @@ class Residents:
             for station in found:
                 holder = holder_of(station, uid, may_all=may_all, force=force)
                 if holder is not None:
+                    if not station.guests:
+                        station.kept.withdraw(uid)
                     done.holders.append(holder)
                     continue
                 done.freed.append((station.kind.device, station.bytes))
@@ -235,7 +236,7 @@ class Residents:
         return done
 
     def _end(self, station: Station, error: ZhcacheError) -> None:
-        station.keep_until = 0.0
+        station.kept.clear()
         station.drop_all(error)
         if station.is_tended:
             station.end()

@@ -81,6 +81,12 @@ class Seat:
                     hint="count calls from 1 on each connection",
                     id=str(message.id)[:40],
                 )
+            if self._guest not in station.guests:
+                # Refused, and told so: the station may be gone, and nobody would take the call up.
+                raise UsageError(
+                    "a call came over a connection that has no pipeline open",
+                    hint="open it again and wait until it is",
+                )
             try:
                 size = Size(words, _sealed_bytes(fds))
                 station.falls.check_rested()

@@ -6,9 +6,7 @@ it out. All of it is guarded by the one lock of ``Residents``.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import threading
 
 from zhcache.errors import ZhcacheError
@@ -16,10 +14,12 @@ from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
 from zhcached.clock import Clock
+from zhcached.residency.resident.bell import Bell
 from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running, Waiting
 from zhcached.residency.resident.deaths import Falls, in_call, overdue
 from zhcached.residency.resident.fairness import Turns
 from zhcached.residency.resident.guests import Guest
+from zhcached.residency.resident.keeping import Keeping
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.orders import End, Kill, Order, Rest, Start, Stop
 from zhcached.residency.resident.patience import Patience
@@ -51,15 +51,11 @@ class Station:
         self.is_ending = False
         self.unwanted = threading.Event()
         self.used = clock.monotonic()
-        self.keep_until = 0.0
+        self.kept = Keeping(clock)
         self.falls = Falls(kind.repo, clock, patience)
         self._clock = clock
         self._patience = patience
-        self.nudged = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def close(self) -> None:
-        """Gives the descriptor back; the last thing done to a station."""
-        os.close(self.nudged)
+        self.bell = Bell()
 
     # --- what is known of it ---------------------------------------------------------------------
 
@@ -71,7 +67,7 @@ class Station:
     @property
     def is_kept(self) -> bool:
         """Whether it was asked to stay warm."""
-        return self.keep_until > self._clock.wall()
+        return bool(self.kept.uids)
 
     @property
     def is_wanted(self) -> bool:
@@ -102,10 +98,10 @@ class Station:
 
     def expires(self) -> float | None:
         """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
-        if self.guests or self.is_busy or self.keep_until == math.inf:
+        if self.guests or self.is_busy or self.kept.until == math.inf:
             return None
         left = self._patience.keep_alive - self.unused_s
-        return max(self.keep_until, self._clock.wall() + max(left, 0.0))
+        return max(self.kept.until, self._clock.wall() + max(left, 0.0))
 
     # --- clients and calls -----------------------------------------------------------------------
 
@@ -124,7 +120,7 @@ class Station:
         """Has the worker ended as soon as no call is at it."""
         self.is_ending = True
         self.unwanted.set()
-        self.nudge()
+        self.bell.ring()
 
     def begin(self) -> None:
         """Notes that an attendant takes it up."""
@@ -132,21 +128,12 @@ class Station:
         self.is_ending = False
         self.unwanted.clear()
 
-    def nudge(self) -> None:
-        """Wakes the attendant."""
-        os.eventfd_write(self.nudged, 1)
-
-    def quieten(self) -> None:
-        """Takes back all nudges so far."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.nudged)
-
     def add(self, call: Call) -> None:
         """Puts a call in line."""
         self.touch()
         self.turns.add(call.uid, call)
         self._tell_positions()
-        self.nudge()
+        self.bell.ring()
 
     def drop(self, call: Call, error: ZhcacheError | None) -> None:
         """Ends a call early; its client is told at once, its worker has some time to stop.
@@ -165,7 +152,7 @@ class Station:
             self._tell_positions()
         else:
             call.move(Abandoned(self._clock.monotonic() + self._patience.cancel))
-            self.nudge()
+            self.bell.ring()
 
     def drop_all(self, error: ZhcacheError) -> None:
         """Ends all calls, told ``error``, and lets nobody wait for the worker any more."""
@@ -240,6 +227,15 @@ class Station:
             handed, fds[:] = list(fds), []
             call.tell(frame, handed)
         self.falls.over()
+        self._done(call)
+
+    def not_given(self, error: ZhcacheError) -> None:
+        """Ends the current call, of which the worker has seen nothing."""
+        call = self.current
+        if call is None:
+            return
+        if isinstance(call.state, Running):
+            call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
         self._done(call)
 
     def _pass_step(self, call: Call, step: residency.Step) -> None:

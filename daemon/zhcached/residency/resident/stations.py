@@ -117,7 +117,7 @@ class Stations:
             return
         if self._by_kind.get(station.kind) is station:
             del self._by_kind[station.kind]
-            station.close()
+            station.bell.close()
 
     def let_go(self, device: str, need_bytes: int) -> None:
         """Ends idle workers on a device, the longest unused first, until that many bytes go."""

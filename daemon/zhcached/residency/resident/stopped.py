@@ -32,6 +32,7 @@ def holder_of(station: Station, uid: int, *, may_all: bool, force: bool) -> str 
     is_own = may_all or all(guest.uid == uid for guest in station.guests)
     if station.guests and not (force and is_own):
         return f"{station.kind}: {users(station)}"
-    if station.is_kept and not may_all and station.uid != uid:
-        return f"{station.kind}: kept warm by uid {station.uid}"
+    others = [keeper for keeper in station.kept.uids if keeper != uid]
+    if others and not may_all:
+        return f"{station.kind}: kept warm by uid {', '.join(map(str, others))}"
     return None

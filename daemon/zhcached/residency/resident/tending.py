@@ -61,7 +61,7 @@ class Attendant:
         except Exception as error:
             log.exception("resident.attendant_failed", station=str(self._station.kind))
             with self._house.lock:
-                self._station.refuse(
+                self._station.drop_all(
                     ZhcacheError(
                         "the worker of {repo} could not be tended: {reason}",
                         hint="see `zhcache logs`",
@@ -69,6 +69,7 @@ class Attendant:
                         reason=error,
                     )
                 )
+                self._station.gone()
         finally:
             with self._house.lock:
                 self._house.left(self._station)
@@ -166,9 +167,9 @@ class Attendant:
             pass
 
     def _hear_loading(self, line: socket.socket) -> bool:
-        found = _wait(line, self._station.nudged, self._house.patience.silence)
+        found = _wait(line, self._station.bell.fd, self._house.patience.silence)
         with self._house.lock:
-            self._station.quieten()
+            self._station.bell.quieten()
             if self._station.is_ending:
                 raise _Unwanted
         if not found:
@@ -198,7 +199,7 @@ class Attendant:
 
     def _serve(self, line: socket.socket) -> bool:
         with self._house.lock:
-            self._station.quieten()
+            self._station.bell.quieten()
             step = self._station.next_step()
         match step:
             case End():
@@ -210,14 +211,24 @@ class Attendant:
             case Stop():
                 frames.send(line, residency.Cancel(id=step.call.number))
             case Rest():
-                if line.fileno() in _wait(line, self._station.nudged, step.seconds):
+                if line.fileno() in _wait(line, self._station.bell.fd, step.seconds):
                     self._take(line)
         return True
 
     def _give(self, line: socket.socket, step: Start) -> None:
         call = step.call
         message = msgspec.structs.replace(call.message, id=call.number)
-        frames.send(line, message, call.fds)
+        try:
+            frames.send(line, message, call.fds)
+        except ValueError:
+            # Within the limit as the client wrote it, and longer as we do: nothing was sent.
+            with self._house.lock:
+                self._station.not_given(
+                    UsageError(
+                        "the arguments of the call are too many words for one message",
+                        hint="pass tensors and images as such, not as lists of numbers",
+                    )
+                )
         call.close_fds()
 
     def _take(self, line: socket.socket) -> None:
@@ -263,11 +274,11 @@ def _limit(line: socket.socket, seconds: float) -> None:
     line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
-def _wait(line: socket.socket, nudged: int, seconds: float | None) -> list[int]:
-    """Waits for a frame to begin, a nudge or the time; returns which descriptors it was."""
+def _wait(line: socket.socket, bell: int, seconds: float | None) -> list[int]:
+    """Waits for a frame to begin, the bell or the time; returns which descriptors it was."""
     poller = select.poll()
     poller.register(line, select.POLLIN)
-    poller.register(nudged, select.POLLIN)
+    poller.register(bell, select.POLLIN)
     # Rounded up: a deadline must be over when the wait for it is.
     found = poller.poll(None if seconds is None else int(seconds * 1000) + 1)
     return [fd for fd, _ in found]
