@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -139,6 +140,10 @@ class Conversation:
 
     def close(self) -> None:
         """Ends the lease; a second call does nothing. In a forked child only its copy is closed."""
+        if self._pid == os.getpid():
+            # Closing alone would not wake a thread that waits on it, nor tell the daemon.
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
 
     def _abandon(self, call: int) -> None:

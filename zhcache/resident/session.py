@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from zhcache.errors import UsageError
+from zhcache.errors import Cancelled, DaemonUnreachable, UsageError
 from zhcache.protocol.frames import close_all
 from zhcache.protocol.residency import Call, ResidentRequest, Returned
 from zhcache.resident.conversation import Conversation, LineLost
@@ -32,6 +32,7 @@ class Session:
         self._conversation = first
         self._numbers = 0
         self._is_over = False
+        self._caller: int | None = None
         self._lock = threading.Lock()
         self.opened = first.opened
         _live.add(self)
@@ -41,19 +42,28 @@ class Session:
         """Makes one call and returns what ``read`` makes of its answer.
 
         Raises:
-            UsageError: It was released.
+            UsageError: It was released, or this is a callback of a call of its own.
+            Cancelled: It was released during the call.
             ZhcacheError: What the call ended with.
         """
+        if self._caller == threading.get_ident():
+            raise UsageError(
+                "a resident pipeline cannot be called from a callback of its own call",
+                hint="call it once the call has returned, or load another for it",
+            )
         with self._lock:
-            if self._is_over:
-                raise UsageError(
-                    "this pipeline was released", hint="load it again: zhcache.load_pipeline"
-                )
+            self._check_open()
             self._numbers += 1
             call, fds = make(self._numbers)
+            self._caller = threading.get_ident()
             try:
                 answer, beside = self._ask(call, fds, on_event)
+            except DaemonUnreachable:
+                if self._is_over:
+                    raise Cancelled("the pipeline was released during the call") from None
+                raise
             finally:
+                self._caller = None
                 close_all(fds)
             try:
                 return read(answer, beside)
@@ -65,10 +75,21 @@ class Session:
             try:
                 return self._conversation.call(call, fds, on_event)
             except LineLost:
-                # The daemon was restarted since the last call and never saw this one.
-                pass
+                # The daemon was restarted since the last call and never saw this one. Or it was
+                # released by another thread: then there is no next one.
+                if self._is_over:
+                    raise
         self._conversation = Conversation(self._socket, self._request)
+        if self._is_over:
+            # Released while it was opened: what was closed then was the one before.
+            self._conversation.close()
         return self._conversation.call(call, fds, on_event)
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise UsageError(
+                "this pipeline was released", hint="load it again: zhcache.load_pipeline"
+            )
 
     def end(self) -> None:
         """Ends the lease and cancels what runs; a second call does nothing."""
@@ -79,6 +100,7 @@ class Session:
         """Lets go of the parent's connection and lock, after a fork."""
         self._conversation.close()
         self._lock = threading.Lock()
+        self._caller = None
 
 
 _live: weakref.WeakSet[Session] = weakref.WeakSet()

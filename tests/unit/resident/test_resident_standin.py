@@ -11,7 +11,7 @@ import pytest
 from PIL import ImageChops
 
 from harness.daemon import until
-from zhcache.errors import DaemonUnreachable, UsageError
+from zhcache.errors import DaemonUnreachable, UsageError, ZhcacheError
 from zhcache.resident.open import open_resident
 
 FAST = {"num_inference_steps": 2}
@@ -128,6 +128,35 @@ def test_released_pipeline_refuses_calls_and_its_connection_ends(front):
     with pytest.raises(UsageError, match="was released"):
         pipe("x", **FAST)
     pipe.release()
+
+
+def test_release_by_another_thread_ends_the_call_that_runs(front):
+    pipe = open_resident("org/pipe")
+    begun, ended = threading.Event(), []
+
+    def work():
+        try:
+            pipe("x", num_inference_steps=900, callback_on_step_end=lambda *_: begun.set())
+        except ZhcacheError as error:
+            ended.append(error.code)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert begun.wait(20)
+    pipe.release()
+    thread.join(20)
+    assert (thread.is_alive(), ended) == (False, ["cancelled"])
+    assert front.cancelled.wait(20)
+    assert len(front.requests) == 1
+
+
+def test_call_from_a_callback_of_its_own_is_refused(pipe):
+    def again(*_):
+        pipe("y", **FAST)
+
+    with pytest.raises(UsageError, match="from a callback"):
+        pipe("x", num_inference_steps=900, callback_on_step_end=again)
+    assert len(pipe("x", **FAST).images) == 1
 
 
 def test_connection_ends_when_the_stand_in_is_collected(front):
