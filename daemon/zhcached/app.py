@@ -85,8 +85,9 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
-        services.arenas.close()
+        # Their attendants may be about to hand over what the arenas would close.
         await asyncio.to_thread(services.residents.close)
+        services.arenas.close()
         await asyncio.to_thread(services.residency.close)
         services.launcher.close()
         log.info("daemon.stopped", in_time=ended)

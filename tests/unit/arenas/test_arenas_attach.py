@@ -332,6 +332,31 @@ def test_stop_with_force_lets_users_go_on_and_counts_their_bytes_until_they_end(
         os.close(fd)
 
 
+def test_descriptors_are_good_until_released_though_the_weights_are_stopped(desk, descriptors):
+    lease = desk.lease()
+    found = {arena.table.component: fd for arena, fd in desk.attach(lease)}
+    desk.arenas.stop("lab/pipe", None, lambda uid: True, force=True)
+    # A number that was closed would be the next file's.
+    with open(os.devnull):
+        assert os.pread(found["unet"], 3000, 0) == UNET
+    desk.release(lease)
+    assert descriptors() == 0
+
+
+def test_who_waits_for_room_does_not_wait_for_what_it_has_itself(desk, control):
+    desk.renew(Devices(cpu=4000))
+    lease = desk.lease()
+    desk.attach(lease, components=["vae"])
+    desk.release(lease)
+    control.do("gate")
+    waiting = desk.later()
+    control.pid(1)
+    until(lambda: desk.arenas.leases(), "it has the vae")
+    desk.arenas.stop("lab/pipe", None, lambda uid: True, force=True)
+    control.go()
+    assert sizes_of(waiting.end()) == {"unet": 3000, "vae": 1000}
+
+
 def test_stop_leaves_what_is_another_users(desk):
     lease = desk.lease(uid=8)
     desk.attach(lease, uid=8)

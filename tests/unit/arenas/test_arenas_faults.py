@@ -119,3 +119,26 @@ def test_lease_that_ends_while_it_waits_ends_the_fill(desk, control, launcher):
     with pytest.raises(ZhcacheError):
         waiting.end()
     until(lambda: launcher.children[0].process.poll() is not None, "the worker ends")
+
+
+def test_fill_that_lands_after_all_who_wanted_it_left_can_be_seen_and_stopped(
+    desk, control, launcher
+):
+    launch, gone = launcher.launch, threading.Event()
+
+    def deaf(kind, name):
+        worker = launch(kind, name)
+        worker.kill = lambda: None
+        return worker
+
+    launcher.launch = deaf
+    control.do("gate")
+    waiting = desk.later(cancelled=gone)
+    control.pid()
+    gone.set()
+    with pytest.raises(ZhcacheError):
+        waiting.end()
+    control.go()
+    until(lambda: desk.arenas.bytes_on("cpu") and not desk.arenas._supply._fills, "it lands")
+    assert [line.bytes for line in desk.arenas.listing()] == [4000]
+    assert desk.arenas.stop("lab/pipe", None, lambda uid: True) == (4000, ["cpu"])

@@ -2,8 +2,7 @@
 
 The front holds weights by descriptor alone. What is asked for and not there is filled by a worker,
 once for all who ask meanwhile; what there is no room for waits until somebody lets go of enough.
-Thread-safe. One lock, held only for bookkeeping; workers, the store's files and NVML are waited
-for outside it.
+Thread-safe: one lock, for bookkeeping and its records; workers and NVML are waited for outside it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from zhcache.errors import Cancelled, UsageError
+from zhcache.protocol import frames
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo
 from zhcache.protocol.residency import Arena, Progress
@@ -35,10 +35,6 @@ from zhcached.store.store import Store
 TICK_S = 0.25
 HEARTBEAT_S = 5.0
 log = structlog.get_logger()
-
-
-def _ignore(_: Progress) -> None:
-    pass
 
 
 class Arenas:
@@ -101,7 +97,7 @@ class Arenas:
         *,
         damaged: Sequence[str] = (),
         components: Sequence[str] | None = None,
-        on_progress: Callable[[Progress], None] = _ignore,
+        on_progress: Callable[[Progress], None] = lambda _: None,
         cancelled: Signal | None = None,
     ) -> list[tuple[Arena, int]]:
         """Returns the arenas of a snapshot on a device, filled first if need be. Blocks.
@@ -169,9 +165,8 @@ class Arenas:
         with self._changed:
             for key in keys:
                 if key not in self._shelf or lease_id not in self._shelf[key].leases:
-                    for fd in fds:
-                        os.close(fd)
-                    raise Cancelled("the lease {id} ended meanwhile", id=lease_id[:40])
+                    frames.close_all(fds)
+                    raise Cancelled("the lease ended meanwhile", hint="load the pipeline again")
                 fds.append(os.dup(self._shelf[key].fd))
         return fds
 
@@ -185,7 +180,7 @@ class Arenas:
         uid: int,
         until: float | None,
         *,
-        on_progress: Callable[[Progress], None] = _ignore,
+        on_progress: Callable[[Progress], None] = lambda _: None,
         cancelled: Signal | None = None,
     ) -> int:
         """Keeps the arenas of a snapshot warm, filled first if need be; returns their bytes.
@@ -219,6 +214,8 @@ class Arenas:
             )
             with self._changed:
                 for arena, _ in found:
+                    if arena.key not in self._shelf:
+                        raise Cancelled("it was stopped meanwhile", hint="warm it again")
                     held = self._shelf[arena.key]
                     held.keep_until = max(held.keep_until, ends)
         finally:

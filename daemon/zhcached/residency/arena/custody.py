@@ -119,12 +119,11 @@ class Custody:
         """Closes our descriptor; what the manager keeps and the record stay."""
         os.close(held.fd)
 
-    def drop(self, held: Held) -> None:
-        """Lets the memory go, here and in the manager's keeping."""
-        notify.forget_fd(PREFIX + held.arena.key)
-        os.close(held.fd)
+    def forget(self, key: str) -> None:
+        """Takes an arena out of the manager's keeping; our descriptor stays."""
+        notify.forget_fd(PREFIX + key)
         with contextlib.suppress(OSError):
-            (self._folder / f"{held.arena.key}.json").unlink()
+            (self._folder / f"{key}.json").unlink()
 
     def _write(self, name: str, content: object) -> bool:
         temporary = self._folder / f".{name}.tmp"

@@ -25,6 +25,9 @@ class Shelf:
         clock: Time.
         keep_alive_s: How long an arena stays after its last use.
         name: Names the holder of a lease.
+
+    Attributes:
+        name: As given.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Shelf:
         self._custody = custody
         self._clock = clock
         self._keep_alive_s = keep_alive_s
-        self._name = name
+        self.name = name
         self._held: dict[str, Held] = {}
         self._withdrawn: list[Held] = []
 
@@ -64,7 +67,7 @@ class Shelf:
 
     def holders(self, held: Held) -> list[str]:
         """Returns who has it, as texts."""
-        return sorted({self._name(lease) for lease in held.leases})
+        return sorted({self.name(lease) for lease in held.leases})
 
     def items(self, device: str, but: Collection[str] = ()) -> list[Item]:
         """Returns what is on a device as the plan of room sees it.
@@ -75,7 +78,7 @@ class Shelf:
         """
         now = self._clock.monotonic()
         return [
-            held.item(now, self._keep_alive_s, self._name)
+            held.item(now, self._keep_alive_s, self.name)
             for held in (*(h for h in self if h.arena.key not in but), *self._withdrawn)
             if held.arena.device == device
         ]
@@ -112,15 +115,23 @@ class Shelf:
         for held in withdrawn:
             if held.leases:
                 self._withdrawn.append(held)
+            else:
+                self._custody.close(held)
         if touched and not self.expire():
             self.note()
 
     def withdraw(self, key: str) -> None:
-        """Gives an arena to nobody any more. Its bytes count until the last lease on it ends."""
+        """Gives an arena to nobody any more.
+
+        Its bytes count, and its descriptor is good, until the last lease on it ends: somebody may
+        be about to hand over the number, which must not be another file's by then.
+        """
         held = self._held.pop(key)
-        self._custody.drop(held)
+        self._custody.forget(key)
         if held.leases:
             self._withdrawn.append(held)
+        else:
+            self._custody.close(held)
         self.note()
 
     def expire(self) -> int:
@@ -129,16 +140,18 @@ class Shelf:
         over = [held.arena.key for held in self if not held.leases and self.ends(held) <= now]
         for key in over:
             log.info("arena.expired", key=key, bytes=self._held[key].arena.bytes)
-            self._custody.drop(self._held.pop(key))
+            self._custody.forget(key)
+            self._custody.close(self._held.pop(key))
         if over:
             self.note()
         return len(over)
 
     def close(self) -> None:
         """Closes what is held, at the daemon's end. Records and the manager's copies stay."""
-        for held in self._held.values():
+        for held in self.everything():
             self._custody.close(held)
         self._held.clear()
+        self._withdrawn.clear()
 
     def note(self) -> None:
         """Records who uses what."""

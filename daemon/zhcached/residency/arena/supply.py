@@ -20,6 +20,7 @@ from zhcached.residency.arena.budget import Evict, TooLarge, plan
 from zhcached.residency.arena.fill import Filling, Landed
 from zhcached.residency.arena.held import Held
 from zhcached.residency.arena.shelf import Shelf
+from zhcached.residency.arena.waiting import Waiting
 from zhcached.residency.arena.wanted import Wanted
 from zhcached.residency.devices import CPU
 from zhcached.residency.launch.launch import Launcher
@@ -58,6 +59,7 @@ class Supply:
         self._changed = changed
         self._stall_s = stall_s
         self._fills: dict[Filling, Wanted] = {}
+        self._waiting = Waiting()
         self._is_closed = False
 
     def advance(self, wanted: Wanted) -> Progress | None:
@@ -83,8 +85,11 @@ class Supply:
             if isinstance(started, Progress):
                 # Nothing is pinned while room is waited for: two who each wait for what the other
                 # has would wait for ever.
+                self._shelf.unpin(wanted.lease, wanted.pinned)
+                self._waiting.join(wanted)
                 return started
             running.append(started)
+        self._waiting.leave(wanted)
         for key in wanted.components.keys() - missing:
             if self._shelf.pin(key, wanted.lease, wanted.use):
                 wanted.pinned.add(key)
@@ -122,6 +127,8 @@ class Supply:
                 device=device,
                 room=wanted.capacity,
             )
+        if (ahead := self._waiting.ahead(wanted)) and not self._has_some(wanted):
+            return Progress(note=f"waits for room on {device}, after {ahead} who came before")
         if not isinstance(decided, Evict):
             wanted.lacking = need
             who = "; ".join(decided.holders[:3]) or "others of this daemon"
@@ -130,6 +137,11 @@ class Supply:
             log.info("arena.evicted", key=key, device=device)
             self._shelf.withdraw(key)
         return self._start(wanted, left, need)
+
+    def _has_some(self, wanted: Wanted) -> bool:
+        """Tells whether who asks has memory on the device: those before may wait for just that."""
+        who = self._shelf.name(wanted.lease)
+        return any(who in item.holders for item in self._shelf.items(wanted.device))
 
     def _bytes_of(self, key: str, wanted: Wanted) -> int:
         return self._shelf[key].arena.bytes if key in self._shelf else wanted.components[key].bytes
@@ -163,6 +175,7 @@ class Supply:
 
     def give_up(self, wanted: Wanted) -> None:
         """Takes back what an attach has brought its lease; a fill that nobody wants then ends."""
+        self._waiting.leave(wanted)
         for filling in wanted.joined & self._fills.keys():
             filling.leases.pop(wanted.lease, None)
             self._abandon_if_unwanted(filling)
@@ -251,7 +264,11 @@ class Supply:
                         uid=wanted.use.uid,
                         used=now,
                         filled=now,
-                        snapshots={(use.repo, use.commit) for use in filling.leases.values()},
+                        # Whoever began it may have left, and what nobody is named with cannot
+                        # be stopped.
+                        snapshots={
+                            (use.repo, use.commit) for use in (wanted.use, *filling.leases.values())
+                        },
                         leases=dict(filling.leases),
                         is_mend=arena.key in wanted.mends,
                     )
