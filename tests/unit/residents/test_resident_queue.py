@@ -2,6 +2,7 @@
 
 import os
 
+import msgspec
 import pytest
 
 from zhcache.protocol import residency
@@ -159,6 +160,8 @@ def test_what_runs_and_waits_is_listed(make, gate):
     (line,) = house.residents.listing()
     said = (line.running, line.queued, line.leases, line.uid, line.expires, line.mode, line.bytes)
     assert said == (1, 1, 1, 9, None, "resident", 1000)
+    # A bool would pass for a number here and be refused by who reads the answer.
+    assert msgspec.convert(msgspec.to_builtins(line), type(line)) == line
     os.kill(line.pid, 0)
     gate.touch()
     client.end_of(number)

@@ -235,6 +235,6 @@ def line_of(station: Station) -> Resident:
         mode="resident",
         commit=station.kind.commit,
         pid=station.pid,
-        running=station.current is not None,
+        running=int(station.current is not None),
         queued=len(station.turns),
     )
