@@ -144,17 +144,25 @@ class Spawner:
                 mark("no worker can be started: {reason}"),
                 reason=f"{len(fds)} descriptors came, {len(self._lives)} workers run",
             )
-        scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._scratch))
         line, words = fds
-        newborn = birth.Newborn(launch.kind, line, words, scratch, self._reads)
-        try:
-            pid = self._make(newborn)
-        except OSError as error:
-            scratch.rmdir()
-            raise ZhcacheError(
-                mark("no worker can be started: {reason}"), reason=error.strerror
-            ) from error
-        life = _Life(pid, os.pidfd_open(pid), channel, scratch)
+        with contextlib.ExitStack() as undo:
+            # Said rather than raised: the front takes a spawner that says nothing for a dead one,
+            # and ends it with all its workers.
+            try:
+                scratch = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._scratch))
+                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+                newborn = birth.Newborn(launch.kind, line, words, scratch, self._reads)
+                pid = self._make(newborn)
+                undo.callback(_end, pid)
+                pidfd = os.pidfd_open(pid)
+            except OSError as error:
+                raise ZhcacheError(
+                    mark("no worker can be started: {reason}"),
+                    hint=mark("zhcache logs tells more"),
+                    reason=error.strerror,
+                ) from error
+            undo.pop_all()
+        life = _Life(pid, pidfd, channel, scratch)
         self._lives[pid] = life
         self._events.register(life.pidfd, selectors.EVENT_READ, life)
         self._events.register(channel, selectors.EVENT_READ, life)
@@ -213,6 +221,11 @@ def main(control: int | None, reads: Sequence[Path], scratch: Path, idle_s: floa
     _note(f"ready after {time.monotonic() - began:.1f} s of imports")
     Spawner(door, reads, scratch, idle_s, broken).run()
     return 0
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
 def _say(channel: socket.socket, word: msgspec.Struct) -> None:
