@@ -116,3 +116,32 @@ def test_sandbox_that_is_switched_off_is_off(tmp_path):
 def test_outermost_drops_what_would_open_the_root():
     given = [Path("/"), Path("/usr/lib"), Path("/usr"), Path("/opt/x")]
     assert sandbox._outermost(given) == [Path("/usr"), Path("/opt/x")]
+
+
+@pytest.mark.skipif(not seccomp.is_known(), reason="no filter is known for this machine")
+def test_worker_without_capabilities_lives_under_a_services_filter(tmp_path):
+    # systemd's ~@privileged, which the workers' unit has, refuses capset.
+    done = subprocess.run(
+        [sys.executable, "-c", FILTERED, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FILTERED = """
+import ctypes, os, platform, sys
+from pathlib import Path
+from zhcached.workers import sandbox, seccomp
+if os.geteuid() == 0:
+    os.chown(sys.argv[1], 65534, 65534)
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+sandbox._prctl(38, 1)
+machine = platform.machine()
+seccomp._REFUSED[machine] = {"capset": {"x86_64": 126, "aarch64": 91}[machine]}
+seccomp.refuse(may_connect=True)
+if ctypes.CDLL(None).capset(b"", b"") == 0 or ctypes.get_errno() == 22:
+    sys.exit("the filter refuses nothing")
+os.chdir("/")
+sandbox._drop_capabilities()
+"""
