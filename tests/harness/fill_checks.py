@@ -118,7 +118,7 @@ def fill_refuses_what_does_not_fit() -> None:
 
 
 def fill_needs_room() -> None:
-    with raises(NoSpace, "MiB free"):
+    with raises(NoSpace, "no memory left", "MiB"):
         opened(1 << 50)
 
 

@@ -153,8 +153,14 @@ def other_descriptors_are_refused() -> None:
 
 
 def too_much_is_no_space() -> None:
-    with raises(NoSpace, "MiB free"):
+    with raises(NoSpace, "no memory left", "MiB"):
         vmm.Allocation.create(1 << 50, 0)
+
+
+def full_device_is_no_space() -> None:
+    # A context takes memory as well, and so do page tables.
+    with raises(NoSpace, "no memory left"):
+        exported()
 
 
 def unknown_device_is_told() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 
-from zhcache.errors import UsageError, ZhcacheError
+from zhcache.errors import NoSpace, UsageError, ZhcacheError
 
 OUT_OF_MEMORY = 2
 
@@ -142,6 +142,12 @@ def status_of(name: str, *arguments: object) -> int:
 
 def refusal(status: int, doing: str) -> ZhcacheError:
     """Returns the error that a status is."""
+    if status == OUT_OF_MEMORY:
+        return NoSpace(
+            "the GPU has no memory left to {doing}",
+            hint="`zhcache ps` shows what is warm on it, `nvidia-smi` who else uses it",
+            doing=doing,
+        )
     return ZhcacheError(
         "the CUDA driver refused to {doing}: {reason}",
         hint="`nvidia-smi` and the kernel's log (NVRM, Xid) say more",

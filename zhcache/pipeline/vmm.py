@@ -17,7 +17,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 
-from zhcache.errors import NoSpace, UsageError, ZhcacheError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.pipeline import libcuda
 from zhcache.pipeline.libcuda import ask
 
@@ -99,17 +99,8 @@ class Allocation:
         size = -(-max(size_bytes, 1) // granule.value) * granule.value
         handle = ctypes.c_uint64()
         with _context(ordinal):
-            status = libcuda.status_of(
-                "cuMemCreate", ctypes.byref(handle), size, ctypes.byref(form), 0
-            )
-        if status == libcuda.OUT_OF_MEMORY:
-            raise NoSpace(
-                "the GPU has no {size} MiB free",
-                hint="`zhcache ps` shows what is warm on it, `nvidia-smi` who else uses it",
-                size=size >> 20,
-            )
-        if status:
-            raise libcuda.refusal(status, f"allocate {size} bytes")
+            doing = f"allocate {size >> 20} MiB"
+            ask("cuMemCreate", doing, ctypes.byref(handle), size, ctypes.byref(form), 0)
         return cls(handle.value, size, ordinal)
 
     @classmethod

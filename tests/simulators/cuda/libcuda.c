@@ -8,7 +8,8 @@
  * plain stores gets SIGSEGV, as a kernel would kill the context.
  *
  *   STAND_IN_GPUS  devices, 2 unless said        STAND_IN_VRAM  MiB an allocation may have, 1024 unless said
- *   STAND_IN_FAIL  NAME:COUNT, that call fails with UNKNOWN from its COUNT-th time on
+ *   STAND_IN_FAIL  NAME:COUNT, that call fails from its COUNT-th time on
+ *   STAND_IN_STATUS  with this status instead of UNKNOWN
  *
  * CUDA_VISIBLE_DEVICES is obeyed for UUIDs and indices. Not thread-safe: tests use one thread.
  */
@@ -63,7 +64,7 @@ static int fails(const char *name) {
 #define CALL(name) \
     do { \
         if (!started) return NOT_INITIALIZED; \
-        if (fails(name)) return UNKNOWN; \
+        if (fails(name)) return number("STAND_IN_STATUS", UNKNOWN); \
     } while (0)
 
 static void spell(int device, char *uuid) { sprintf(uuid, "GPU-5741ed10-0000-4000-8000-%012x", device); }

@@ -43,6 +43,12 @@ def test_vmm_undoes_what_went_before_a_failed_step(stand_ins, step):
     cudakit.run(stand_ins, CHECKS, "failed_step_leaves_nothing", STAND_IN_FAIL=step)
 
 
+@pytest.mark.parametrize("step", ["cuDevicePrimaryCtxRetain:1", "cuMemCreate:1", "cuMemMap:1"])
+def test_vmm_tells_of_a_full_device_whatever_lacks_memory(stand_ins, step):
+    environ = {"STAND_IN_FAIL": step, "STAND_IN_STATUS": "2"}
+    cudakit.run(stand_ins, CHECKS, "full_device_is_no_space", **environ)
+
+
 def test_vmm_keeps_addresses_that_queued_work_may_still_read(stand_ins):
     environ = {"STAND_IN_FAIL": "cuCtxSynchronize:1"}
     cudakit.run(stand_ins, CHECKS, "failed_wait_leaves_it_mapped", **environ)
