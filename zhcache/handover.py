@@ -77,11 +77,12 @@ def attach(
         api_socket: The daemon's API socket, which the descriptor socket stands beside.
         request: Which lease, on which device.
         on_progress: Told what is waited for: room, another fill, this one.
-        until: When ``time.monotonic()`` is there, waiting ends; None waits for ever.
+        until: When ``time.monotonic()`` is there, waiting ends; None waits as long as the daemon
+            tells that it is at it.
 
     Raises:
         Busy: ``until`` is over; a fill that others wait for goes on.
-        DaemonUnreachable: The daemon went away meanwhile.
+        DaemonUnreachable: The daemon went away meanwhile, or hangs.
         ZhcacheError: What the daemon reported.
     """
     path = handover_path(api_socket)
@@ -89,7 +90,8 @@ def attach(
         try:
             frames.send(line, request)
             while True:
-                line.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
+                left = _SILENCE_S if until is None else until - time.monotonic()
+                line.settimeout(min(_SILENCE_S, max(left, 0.001)))
                 event, fds = frames.receive(line, ToClient)
                 if isinstance(event, Attached) and len(event.arenas) == len(fds):
                     return list(zip(event.arenas, fds, strict=True))
@@ -99,6 +101,8 @@ def attach(
                 if isinstance(event, Progress):
                     on_progress(event)
         except TimeoutError as error:
+            if until is None or time.monotonic() < until:
+                raise unreachable(path, error) from error
             raise Busy(
                 "the weights are not on the device yet",
                 hint="load again later, or with a longer timeout",

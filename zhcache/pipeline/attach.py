@@ -44,6 +44,8 @@ def shared(
         broken = mapping.damaged(mapped)
         if not broken:
             return _over(folder, mapped)
+        # Else both would be on the device at once.
+        del mapped
     raise _changed(broken)
 
 

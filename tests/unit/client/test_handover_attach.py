@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from zhcache import handover
 from zhcache.errors import Busy, DaemonUnreachable, NotPermitted
 from zhcache.handover import attach
 from zhcache.protocol import frames
@@ -121,6 +122,14 @@ def test_waiting_ends_at_its_time_though_there_is_progress(front):
     api = front(answer)
     with pytest.raises(Busy, match="not on the device yet"):
         attach(api, REQUEST, until=time.monotonic() + 0.1)
+    ended.set()
+
+
+def test_front_that_hangs_is_not_waited_for_for_ever(front, monkeypatch):
+    monkeypatch.setattr(handover, "_SILENCE_S", 0.05)
+    ended = threading.Event()
+    with pytest.raises(DaemonUnreachable, match="timed out"):
+        attach(front(lambda line: ended.wait(10)), REQUEST)
     ended.set()
 
 

@@ -1,6 +1,7 @@
 """Modules over arenas: what is refused, what is asked for, what the user may do with them."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import msgspec
@@ -101,14 +102,26 @@ def test_changed_memory_is_asked_for_once_more_and_then_refused(pipeline_dir):
     assert asked == [("cpu", ("unet",), ()), ("cpu", ("unet",), ("key-of-unet",))]
 
 
-def test_memory_filled_anew_is_taken(pipeline_dir):
+def test_memory_filled_anew_is_taken(pipeline_dir, monkeypatch):
+    mapped, real = [], mapping.map_all
+
+    def watched(got):
+        found = real(got)
+        mapped.extend(weakref.ref(flat) for _, flat in found)
+        return found
+
+    monkeypatch.setattr(mapping, "map_all", watched)
+
     def hand(device, wanted, damaged):
+        # The daemon has made no room for the damaged ones beside the new.
+        assert not any(flat() is not None for flat in mapped)
         got = arenas.filled(pipeline_dir, wanted, device)
         if not damaged:
             got[0][0].checksum = "wrong"
         return got
 
     assert set(attach.shared(pipeline_dir, CPU, ["vae"], hand)) == {"vae"}
+    assert len(mapped) == 2
 
 
 def test_components_of_the_users_own_are_not_asked_for(pipeline_dir):
