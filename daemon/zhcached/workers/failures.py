@@ -41,7 +41,7 @@ def described(error: BaseException, device: str) -> ZhcacheError:
         return Cancelled("the call was cancelled")
     traceback.print_exception(error, file=sys.stderr)
     words = str(error).strip()[:MAX_WORDS] or "it gave no reason"
-    if _is_no_memory(error):
+    if is_no_memory(error):
         return NoSpace(
             "{device} has no memory left for this: {reason}",
             hint="fewer images at once, or a smaller size; `zhcache ps` shows what else is there",
@@ -65,7 +65,7 @@ def described(error: BaseException, device: str) -> ZhcacheError:
 
 def is_fatal(error: BaseException) -> bool:
     """Whether the device is lost to this process: after such an error CUDA answers nothing more."""
-    if _is_no_memory(error):
+    if is_no_memory(error):
         return False
     lost = getattr(torch, "AcceleratorError", ())
     return isinstance(error, lost) or (
@@ -73,7 +73,8 @@ def is_fatal(error: BaseException) -> bool:
     )
 
 
-def _is_no_memory(error: BaseException) -> bool:
+def is_no_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of a device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zhcache.errors import ZhcacheError
+from zhcache.errors import NoSpace, ZhcacheError
 from zhcache.pipeline import published, skeleton
 from zhcache.pipeline.quick import paused_collector
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Failed, Fill, Filled, Progress, Table
+from zhcached.workers.failures import MAX_WORDS, is_no_memory
 from zhcached.workers.layout import Layout, as_bytes, lay_out
 from zhcached.workers.memfd import MemfdMemory
 from zhcached.workers.memory import Memory
@@ -55,9 +58,9 @@ def run(line: socket.socket, request: Fill, open_memory: Open = open_memory) -> 
     except OSError as error:
         if isinstance(error, ConnectionError):
             raise
-        frames.send(line, Failed(error=to_info(_unloadable(request.folder, error))))
+        frames.send(line, Failed(error=to_info(_unloadable(request, error))))
     except Exception as error:  # noqa: BLE001 - whatever a library raises is told, not lost
-        frames.send(line, Failed(error=to_info(_unloadable(request.folder, error))))
+        frames.send(line, Failed(error=to_info(_unloadable(request, error))))
 
 
 def fill(line: socket.socket, request: Fill, open_memory: Open) -> None:
@@ -145,11 +148,20 @@ def _copied(layout: Layout, device: str, open_memory: Open, told: _Told) -> tupl
     return size_bytes, fd, checksum
 
 
-def _unloadable(folder: str, error: Exception) -> ZhcacheError:
+def _unloadable(request: Fill, error: Exception) -> ZhcacheError:
+    traceback.print_exception(error, file=sys.stderr)
+    if is_no_memory(error):
+        return NoSpace(
+            "there is no memory left to bring {folder} to {device}: {reason}",
+            hint="zhcache stop lets models go; zhcache ps lists them",
+            folder=request.folder,
+            device=request.device,
+            reason=str(error).strip()[:MAX_WORDS] or type(error).__name__,
+        )
     return ZhcacheError(
         "the pipeline in {folder} cannot be loaded: {kind}: {reason}",
         hint="`zhcache verify` checks its files; try stock from_pretrained on that folder",
-        folder=folder,
+        folder=request.folder,
         kind=type(error).__name__,
-        reason=error,
+        reason=str(error).strip()[:MAX_WORDS],
     )

@@ -76,6 +76,19 @@ def test_files_that_cannot_be_read_are_told_and_not_a_traceback(pipeline_dir, tm
     assert "zhcache verify" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("x")]
+)
+def test_memory_that_runs_out_is_no_fault_of_the_files(pipeline_dir, error):
+    def full(size_bytes, device):
+        raise error
+
+    with pytest.raises(ZhcacheError) as caught:
+        arenas.filled(pipeline_dir, ["unet"], open_memory=full)
+    assert isinstance(caught.value, NoSpace) == ("memory" in repr(error).lower())
+    assert "zhcache" in caught.value.hint
+
+
 def test_no_room_for_the_second_component_is_no_space(pipeline_dir):
     made = []
 
