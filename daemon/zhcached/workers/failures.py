@@ -1,6 +1,7 @@
 """What went wrong in a worker, as an error that travels: a kind, words, a next step; no traceback.
 
-The traceback goes to the worker's standard error, which is the daemon's log.
+The traceback goes to the worker's standard error, which is the daemon's log. The words of an error
+about arguments do not: they may quote a prompt, which is its author's business.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _NO_MEMORY = (
 )
 
 
+_ABOUT_ARGUMENTS = (TypeError, ValueError, LookupError)
+
+
 class Stopped(BaseException):
     """The call is no longer wanted. No ``except Exception`` in a pipeline may swallow it."""
 
@@ -39,7 +43,8 @@ def described(error: BaseException, device: str) -> ZhcacheError:
         return error
     if isinstance(error, Stopped):
         return Cancelled("the call was cancelled")
-    traceback.print_exception(error, file=sys.stderr)
+    is_usage = isinstance(error, _ABOUT_ARGUMENTS)
+    _log(error, with_words=not is_usage)
     words = str(error).strip()[:MAX_WORDS] or "it gave no reason"
     if is_no_memory(error):
         return NoSpace(
@@ -48,7 +53,7 @@ def described(error: BaseException, device: str) -> ZhcacheError:
             device=device,
             reason=words,
         )
-    if isinstance(error, (TypeError, ValueError, LookupError)):
+    if is_usage:
         return UsageError(
             "the pipeline refused its arguments: {kind}: {reason}",
             hint="compare them with what the pipeline's class documents",
@@ -61,6 +66,13 @@ def described(error: BaseException, device: str) -> ZhcacheError:
         kind=type(error).__name__,
         reason=words,
     )
+
+
+def _log(error: BaseException, *, with_words: bool) -> None:
+    traceback.print_tb(error.__traceback__, file=sys.stderr)
+    # Not what it was raised from: that may be about arguments again.
+    words = f": {error}" if with_words else ""
+    sys.stderr.write(f"{type(error).__name__}{words}\n")
 
 
 def is_fatal(error: BaseException) -> bool:

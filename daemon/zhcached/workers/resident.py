@@ -11,11 +11,14 @@ import gc
 import queue
 import random
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 
+import diffusers
 import numpy
 import torch
+import transformers
 
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
@@ -76,6 +79,9 @@ class Inbox:
                     self._cancelled.add(message.id)
         except (OSError, EOFError):
             # The front is gone or talks nonsense; either way nobody waits for an answer.
+            pass
+        finally:
+            # Whatever ended it: who waits for a call that nobody reads would wait for ever.
             self._is_over = True
             self._calls.put(None)
 
@@ -101,6 +107,7 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
         line,
         Loaded(class_name=type(own).__name__, parameters=parameters(own), bytes=held.weights.bytes),
     )
+    _keep_quiet()
     inbox = Inbox(line)
     while (arrived := inbox.next()) is not None:
         call, beside = arrived
@@ -145,12 +152,18 @@ def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: I
 
 
 def _tell_compiled(line: socket.socket, held: Held) -> None:
-    new = held.compiled.news() if held.compiled is not None else None
-    if new is None:
+    if held.compiled is None:
         return
     blob = BlobWriter()
-    blob.add(new)
-    fds = blob.finish()
+    try:
+        new = held.compiled.news()
+        if new is None:
+            return
+        blob.add(new)
+        fds = blob.finish()
+    except Exception as error:  # noqa: BLE001 - only time is lost by it: the next one compiles anew
+        sys.stderr.write(f"what was compiled could not be saved: {error}\n")
+        return
     try:
         _send(line, Artifacts(key=key(held.device), bytes=len(new)), fds)
     finally:
@@ -168,6 +181,13 @@ def _own_randomness() -> None:
     torch.seed()
     random.seed()
     numpy.random.seed()
+
+
+def _keep_quiet() -> None:
+    # Their warnings quote prompts, the part that was cut off for instance, and this process's
+    # words are the daemon's log.
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def _send(line: socket.socket, event: Event, fds: Sequence[int] = ()) -> None:

@@ -1,8 +1,9 @@
-"""The weights of a resident pipeline stay what they were loaded as, whatever a call does.
+"""The models of a resident pipeline stay what they were loaded as, whatever a call does.
 
 Some pipelines cast a component for a part of a call (SDXL its VAE to float32) and cast it back at
-the end. A call that fails in between would leave the cast behind for everybody after it, and one
-that succeeds still leaves private copies where shared memory was.
+the end; those with perturbed attention put processors of their own into the denoiser. A call that
+fails or is cancelled in between would leave that behind for everybody after it, and a cast that
+succeeds still leaves private copies where shared memory was.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ import torch
 
 
 class Weights:
-    """Remembers each parameter's memory; holds a reference, so that it is not freed meanwhile."""
+    """Remembers each parameter's and buffer's memory, and which object computes which attention.
+
+    Holds a reference to each, so that it is not freed meanwhile.
+    """
 
     def __init__(self, pipeline: Any) -> None:
-        self._kept = [
-            (parameter, parameter.data)
-            for part in pipeline.components.values()
-            if isinstance(part, torch.nn.Module)
-            for parameter in part.parameters()
+        parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        modules: list[Any] = [module for part in parts for module in part.modules()]
+        self._kept = [(one, one.data) for part in parts for one in part.parameters()]
+        self._buffers = [
+            (module, name, buffer) for module in modules for name, buffer in module._buffers.items()
+        ]
+        self._processors = [
+            (module, module.processor) for module in modules if hasattr(module, "set_processor")
         ]
 
     @property
@@ -29,7 +36,14 @@ class Weights:
         return sum({kept.data_ptr(): kept.nbytes for _, kept in self._kept}.values())
 
     def restore(self) -> None:
-        """Gives every parameter its memory back."""
+        """Gives everything back what it was loaded with."""
+        # Before the parameters: a processor may have some of its own.
+        for module, processor in self._processors:
+            if module.processor is not processor:
+                module.set_processor(processor)
         for parameter, kept in self._kept:
             if parameter.data_ptr() != kept.data_ptr() or parameter.dtype != kept.dtype:
                 parameter.data = kept
+        for module, name, buffer in self._buffers:
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer

@@ -1,8 +1,10 @@
 """The worker on its line: what it is told, what it answers, and what may not end it."""
 
+import logging
 import os
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +216,88 @@ def test_weights_come_back_after_a_cast(stock):
     kept.restore()
     assert {name: p.data_ptr() for name, p in stock.vae.named_parameters()} == before
     assert {p.dtype for p in stock.vae.parameters()} == {torch.float32}
+
+
+def test_attention_of_a_call_that_failed_is_not_the_next_ones(stock):
+    from diffusers.models.attention_processor import PAGIdentitySelfAttnProcessor2_0
+
+    kept = Weights(stock)
+    before = stock.unet.attn_processors
+    stock.unet.set_attn_processor(PAGIdentitySelfAttnProcessor2_0())
+    kept.restore()
+    assert stock.unet.attn_processors == before
+    stock.unet.set_attn_processor(dict.fromkeys(before, torch.nn.Identity()))
+    kept.restore()
+    assert stock.unet.attn_processors == before
+
+
+def test_buffers_come_back_after_a_cast():
+    norm = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    kept = Weights(SimpleNamespace(components={"norm": norm}))
+    norm.to(torch.float64)
+    kept.restore()
+    assert {b.dtype for b in norm.buffers()} == {torch.float32, torch.int64}
+
+
+def test_words_of_an_error_about_arguments_are_not_logged(capfd):
+    # Not in these lines themselves, which a traceback shows.
+    prompt = "se" + "cret"
+    try:
+        raise ValueError(prompt)
+    except ValueError as error:
+        assert prompt in str(failures.described(error, "cpu"))
+    try:
+        raise OSError("the disk is on fire") from KeyError(prompt)
+    except OSError as error:
+        failures.described(error, "cpu")
+    said = capfd.readouterr().err
+    assert prompt not in said
+    assert "ValueError" in said and "OSError: the disk is on fire" in said
+    assert "test_resident_worker.py" in said
+
+
+@pytest.fixture
+def diffusers_says():
+    """What diffusers logs, at the verbosity it comes with."""
+    from diffusers.utils import logging as theirs
+
+    said, before = [], theirs.get_verbosity()
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    theirs.set_verbosity_warning()
+    theirs.add_handler(handler)
+    yield said
+    theirs.remove_handler(handler)
+    theirs.set_verbosity(before)
+
+
+def test_prompt_that_is_cut_off_is_not_logged(pipeline_dir, diffusers_says):
+    talk = Talk(pipeline_dir)
+    talk.hear(r.Loaded)
+    talk.ask(1, arguments={"prompt": "my own secret " * 100})
+    _, fds = talk.hear(r.Returned)
+    frames.close_all(fds)
+    talk.end()
+    assert not [line for line in diffusers_says if "secret" in line]
+
+
+def test_compiled_code_that_cannot_be_saved_costs_no_call(talk, monkeypatch):
+    class Broken:
+        def news(self):
+            raise RuntimeError("the compiler is out of order")
+
+    perform = resident.perform
+
+    def with_compiled(held, *rest, **named):
+        held.compiled = Broken()
+        return perform(held, *rest, **named)
+
+    monkeypatch.setattr(resident, "perform", with_compiled)
+    for number in (1, 2):
+        talk.ask(number)
+        event, fds = talk.hear(r.Returned)
+        frames.close_all(fds)
+        assert event.id == number
 
 
 def test_every_call_has_a_scheduler_of_its_own(stock):
