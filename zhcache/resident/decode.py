@@ -76,7 +76,7 @@ class Decoder:
             raise ValueError(f"{encoded['bytes']} bytes for {width} by {height} of {mode}")
         image = Image.frombytes(mode, (width, height), bytes(self._raw(encoded)))
         if encoded.get("palette"):
-            image.putpalette(encoded["palette"], "RGB")
+            image.putpalette(encoded["palette"], _palette_mode(encoded))
         if "transparency" in encoded:
             many = isinstance(encoded["transparency"], list)
             image.info["transparency"] = (
@@ -150,3 +150,10 @@ class Decoder:
         "generator": _generator,
         "scheduler": _scheduler,
     }
+
+
+def _palette_mode(encoded: dict[str, Any]) -> str:
+    mode = encoded.get("palette_mode", "RGB")
+    if mode not in ("RGB", "RGBA"):
+        raise ValueError(f"a palette of {str(mode)[:40]!r}")
+    return mode

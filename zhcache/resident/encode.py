@@ -15,6 +15,9 @@ from zhcache.resident.blob import BlobWriter
 from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_DEPTH, TAG
 
 _SMALL = 2**63
+_VALUES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__), (int, int.__int__), (float, float.__float__),
+)  # fmt: skip
 
 
 class Encoder:
@@ -67,8 +70,9 @@ class Encoder:
                     return encoded
         if isinstance(value, (str, int, float)):
             # A subclass of a plain type, an IntEnum or numpy.float64: its value is what counts.
-            kind = next(kind for kind in (str, int, float) if isinstance(value, kind))
-            return _plain(kind(value), name)
+            # Past what the subclass makes of itself: str() of an Enum is its name.
+            plain = next(plain for kind, plain in _VALUES if isinstance(value, kind))
+            return _plain(plain(value), name)
         raise _cannot_be_sent(value, name)
 
     def _dict(self, value: dict[Any, Any], name: str, depth: int) -> Any:
@@ -94,7 +98,8 @@ class Encoder:
             )
         encoded = {TAG: "image", "mode": value.mode, "size": list(value.size)}
         if value.mode in ("P", "PA"):
-            encoded["palette"] = value.getpalette("RGB")
+            mode = "RGBA" if value.palette is not None and value.palette.mode == "RGBA" else "RGB"
+            encoded |= {"palette": value.getpalette(mode), "palette_mode": mode}
             transparent = value.info.get("transparency")
             if transparent is not None:
                 many = isinstance(transparent, bytes)
@@ -103,7 +108,11 @@ class Encoder:
 
     def _numpy(self, value: Any, module: Any, name: str) -> Any:
         if isinstance(value, module.generic):
-            return self.encode(value.item(), name, MAX_DEPTH)
+            plain = value.item()
+            if isinstance(plain, module.generic):
+                # longdouble: Python has no number of that precision.
+                raise _cannot_be_sent(value, name)
+            return self.encode(plain, name, MAX_DEPTH)
         if not isinstance(value, module.ndarray):
             return None
         if value.dtype.kind not in "biufc":
@@ -158,7 +167,7 @@ def raw_bytes(tensor: Any) -> bytes:
     import ctypes
 
     # By address: numpy may be absent, and it has no bfloat16.
-    plain = tensor.detach().cpu().contiguous()
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     return ctypes.string_at(plain.data_ptr(), plain.nbytes) if plain.nbytes else b""
 
 

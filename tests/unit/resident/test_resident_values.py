@@ -107,11 +107,33 @@ def test_generator_travels_with_its_state_and_stays_one_object():
     assert torch.randn(9, generator=first).equal(torch.randn(9, generator=expected))
 
 
+def test_palette_with_its_own_transparency_keeps_it():
+    image = Image.new("RGBA", (4, 4), (9, 8, 7, 128)).quantize(4)
+    assert image.palette.mode == "RGBA"
+    assert travel(image).convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+
+
+def test_tensor_whose_bytes_are_read_otherwise_travels_as_what_it_says():
+    tensor = torch.tensor([1 + 2j, 3 - 4j])
+    assert travel(tensor.conj()).equal(tensor.conj().resolve_conj())
+    assert travel(tensor.conj().imag).equal(-tensor.imag)
+
+
+def test_number_of_more_precision_than_pythons_is_refused():
+    with pytest.raises(UsageError, match="longdouble"):
+        travel(numpy.longdouble(1))
+
+
 def test_numpy_and_enum_scalars_travel_as_plain_numbers():
-    from enum import IntEnum
+    from enum import Enum, IntEnum
 
     class Size(IntEnum):
         BIG = 512
+
+    class Output(str, Enum):  # noqa: UP042 - StrEnum's str() is its value, this one's is not
+        PIL = "pil"
+
+    assert travel(Output.PIL) == "pil"
 
     assert travel([numpy.float32(0.5), numpy.int64(3), numpy.bool_(True), Size.BIG]) == [
         0.5,
