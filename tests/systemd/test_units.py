@@ -253,3 +253,9 @@ def test_units_hold_no_continued_or_stray_lines():
         parser = configparser.RawConfigParser(strict=False, allow_no_value=False)
         parser.read_string(unit.read_text("utf-8"))
         assert "Unit" in parser.sections()
+
+
+def test_daemon_starts_after_the_socket_that_it_asks_for_workers():
+    # Wanted alone, both would start at once, and the first to ask would find nobody listening.
+    for key in ("Wants", "After"):
+        assert "zhcached-workers.socket" in " ".join(values("zhcached.service", key))
