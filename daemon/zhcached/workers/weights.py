@@ -27,7 +27,9 @@ class Weights:
             (module, name, buffer) for module in modules for name, buffer in module._buffers.items()
         ]
         self._processors = [
-            (module, module.processor) for module in modules if hasattr(module, "set_processor")
+            (module, module.processor)
+            for module in modules
+            if hasattr(module, "set_processor") and hasattr(module, "processor")
         ]
 
     @property
