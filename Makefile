@@ -3,8 +3,9 @@
 #
 #   make demo    the main job on a hub that comes with the project; ends with an image
 #   make test    the test suite              (make test ARGS="tests/unit/store -k resume")
+#                what takes minutes is left out (make test ARGS="-m slow" runs that alone)
 #   make check   formatting, lint, layers, types, the bare wheel
-#   make bench   the benchmarks, half an hour; results in benchmarks/results
+#   make bench   the benchmarks, an hour; results in benchmarks/results
 #   make docs    rewrites what is generated: docs/commands.md, the file table of ARCHITECTURE.md
 #   make clean   removes what the recipes made, except $(VENV); make distclean removes that too
 
@@ -48,7 +49,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "==> tests, $(WORKERS) at a time"
-	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 check: $(READY)
 	@echo "==> formatting"
@@ -67,7 +68,7 @@ check: $(READY)
 
 # Written beside and moved: an interrupted run leaves the last result whole.
 bench: $(READY)
-	@for name in fetch resume footprint; do \
+	@for name in fetch resume footprint load sharing exec; do \
 	    echo "==> benchmark: $$name"; \
 	    "$(BIN)/python" -m benchmarks.$$name $(ARGS) > benchmarks/results/$$name.md.new \
 	        && mv benchmarks/results/$$name.md.new benchmarks/results/$$name.md || exit 1; \

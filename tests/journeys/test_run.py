@@ -9,7 +9,7 @@ from PIL import Image
 
 from harness.daemon import DEADLINE_S, source, until
 
-pytestmark = [pytest.mark.journey, pytest.mark.slow]
+pytestmark = pytest.mark.journey
 
 STOCK = """
 import sys, torch, diffusers
