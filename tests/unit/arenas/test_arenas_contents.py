@@ -40,6 +40,20 @@ def test_equal_component_of_another_repository_is_the_same(store):
     assert tuned["unet"].digest != told(store)["unet"].digest
 
 
+def test_component_in_two_precisions_is_known_by_what_decides_between_them(store):
+    both = files_of(unet=b"u" * 10, vae=b"v" * 1000)
+    both["vae/diffusion_pytorch_model.fp16.safetensors"] = b"h" * 500
+    halved = dict(both)
+    halved["unet/diffusion_pytorch_model.fp16.safetensors"] = halved.pop(
+        "unet/diffusion_pytorch_model.safetensors"
+    )
+    publish(store, both, repo="lab/both", commit=OTHER)
+    publish(store, halved, repo="lab/halved", commit=OTHER)
+    plain = told(store, parse_repo("lab/both"), OTHER)
+    other = told(store, parse_repo("lab/halved"), OTHER)
+    assert plain["vae"].digest != other["vae"].digest
+
+
 @pytest.mark.parametrize("change", ["class", "config", "name"])
 def test_class_configuration_and_name_are_part_of_it(store, change):
     files = files_of(vae=b"v" * 1000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,7 +63,7 @@ def contents(store: Store, repo: RepoId, commit: str) -> list[Component]:
         [RepoPath(file.path) for file in manifest.files], components=list(named)
     )
     return [
-        Component(name, _digest(name, named[name], files), size)
+        Component(name, _digest(name, named[name], files, _choice(manifest, files, read)), size)
         for name, files in by_folder.items()
         if (size := sum(f.size for f in files if f.path in read and f.path.endswith(_WEIGHTS)))
     ]
@@ -91,11 +92,25 @@ def _classes(store: Store, manifest: Manifest) -> dict[str, tuple[str, str]]:
     }
 
 
-def _digest(name: str, kind: tuple[str, str], files: list[ManifestFile]) -> str:
-    digest = hashlib.sha256(b"zhcache-component-1\n")
+def _choice(manifest: Manifest, files: list[ManifestFile], read: Container[str]) -> tuple[str, ...]:
+    """Returns what decides which of a component's precisions is loaded; nothing if it has one.
+
+    A pipeline is loaded in one precision as far as its components have it, so that of a component
+    with several the others decide.
+    """
+    if all(file.path in read for file in files if file.path.endswith(_WEIGHTS)):
+        return ()
+    return tuple(sorted(file.path for file in manifest.files if file.path.endswith(_WEIGHTS)))
+
+
+def _digest(
+    name: str, kind: tuple[str, str], files: list[ManifestFile], choice: tuple[str, ...]
+) -> str:
+    digest = hashlib.sha256(b"zhcache-component-2\n")
     digest.update("\0".join((name, *kind, *_versions())).encode() + b"\n")
     for file in sorted(files, key=lambda one: one.path):
         digest.update(f"{file.path.partition('/')[2]}\0{file.size}\0{file.sha256}\n".encode())
+    digest.update("\0".join(choice).encode())
     return digest.hexdigest()
 
 
