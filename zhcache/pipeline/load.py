@@ -67,6 +67,7 @@ def load_pipeline(
         VersionMismatch: The daemon's diffusers makes other modules of the files than this one.
         ZhcacheError: What else the daemon reported.
     """
+    _check_kinds(repo, revision, timeout)
     _check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
     if mode == "resident":
         from zhcache.resident.open import open_resident
@@ -172,6 +173,24 @@ def _fetch(client: Client, repo: str, revision: str | None, timeout_s: float | N
         )
 
 
+def _check_kinds(repo: object, revision: object, timeout: object) -> None:
+    is_time = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
+    wrong = {
+        "repo": (repo, isinstance(repo, str), "OWNER/NAME"),
+        "revision": (revision, revision is None or isinstance(revision, str), "a name or None"),
+        "timeout": (timeout, timeout is None or is_time, "seconds from 0 on, or None"),
+    }
+    for name, (value, is_right, allowed) in wrong.items():
+        if not is_right:
+            raise UsageError(
+                "{name}={value} cannot be meant",
+                hint="it takes {allowed}",
+                name=name,
+                value=repr(value)[:80],
+                allowed=allowed,
+            )
+
+
 def _check_options(
     variant: str | None,
     mode: str,
@@ -204,9 +223,18 @@ def _check_options(
             raise _not_yet(f"{name}={value!r}", " | ".join(repr(one) for one in allowed))
 
 
-def _single(device: str | Sequence[str]) -> str:
-    if isinstance(device, str):
-        return device
+def _single(device: object) -> str:
+    # A torch.device is known by its name: in resident mode there is no torch to ask.
+    if isinstance(device, str) or type(device).__module__ == "torch":
+        return str(device)
+    if not isinstance(device, (list, tuple)):
+        raise UsageError(
+            "{name}={value} cannot be meant",
+            hint="it takes {allowed}",
+            name="device",
+            value=repr(device)[:80],
+            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N'",
+        )
     raise _not_yet(f"device={list(device)!r}", "'auto' | 'cpu' | 'cuda' | 'cuda:N'")
 
 
