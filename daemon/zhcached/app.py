@@ -41,8 +41,8 @@ from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import chosen
 from zhcached.residency.pages.pages import Pages
+from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
-from zhcached.residency.resident.stations import GPU_CONTEXT
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store

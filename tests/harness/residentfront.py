@@ -1,6 +1,6 @@
 """The handover socket of a daemon with one real resident worker behind it, all in this process.
 
-What the front does with uids, queues and deaths is tested elsewhere; here one client at a time
+What the front does with uids, queues and crashes is tested elsewhere; here one client at a time
 talks to the worker's own code.
 """
 

@@ -21,8 +21,8 @@ from zhcache.protocol.names import parse_repo
 from zhcached.api import residents as conversation
 from zhcached.api.peer import Peer
 from zhcached.config import ResidencyConfig
-from zhcached.residency.resident.patience import Patience
 from zhcached.residency.resident.residents import Residents
+from zhcached.residency.resident.timeouts import Timeouts
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 10.0
@@ -187,7 +187,7 @@ PIPELINE = {
 class House:
     """A store with pipelines, and the residents over it."""
 
-    def __init__(self, store, clock, told=None, *, ram=2**40, vram=2**40, patience=None, **config):
+    def __init__(self, store, clock, told=None, *, ram=2**40, vram=2**40, timeouts=None, **config):
         for name in ("lab/one", "lab/two", "lab/three"):
             publish(store, PIPELINE, repo=parse_repo(name))
         self.launcher = Launcher(**(told or {}))
@@ -196,7 +196,7 @@ class House:
         times = {"keep_alive": settings.keep_alive, "call": settings.call_timeout}
         self.residents = Residents(
             store, settings, clock, self.launcher, Devices(ram, vram), self.arenas,
-            Patience(**{**times, **(patience or {})}),
+            Timeouts(**{**times, **(timeouts or {})}),
         )  # fmt: skip
         self.clients: list[Client] = []
 

@@ -1,1 +1,1 @@
-"""What client and daemon share: names, messages, the version handshake. No I/O."""
+"""What client and daemon share: names, messages, frames, the version handshake. Opens nothing."""

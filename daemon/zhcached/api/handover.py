@@ -25,7 +25,7 @@ from zhcache.protocol.messages import ImportRequest, Message
 from zhcache.protocol.residency import AttachRequest, Failed, ResidentRequest
 from zhcached.api import attach, imports, residents
 from zhcached.api.peer import Peer, of_socket
-from zhcached.api.places import Places
+from zhcached.api.quota import Quota
 from zhcached.api.services import Services
 
 MAX_CONNECTIONS_PER_UID = 256
@@ -63,9 +63,9 @@ class Handover:
     def __init__(self, services: Services, listener: socket.socket) -> None:
         self._services = services
         self._listener = listener
-        self._connections = Places("connections", MAX_CONNECTIONS_PER_UID, MAX_CONNECTIONS)
-        self._imports = Places("imports", MAX_IMPORTS_PER_UID)
-        self._attaches = Places("attaching processes", MAX_ATTACHES_PER_UID)
+        self._connections = Quota("connections", MAX_CONNECTIONS_PER_UID, MAX_CONNECTIONS)
+        self._imports = Quota("imports", MAX_IMPORTS_PER_UID)
+        self._attaches = Quota("attaching processes", MAX_ATTACHES_PER_UID)
         self._stopped = False
         self._loop = asyncio.get_running_loop()
 

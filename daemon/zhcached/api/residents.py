@@ -1,7 +1,7 @@
 """The conversation of ``op: resident`` on the handover socket: a pipeline opened, called, closed.
 
 The connection is the lease. Its end, however it comes, cancels what the client had running and
-gives its seat up.
+gives its session up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zhcache.protocol.failure import to_info
 from zhcached.api.outbox import Outbox
 from zhcached.api.peer import Peer
 from zhcached.api.services import Services
-from zhcached.residency.resident.seats import Seat
+from zhcached.residency.resident.sessions import Session
 
 log = structlog.get_logger()
 _decoder = msgspec.json.Decoder[Any](residency.FromClient)
@@ -41,22 +41,22 @@ def serve(
         try:
             if residents is None:
                 raise UsageError("this daemon holds no resident pipelines")
-            seat = residents.open(request, peer.uid, peer.pid, outbox)
+            session = residents.open(request, peer.uid, peer.pid, outbox)
         except ZhcacheError as error:
             outbox.tell(residency.Failed(error=to_info(error)), is_last=True)
             return
         try:
-            while _next(channel, seat):
+            while _next(channel, session):
                 pass
         except ZhcacheError as error:
             outbox.tell(residency.Failed(error=to_info(error)), is_last=True)
         except OSError as error:
             log.info("resident.dropped", uid=peer.uid, error=str(error))
         finally:
-            seat.leave()
+            session.leave()
 
 
-def _next(channel: socket.socket, seat: Seat) -> bool:
+def _next(channel: socket.socket, session: Session) -> bool:
     """Takes the client's next frame; False at the end.
 
     Raises:
@@ -75,10 +75,10 @@ def _next(channel: socket.socket, seat: Seat) -> bool:
         frames.close_all(fds)
         raise _malformed(error) from error
     if isinstance(message, residency.Call):
-        seat.call(message, fds, len(body))
+        session.call(message, fds, len(body))
         return True
     frames.close_all(fds)
-    seat.cancel(message.id)
+    session.cancel(message.id)
     return True
 
 

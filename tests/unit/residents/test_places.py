@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zhcached.residency.resident.places import Admit, LetGo, Place, Wait, plan
+from zhcached.residency.resident.admission import Admit, LetGo, Place, Wait, plan
 
 
 def place(name, *, bytes=10, device="cpu", used=0.0, idle=True, kept=False, ending=False):

@@ -7,7 +7,7 @@ import pytest
 
 from harness.daemon import until
 from zhcache.protocol import residency
-from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.instance import Instance
 
 
 def test_killed_worker_is_replaced_and_its_caller_told(make):
@@ -57,7 +57,7 @@ def test_worker_that_dies_while_nobody_calls_is_there_again_for_the_next_call(ma
 @pytest.mark.parametrize("load", ["crash", "garbage"])
 def test_worker_that_never_comes_up_is_given_up(make, load, tmp_path):
     log = tmp_path / "log"
-    house = make(told={"load": load, "log": str(log)}, patience={"falls": 3, "rest": 3600})
+    house = make(told={"load": load, "log": str(log)}, timeouts={"crashes": 3, "rest": 3600})
     client = house.client()
     failed = client.until(residency.Failed)
     assert (failed.id, failed.error.code) == (0, "worker_died")
@@ -67,14 +67,14 @@ def test_worker_that_never_comes_up_is_given_up(make, load, tmp_path):
 
 
 def test_worker_that_was_given_up_is_tried_again_after_its_rest(make):
-    house = make(told={"load": "crash"}, patience={"falls": 2, "rest": 0.0})
+    house = make(told={"load": "crash"}, timeouts={"crashes": 2, "rest": 0.0})
     house.client().until(residency.Failed)
     house.launcher.told = {}
     assert house.client().do().fields["nth"] == 1
 
 
 def test_calls_that_break_worker_after_worker_are_refused_at_last(make):
-    house = make(patience={"falls": 2, "rest": 3600})
+    house = make(timeouts={"crashes": 2, "rest": 3600})
     client = house.client()
     client.opened()
     numbers = [client.call(do="crash") for _ in range(4)]
@@ -84,7 +84,7 @@ def test_calls_that_break_worker_after_worker_are_refused_at_last(make):
 
 
 def test_worker_that_hangs_while_it_loads_is_ended(make):
-    house = make(told={"load": "hang"}, patience={"silence": 0.3, "falls": 99})
+    house = make(told={"load": "hang"}, timeouts={"silence": 0.3, "crashes": 99})
     client = house.client()
     client.call()
     until(lambda: house.launcher.started, "a worker was started")
@@ -94,7 +94,7 @@ def test_worker_that_hangs_while_it_loads_is_ended(make):
 
 
 def test_worker_that_does_not_read_is_ended(make):
-    house = make(patience={"frame": 0.3})
+    house = make(timeouts={"frame": 0.3})
     client = house.client()
     client.opened()
     os.kill(house.launcher.started[0].pid, signal.SIGSTOP)
@@ -114,11 +114,11 @@ def test_daemon_that_stops_tells_everybody_and_leaves_no_worker(make):
     assert house.client().next().error.code == "daemon_unreachable"
 
 
-def test_fault_of_the_attendant_is_told_and_the_next_call_has_another(make, monkeypatch):
+def test_fault_of_the_supervisor_is_told_and_the_next_call_has_another(make, monkeypatch):
     client = make().client()
     client.opened()
     with monkeypatch.context() as patch:
-        patch.setattr(Station, "hear", lambda *_: {}["a fault of ours"])
+        patch.setattr(Instance, "hear", lambda *_: {}["a fault of ours"])
         failed = client.end_of(client.call())
     assert "could not be tended" in failed.error.message
     assert client.do().fields["nth"] == 1

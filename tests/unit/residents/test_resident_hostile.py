@@ -147,7 +147,7 @@ def test_client_that_does_not_read_is_let_go_and_holds_nobody_up(make):
     assert "got" in other.do().fields
 
 
-def test_one_user_cannot_take_all_seats(make, monkeypatch):
+def test_one_user_cannot_take_all_sessions(make, monkeypatch):
     monkeypatch.setattr("zhcached.residency.resident.residents.MAX_SEATS_PER_UID", 2)
     house = make()
     kept = [house.client(uid=1) for _ in range(2)]
@@ -170,17 +170,17 @@ class Hears:
         self.events.append(event)
 
 
-def test_call_after_the_refusal_touches_nothing_of_the_station_that_is_gone(make):
+def test_call_after_the_refusal_touches_nothing_of_the_instance_that_is_gone(make):
     house = make(ram=999, keep_alive=0)
     hears = Hears()
     request = residency.ResidentRequest(repo="lab/one", device="cpu")
-    seat = house.residents.open(request, os.getuid(), os.getpid(), hears)
-    until(lambda: not house.residents.listing(), "the station is gone")
+    session = house.residents.open(request, os.getuid(), os.getpid(), hears)
+    until(lambda: not house.residents.listing(), "the instance is gone")
     # Its descriptor is closed and the number may be anybody's: a ring would be written there.
-    assert seat.station.bell.fd < 0
+    assert session.instance.wakeup.fd < 0
     with pytest.raises(UsageError, match="no pipeline open"):
-        seat.call(residency.Call(id=1, arguments={}), [], 10)
-    seat.leave()
+        session.call(residency.Call(id=1, arguments={}), [], 10)
+    session.leave()
     assert [event.error.code for event in hears.events] == ["no_space"]
 
 

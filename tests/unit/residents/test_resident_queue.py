@@ -82,7 +82,7 @@ def test_cancelled_calls_id_may_be_used_again(make, gate):
 
 
 def test_worker_that_does_not_stop_is_ended_and_others_go_on(make):
-    house = make(patience={"cancel": 0.2})
+    house = make(timeouts={"cancel": 0.2})
     deaf, other = house.client(uid=1), house.client(uid=2)
     number = deaf.call(do="deaf", steps=1, wants_steps=True)
     deaf.until(residency.Step)

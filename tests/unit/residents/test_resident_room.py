@@ -38,7 +38,7 @@ def repos(house):
 
 
 def settled(condition):
-    """Waits until ``condition`` holds; attendants end in threads of their own."""
+    """Waits until ``condition`` holds; supervisors end in threads of their own."""
     until = time.monotonic() + WAIT_S
     while not condition() and time.monotonic() < until:
         time.sleep(0.005)

@@ -42,7 +42,7 @@ def ends(client, number):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_storm_leaves_nothing(make, store, seed):
-    house = make(workers=2, patience={"cancel": 1.0, "falls": 10**6})
+    house = make(workers=2, timeouts={"cancel": 1.0, "crashes": 10**6})
     before = len(os.listdir("/proc/self/fd"))
     errors: list = []
     threads = [

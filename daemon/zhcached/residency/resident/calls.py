@@ -77,7 +77,7 @@ class Size:
 
 
 class Call:
-    """One call. Guarded by the lock of the station it was made at.
+    """One call. Guarded by the lock of the instance it was made at.
 
     Args:
         number: The daemon's own name for it, towards the worker: clients choose theirs freely.

@@ -8,7 +8,7 @@ from zhcached.clock import Clock
 
 
 class Keeping:
-    """The wishes of users, one each. Guarded by the station's lock."""
+    """The wishes of users, one each. Guarded by the instance's lock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,9 +1,9 @@
 """Resident pipelines: who has which, and which of them go.
 
-A client opens a kind of pipeline and gets a seat at its station; equal kinds share one station and
-one worker, whoever asks. A worker is launched when it is first wanted, ended when nobody has used
-it for the time of ``keep_alive``, and earlier for another where room is needed and it is idle.
-Thread-safe.
+A client opens a kind of pipeline and gets a session at its instance; equal kinds share one
+instance and one worker, whoever asks. A worker is launched when it is first wanted, ended when
+nobody has used it for the time of ``keep_alive``, and earlier for another where room is needed and
+it is idle. Thread-safe.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from zhcached.residency.devices import Devices
 from zhcached.residency.launch.launch import Launcher
 from zhcached.residency.resident import kinds
 from zhcached.residency.resident.calls import Allowance, Listener
-from zhcached.residency.resident.ear import Ear
-from zhcached.residency.resident.guests import Guest
-from zhcached.residency.resident.house import ArenaSource
+from zhcached.residency.resident.context import ArenaSource
+from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.instances import Instances, line_of
 from zhcached.residency.resident.kinds import Kind
-from zhcached.residency.resident.patience import Patience
-from zhcached.residency.resident.seats import Seat
-from zhcached.residency.resident.station import Station
-from zhcached.residency.resident.stations import Stations, line_of
+from zhcached.residency.resident.listener import BlockingListener
+from zhcached.residency.resident.sessions import Session
 from zhcached.residency.resident.stopped import Letting, holder_of, is_meant
+from zhcached.residency.resident.tenants import Tenant
+from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.store.store import Store
 
 MAX_SEATS_PER_UID = 64
@@ -54,7 +54,7 @@ class Residents:
         launcher: Starts workers.
         devices: What devices there are.
         arenas: Weights in GPU memory.
-        patience: Other waits than the configured ones.
+        timeouts: Other waits than the configured ones.
     """
 
     def __init__(
@@ -65,17 +65,17 @@ class Residents:
         launcher: Launcher,
         devices: Devices,
         arenas: ArenaSource,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
-        chosen = patience or Patience(keep_alive=config.keep_alive, call=config.call_timeout)
-        self._stations = Stations(store, config, clock, launcher, devices, arenas, chosen)
-        self._lock = self._stations.lock
+        chosen = timeouts or Timeouts(keep_alive=config.keep_alive, call=config.call_timeout)
+        self._instances = Instances(store, config, clock, launcher, devices, arenas, chosen)
+        self._lock = self._instances.lock
         self._store = store
         self._clock = clock
         self._devices = devices
-        self._patience = chosen
+        self._timeouts = chosen
         self._allowance = Allowance()
-        self._seats: Counter[int] = Counter()
+        self._sessions: Counter[int] = Counter()
         self._leases: Counter[tuple[str, str, int]] = Counter()
         self._pruned = clock.monotonic()
 
@@ -83,8 +83,8 @@ class Residents:
 
     def open(
         self, request: residency.ResidentRequest, uid: int, pid: int, listener: Listener
-    ) -> Seat:
-        """Gives a client a seat; ``listener`` is told ``Progress``, then ``Opened`` or ``Failed``.
+    ) -> Session:
+        """Gives a client a session; ``listener`` hears ``Progress``, then ``Opened`` or ``Failed``.
 
         Raises:
             UsageError: The request cannot be meant.
@@ -105,7 +105,7 @@ class Residents:
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, commit, uid=uid, pid=pid, pid_start=-1)
         try:
-            return self._take_seat(kind, Guest(uid, lease, listener))
+            return self._take_session(kind, Tenant(uid, lease, listener))
         except BaseException:
             self._store.leases.end(lease)
             raise
@@ -113,46 +113,46 @@ class Residents:
     def _warm_on(self, repo: str, commit: str) -> set[str]:
         with self._lock:
             return {
-                station.kind.device
-                for station in self._stations.all()
-                if (station.kind.repo, station.kind.commit) == (repo, commit) and station.loaded
+                instance.kind.device
+                for instance in self._instances.all()
+                if (instance.kind.repo, instance.kind.commit) == (repo, commit) and instance.loaded
             }
 
-    def _take_seat(self, kind: Kind, guest: Guest) -> Seat:
+    def _take_session(self, kind: Kind, tenant: Tenant) -> Session:
         with self._lock:
-            if self._stations.is_closed:
+            if self._instances.is_closed:
                 raise DaemonUnreachable("the daemon is being stopped")
-            if self._seats[guest.uid] >= MAX_SEATS_PER_UID:
+            if self._sessions[tenant.uid] >= MAX_SEATS_PER_UID:
                 raise Busy(
                     "uid {uid} has {limit} resident pipelines open",
                     hint="close some of them with zhcache.release(pipe)",
-                    uid=guest.uid,
+                    uid=tenant.uid,
                     limit=MAX_SEATS_PER_UID,
                 )
-            station = self._stations.of(kind, guest.uid)
-            station.falls.check_rested()
-            self._seats[guest.uid] += 1
-            self._leases[kind.repo, kind.commit, guest.uid] += 1
-            station.join(guest)
-            self._stations.tend(station)
-        return Seat(
-            station,
-            guest,
+            instance = self._instances.of(kind, tenant.uid)
+            instance.crashes.check_rested()
+            self._sessions[tenant.uid] += 1
+            self._leases[kind.repo, kind.commit, tenant.uid] += 1
+            instance.join(tenant)
+            self._instances.tend(instance)
+        return Session(
+            instance,
+            tenant,
             lock=self._lock,
             allowance=self._allowance,
-            tend=self._stations.tend,
-            on_leave=self._left_seat,
+            tend=self._instances.tend,
+            on_leave=self._left_session,
         )
 
-    def _left_seat(self, station: Station, guest: Guest) -> None:
-        kind = station.kind
+    def _left_session(self, instance: Instance, tenant: Tenant) -> None:
+        kind = instance.kind
         with self._lock:
-            self._seats[guest.uid] -= 1
-            self._leases[kind.repo, kind.commit, guest.uid] -= 1
-            if station.has_expired:
-                station.end()
-            self._stations.drop_if_empty(station)
-        self._store.leases.end(guest.lease)
+            self._sessions[tenant.uid] -= 1
+            self._leases[kind.repo, kind.commit, tenant.uid] -= 1
+            if instance.has_expired:
+                instance.end()
+            self._instances.drop_if_empty(instance)
+        self._store.leases.end(tenant.lease)
 
     # --- keeping warm, letting go ----------------------------------------------------------------
 
@@ -178,18 +178,18 @@ class Residents:
             Cancelled: ``cancelled`` was set.
             ZhcacheError: As ``open``, or what kept the worker from loading.
         """
-        ear = Ear()
-        seat = self.open(request, uid, os.getpid(), ear)
+        listener = BlockingListener()
+        session = self.open(request, uid, os.getpid(), listener)
         try:
-            while not ear.is_ready(on_progress):
+            while not listener.is_ready(on_progress):
                 if cancelled.is_set():
                     raise Cancelled("warming was cancelled")
             with self._lock:
-                seat.station.kept.want(uid, until)
+                session.instance.kept.want(uid, until)
         finally:
-            seat.leave()
+            session.leave()
         with self._lock:
-            return line_of(seat.station)
+            return line_of(session.instance)
 
     def stop(
         self,
@@ -215,47 +215,47 @@ class Residents:
             NotFound: No worker of it is there.
         """
         done = Letting()
-        ended: list[Station] = []
+        ended: list[Instance] = []
         with self._lock:
-            found = [s for s in self._stations.all() if is_meant(s, repo, variant, device)]
+            found = [s for s in self._instances.all() if is_meant(s, repo, variant, device)]
             if not found:
                 raise NotFound("no resident pipeline of {repo} is here", repo=repo)
-            for station in found:
-                holder = holder_of(station, uid, may_all=may_all, force=force)
+            for instance in found:
+                holder = holder_of(instance, uid, may_all=may_all, force=force)
                 if holder is not None:
-                    if not station.guests:
-                        station.kept.withdraw(uid)
+                    if not instance.tenants:
+                        instance.kept.withdraw(uid)
                     done.holders.append(holder)
                     continue
-                done.freed.append((station.kind.device, station.bytes))
-                self._end(station, Cancelled("the resident pipeline was stopped"))
-                ended.append(station)
+                done.freed.append((instance.kind.device, instance.bytes))
+                self._end(instance, Cancelled("the resident pipeline was stopped"))
+                ended.append(instance)
             is_over = self._lock.wait_for(lambda: not any(s.is_ending for s in ended), STOP_S)
         if not is_over:
             log.warning("resident.slow_to_stop", repo=repo)
         return done
 
-    def _end(self, station: Station, error: ZhcacheError) -> None:
-        station.kept.clear()
-        station.drop_all(error)
-        if station.is_tended:
-            station.end()
+    def _end(self, instance: Instance, error: ZhcacheError) -> None:
+        instance.kept.clear()
+        instance.drop_all(error)
+        if instance.is_tended:
+            instance.end()
 
     def expire(self) -> None:
         """Ends the workers whose time is over; called now and then."""
         with self._lock:
-            for station in self._stations.all():
-                if station.has_expired and station.is_tended and not station.is_ending:
-                    log.info("resident.expired", station=str(station.kind))
-                    station.end()
-                self._stations.drop_if_empty(station)
+            for instance in self._instances.all():
+                if instance.has_expired and instance.is_tended and not instance.is_ending:
+                    log.info("resident.expired", instance=str(instance.kind))
+                    instance.end()
+                self._instances.drop_if_empty(instance)
             # What waits for room looks again: idle time makes workers free to go.
             self._lock.notify_all()
             is_due = self._clock.monotonic() - self._pruned >= PRUNE_S
             if is_due:
                 self._pruned = self._clock.monotonic()
         if is_due:
-            self._stations.artifacts.prune(self._is_held)
+            self._instances.artifacts.prune(self._is_held)
 
     def _is_held(self, repo: str, commit: str) -> bool:
         return self._store.layout.manifest(parse_repo(repo), commit).exists()
@@ -264,32 +264,32 @@ class Residents:
         """Ends all workers and conversations; the daemon stops."""
         error = DaemonUnreachable("the daemon is being stopped", hint="call again once it is back")
         with self._lock:
-            self._stations.is_closed = True
-            for station in self._stations.all():
-                self._end(station, error)
-                for guest in list(station.guests):
+            self._instances.is_closed = True
+            for instance in self._instances.all():
+                self._end(instance, error)
+                for tenant in list(instance.tenants):
                     failed = residency.Failed(error=to_info(error))
-                    guest.listener.tell(failed, is_last=True)
-        self._stations.join(STOP_S)
+                    tenant.listener.tell(failed, is_last=True)
+        self._instances.join(STOP_S)
 
     def make_room(self, device: str, need_bytes: int) -> None:
         """Has idle workers on a device ended until ``need_bytes`` go; does not wait for it."""
         with self._lock:
-            self._stations.let_go(device, need_bytes)
+            self._instances.let_go(device, need_bytes)
 
     # --- what there is ---------------------------------------------------------------------------
 
     def listing(self) -> list[Resident]:
         """Returns a line for each worker there is or that comes."""
         with self._lock:
-            return [line_of(station) for station in self._stations.all() if station.is_tended]
+            return [line_of(instance) for instance in self._instances.all() if instance.is_tended]
 
     def leases(self) -> Counter[tuple[str, str, int]]:
-        """Returns how many of the store's leases are seats here, by repository, commit and uid."""
+        """Returns how many of the store's leases are here, by repository, commit and uid."""
         with self._lock:
             return +self._leases
 
     def bytes_on(self, device: str) -> int:
         """Returns what the workers on a device take there."""
         with self._lock:
-            return sum(s.bytes for s in self._stations.all() if s.kind.device == device)
+            return sum(s.bytes for s in self._instances.all() if s.kind.device == device)

@@ -10,7 +10,7 @@ from zhcached.residency.resident.kinds import Kind
 
 
 @dataclass(eq=False, slots=True)
-class Guest:
+class Tenant:
     """One client who has the pipeline open, or waits for it."""
 
     uid: int

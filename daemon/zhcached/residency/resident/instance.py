@@ -1,7 +1,7 @@
-"""A station: one resident pipeline, the calls that wait for it and the clients who have it open.
+"""An instance: one resident pipeline, the calls that wait for it and the clients who have it open.
 
-Decides and tells, launches nothing: its attendant (``tending``) asks it what to do next and carries
-it out. All of it is guarded by the one lock of ``Residents``.
+Decides and tells, launches nothing: its supervisor asks it what to do next and carries it out. All
+of it is guarded by the one lock of ``Residents``.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
 from zhcached.clock import Clock
-from zhcached.residency.resident.bell import Bell
 from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running, Waiting
-from zhcached.residency.resident.deaths import Falls, in_call, overdue
+from zhcached.residency.resident.commands import End, Kill, Order, Rest, Start, Stop
+from zhcached.residency.resident.crashes import Crashes, in_call, overdue
 from zhcached.residency.resident.fairness import Turns
-from zhcached.residency.resident.guests import Guest
 from zhcached.residency.resident.keeping import Keeping
 from zhcached.residency.resident.kinds import Kind
-from zhcached.residency.resident.orders import End, Kill, Order, Rest, Start, Stop
-from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.tenants import Tenant
+from zhcached.residency.resident.timeouts import Timeouts
+from zhcached.residency.resident.wakeup import Wakeup
 
 
-class Station:
+class Instance:
     """One resident pipeline.
 
     Args:
@@ -33,14 +33,14 @@ class Station:
         kind: What its worker is to be.
         uid: Who asked for it first.
         clock: Time.
-        patience: Limits.
+        timeouts: Limits.
     """
 
-    def __init__(self, number: int, kind: Kind, uid: int, clock: Clock, patience: Patience) -> None:
+    def __init__(self, number: int, kind: Kind, uid: int, clock: Clock, timeouts: Timeouts) -> None:
         self.number = number
         self.kind = kind
         self.uid = uid
-        self.guests: set[Guest] = set()
+        self.tenants: set[Tenant] = set()
         self.turns: Turns[Call] = Turns()
         self.current: Call | None = None
         self.loaded: residency.Loaded | None = None
@@ -52,10 +52,10 @@ class Station:
         self.unwanted = threading.Event()
         self.used = clock.monotonic()
         self.kept = Keeping(clock)
-        self.falls = Falls(kind.repo, clock, patience)
+        self.crashes = Crashes(kind.repo, clock, timeouts)
         self._clock = clock
-        self._patience = patience
-        self.bell = Bell()
+        self._timeouts = timeouts
+        self.wakeup = Wakeup()
 
     # --- what is known of it ---------------------------------------------------------------------
 
@@ -72,12 +72,12 @@ class Station:
     @property
     def is_wanted(self) -> bool:
         """Whether anybody would be served by its worker."""
-        return bool(self.guests) or self.is_busy or self.is_kept
+        return bool(self.tenants) or self.is_busy or self.is_kept
 
     @property
     def needs_worker(self) -> bool:
         """Whether somebody waits for its worker right now."""
-        return len(self.turns) > 0 or any(not guest.is_opened for guest in self.guests)
+        return len(self.turns) > 0 or any(not tenant.is_opened for tenant in self.tenants)
 
     @property
     def unused_s(self) -> float:
@@ -87,30 +87,30 @@ class Station:
     @property
     def may_go(self) -> bool:
         """Whether its worker may be ended for another: no call, no client who used it lately."""
-        is_left = not self.guests or self.unused_s >= self._patience.keep_alive
+        is_left = not self.tenants or self.unused_s >= self._timeouts.keep_alive
         return not self.is_busy and not self.needs_worker and is_left
 
     @property
     def has_expired(self) -> bool:
         """Whether nobody has it, and nobody had it for the time that it is kept."""
-        is_over = self.unused_s >= self._patience.keep_alive
-        return not self.guests and not self.is_busy and not self.is_kept and is_over
+        is_over = self.unused_s >= self._timeouts.keep_alive
+        return not self.tenants and not self.is_busy and not self.is_kept and is_over
 
     def expires(self) -> float | None:
         """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
-        if self.guests or self.is_busy or self.kept.until == math.inf:
+        if self.tenants or self.is_busy or self.kept.until == math.inf:
             return None
-        left = self._patience.keep_alive - self.unused_s
+        left = self._timeouts.keep_alive - self.unused_s
         return max(self.kept.until, self._clock.wall() + max(left, 0.0))
 
     # --- clients and calls -----------------------------------------------------------------------
 
-    def join(self, guest: Guest) -> None:
+    def join(self, tenant: Tenant) -> None:
         """Lets a client in, who is told when the worker is ready."""
-        self.guests.add(guest)
+        self.tenants.add(tenant)
         self.touch()
         if self.loaded is not None:
-            guest.open(self.kind, self.loaded)
+            tenant.open(self.kind, self.loaded)
 
     def touch(self) -> None:
         """Notes that it is used now."""
@@ -120,10 +120,10 @@ class Station:
         """Has the worker ended as soon as no call is at it."""
         self.is_ending = True
         self.unwanted.set()
-        self.bell.ring()
+        self.wakeup.ring()
 
     def begin(self) -> None:
-        """Notes that an attendant takes it up."""
+        """Notes that a supervisor takes it up."""
         self.is_tended = True
         self.is_ending = False
         self.unwanted.clear()
@@ -133,13 +133,13 @@ class Station:
         self.touch()
         self.turns.add(call.uid, call)
         self._tell_positions()
-        self.bell.ring()
+        self.wakeup.ring()
 
     def drop(self, call: Call, error: ZhcacheError | None) -> None:
         """Ends a call early; its client is told at once, its worker has some time to stop.
 
         Args:
-            call: A call of this station.
+            call: A call of this instance.
             error: What its client is told; None where the client is gone.
         """
         if isinstance(call.state, Abandoned | Ended):
@@ -151,8 +151,8 @@ class Station:
             call.move(Ended())
             self._tell_positions()
         else:
-            call.move(Abandoned(self._clock.monotonic() + self._patience.cancel))
-            self.bell.ring()
+            call.move(Abandoned(self._clock.monotonic() + self._timeouts.cancel))
+            self.wakeup.ring()
 
     def drop_all(self, error: ZhcacheError) -> None:
         """Ends all calls, told ``error``, and lets nobody wait for the worker any more."""
@@ -162,11 +162,11 @@ class Station:
 
     def tell_waiting(self, event: residency.Progress) -> None:
         """Tells those who wait for the worker how far it is."""
-        for guest in self.guests:
-            if not guest.is_opened:
-                guest.listener.tell(event)
+        for tenant in self.tenants:
+            if not tenant.is_opened:
+                tenant.listener.tell(event)
 
-    # --- what the attendant does -----------------------------------------------------------------
+    # --- what the supervisor does -----------------------------------------------------------------
 
     def next_step(self) -> Order:
         """Returns what to do now."""
@@ -179,7 +179,7 @@ class Station:
         if isinstance(call.state, Running) and call.state.until is not None:
             if now < call.state.until:
                 return Rest(call.state.until - now)
-            self.drop(call, overdue(self._patience.call))
+            self.drop(call, overdue(self._timeouts.call))
         if not isinstance(call.state, Abandoned):
             return Rest(None)
         if not call.state.is_told:
@@ -193,7 +193,7 @@ class Station:
         call = self.turns.take()
         if call is None:
             return Rest(None)
-        limit = self._patience.call
+        limit = self._timeouts.call
         call.move(Running(self._clock.monotonic() + limit if limit else None))
         self.current = call
         call.stand_at(0)
@@ -205,9 +205,9 @@ class Station:
         self.loaded = loaded
         self.bytes = max(self.bytes, loaded.bytes)
         self.touch()
-        for guest in self.guests:
-            if not guest.is_opened:
-                guest.open(self.kind, loaded)
+        for tenant in self.tenants:
+            if not tenant.is_opened:
+                tenant.open(self.kind, loaded)
 
     def hear(self, frame: residency.Event, fds: list[int]) -> None:
         """Passes on what the worker says of the running call, descriptors too.
@@ -226,7 +226,7 @@ class Station:
             frame.id = call.message.id  # pyright: ignore[reportAttributeAccessIssue]
             handed, fds[:] = list(fds), []
             call.tell(frame, handed)
-        self.falls.over()
+        self.crashes.over()
         self._done(call)
 
     def not_given(self, error: ZhcacheError) -> None:
@@ -262,9 +262,9 @@ class Station:
     def refuse(self, error: ZhcacheError) -> None:
         """Tells all who wait that there will be no worker; those who had it keep their place."""
         info = to_info(error)
-        for guest in [guest for guest in self.guests if not guest.is_opened]:
-            self.guests.discard(guest)
-            guest.listener.tell(residency.Failed(error=info), is_last=True)
+        for tenant in [tenant for tenant in self.tenants if not tenant.is_opened]:
+            self.tenants.discard(tenant)
+            tenant.listener.tell(residency.Failed(error=info), is_last=True)
         for call in self.turns.order():
             self.drop(call, error)
 
@@ -280,7 +280,7 @@ class Station:
             error = in_call(self.kind.repo, how)
             call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
         self.gone()
-        if not is_ours and (tired := self.falls.another(how)) is not None:
+        if not is_ours and (tired := self.crashes.another(how)) is not None:
             self.refuse(tired)
             return False
         return self.is_wanted and not self.is_ending

@@ -1,4 +1,4 @@
-"""What wakes an attendant that waits for its worker's line."""
+"""What wakes a supervisor that waits for its worker's line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 
 
-class Bell:
+class Wakeup:
     """An eventfd that can be polled beside a socket. Guarded by its owner's lock.
 
     Attributes:

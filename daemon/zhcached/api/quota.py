@@ -10,7 +10,7 @@ from collections.abc import Generator
 from zhcache.errors import Busy
 
 
-class Places:
+class Quota:
     """Counts what each user has open. Thread-safe.
 
     Args:

@@ -6,22 +6,22 @@ import math
 
 from zhcache.errors import WorkerDied
 from zhcached.clock import Clock
-from zhcached.residency.resident.patience import Patience
+from zhcached.residency.resident.timeouts import Timeouts
 
 
-class Falls:
-    """How often in a row the workers of a station died. Guarded by the station's lock.
+class Crashes:
+    """How often in a row the workers of an instance died. Guarded by the instance's lock.
 
     Args:
         repo: What they held.
         clock: Time.
-        patience: How many are borne, and how long the rest is.
+        timeouts: How many are borne, and how long the rest is.
     """
 
-    def __init__(self, repo: str, clock: Clock, patience: Patience) -> None:
+    def __init__(self, repo: str, clock: Clock, timeouts: Timeouts) -> None:
         self._repo = repo
         self._clock = clock
-        self._patience = patience
+        self._timeouts = timeouts
         self._count = 0
         self._last = ""
         self._rests_until = -math.inf
@@ -48,10 +48,10 @@ class Falls:
         """Notes a death; returns what to tell those who wait where it was one too many."""
         self._last = how
         self._count += 1
-        if self._count < self._patience.falls:
+        if self._count < self._timeouts.crashes:
             return None
         self._count = 0
-        self._rests_until = self._clock.monotonic() + self._patience.rest
+        self._rests_until = self._clock.monotonic() + self._timeouts.rest
         return self._tired()
 
     def _tired(self) -> WorkerDied:
@@ -59,9 +59,9 @@ class Falls:
             "the worker of {repo} ended {count} times in a row, the last time: {how}",
             hint="see `zhcache logs`; it is tried again after {rest} seconds",
             repo=self._repo,
-            count=self._patience.falls,
+            count=self._timeouts.crashes,
             how=self._last,
-            rest=self._patience.rest,
+            rest=self._timeouts.rest,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a station has its attendant do next."""
+"""What an instance has its supervisor do next."""
 
 from __future__ import annotations
 

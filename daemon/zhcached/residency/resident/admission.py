@@ -15,7 +15,7 @@ class Place:
     """One worker that is there or coming.
 
     Attributes:
-        name: The station's number.
+        name: The instance's number.
         device: Where it is.
         bytes: What it takes there.
         holder: Who uses it, in words.

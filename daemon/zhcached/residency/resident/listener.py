@@ -12,7 +12,7 @@ from zhcache.protocol.frames import close_all
 LOOK_S = 0.5
 
 
-class Ear:
+class BlockingListener:
     """A listener that keeps what it hears for one who waits."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The attendant of a station: the thread that launches its worker and carries frames to and fro.
+"""The supervisor of an instance: the thread that launches its worker and carries frames to and fro.
 
-The one owner of the worker's line, so that nothing on it needs a lock. It asks the station what to
-do, under the lock, and does it outside: a worker that hangs holds up nobody but its own station.
+The one owner of the worker's line, so that nothing on it needs a lock. It asks the instance what to
+do, under the lock, and does it outside: a worker that hangs holds up nobody but its own instance.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from zhcache.protocol import frames, residency
 from zhcache.protocol.failure import to_error
 from zhcached.residency.launch.launch import Worker
 from zhcached.residency.resident import sealed
-from zhcached.residency.resident.house import House
-from zhcached.residency.resident.orders import End, Kill, Rest, Start, Stop
-from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.commands import End, Kill, Rest, Start, Stop
+from zhcached.residency.resident.context import Context
+from zhcached.residency.resident.instance import Instance
 
 MAX_RESULT = 4 * 2**30
 """Bytes of sealed memory that one call gives back."""
@@ -46,12 +46,12 @@ class _Unwanted(Exception):
     pass
 
 
-class Attendant:
-    """Tends one station until its worker is no longer wanted."""
+class Supervisor:
+    """Tends one instance until its worker is no longer wanted."""
 
-    def __init__(self, station: Station, house: House) -> None:
-        self._station = station
-        self._house = house
+    def __init__(self, instance: Instance, context: Context) -> None:
+        self._instance = instance
+        self._context = context
 
     def run(self) -> None:
         """The thread's work: one worker after another, until none is wanted."""
@@ -59,60 +59,60 @@ class Attendant:
             while self._one_life():
                 pass
         except Exception as error:
-            log.exception("resident.attendant_failed", station=str(self._station.kind))
-            with self._house.lock:
-                self._station.drop_all(
+            log.exception("resident.supervisor_failed", instance=str(self._instance.kind))
+            with self._context.lock:
+                self._instance.drop_all(
                     ZhcacheError(
                         "the worker of {repo} could not be tended: {reason}",
                         hint="see `zhcache logs`",
-                        repo=self._station.kind.repo,
+                        repo=self._instance.kind.repo,
                         reason=error,
                     )
                 )
-                self._station.gone()
+                self._instance.gone()
         finally:
-            with self._house.lock:
-                self._house.left(self._station)
-                self._house.lock.notify_all()
+            with self._context.lock:
+                self._context.left(self._instance)
+                self._context.lock.notify_all()
 
     def _one_life(self) -> bool:
-        station, house = self._station, self._house
+        instance, context = self._instance, self._context
         try:
-            if house.admit(station):
+            if context.admit(instance):
                 self._live()
-            with house.lock:
-                station.gone()
+            with context.lock:
+                instance.gone()
         except ZhcacheError as error:
-            log.info("resident.refused", station=str(station.kind), error=str(error))
-            with house.lock:
-                station.gone()
-                station.refuse(error)
+            log.info("resident.refused", instance=str(instance.kind), error=str(error))
+            with context.lock:
+                instance.gone()
+                instance.refuse(error)
         except _Unwanted:
-            log.info("resident.unwanted", station=str(station.kind))
-            with house.lock:
-                station.gone()
+            log.info("resident.unwanted", instance=str(instance.kind))
+            with context.lock:
+                instance.gone()
         except _Death as death:
-            log.warning("resident.died", station=str(station.kind), how=death.how)
-            with house.lock:
-                return station.fell(death.how, is_ours=death.is_ours)
+            log.warning("resident.died", instance=str(instance.kind), how=death.how)
+            with context.lock:
+                return instance.fell(death.how, is_ours=death.is_ours)
         return False
 
     def _live(self) -> None:
-        lease = f"resident-{self._station.number}-{secrets.token_hex(6)}"
+        lease = f"resident-{self._instance.number}-{secrets.token_hex(6)}"
         worker = None
         try:
             arenas = self._arenas(lease)
-            worker = self._house.launcher.launch("resident", f"resident-{self._station.number}")
-            _limit(worker.line, self._house.patience.frame)
-            with self._house.lock:
-                self._station.pid = worker.pid
+            worker = self._context.launcher.launch("resident", f"resident-{self._instance.number}")
+            _limit(worker.line, self._context.timeouts.frame)
+            with self._context.lock:
+                self._instance.pid = worker.pid
             self._converse(worker, arenas)
         finally:
             if worker is not None:
                 worker.kill()
                 worker.wait(DEATH_S)
                 worker.line.close()
-            self._house.arenas.released(lease)
+            self._context.arenas.released(lease)
 
     def _converse(self, worker: Worker, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
         try:
@@ -131,26 +131,26 @@ class Attendant:
     # --- loading ---------------------------------------------------------------------------------
 
     def _arenas(self, lease: str) -> Sequence[tuple[residency.Arena, int]]:
-        kind = self._station.kind
+        kind = self._instance.kind
         if kind.device == "cpu":
             # The page cache is the tier there: the worker maps the files themselves.
             return ()
-        return self._house.arenas.attach(
+        return self._context.arenas.attach(
             lease,
             kind.repo,
             kind.commit,
             os.geteuid(),
             kind.device,
             on_progress=self._progress,
-            cancelled=self._station.unwanted,
+            cancelled=self._instance.unwanted,
         )
 
     def _load(self, line: socket.socket, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
-        kind = self._station.kind
-        compiled = self._house.artifacts.open(kind) if kind.compile else None
+        kind = self._instance.kind
+        compiled = self._context.artifacts.open(kind) if kind.compile else None
         try:
             request = residency.Load(
-                folder=self._house.folder(self._station),
+                folder=self._context.folder(self._instance),
                 device=kind.device,
                 options=kind.decoded_options(),
                 attention=kind.attention,
@@ -167,10 +167,10 @@ class Attendant:
             pass
 
     def _hear_loading(self, line: socket.socket) -> bool:
-        found = _wait(line, self._station.bell.fd, self._house.patience.silence)
-        with self._house.lock:
-            self._station.bell.quieten()
-            if self._station.is_ending:
+        found = _wait(line, self._instance.wakeup.fd, self._context.timeouts.silence)
+        with self._context.lock:
+            self._instance.wakeup.quieten()
+            if self._instance.is_ending:
                 raise _Unwanted
         if not found:
             raise _Death("it was silent for too long while it loaded", is_ours=True)
@@ -185,22 +185,22 @@ class Attendant:
             raise to_error(frame.error)
         if not isinstance(frame, residency.Loaded):
             raise frames.FrameError(f"its worker sent {type(frame).__name__} before it was loaded")
-        with self._house.lock:
-            self._station.ready(frame)
-            self._house.lock.notify_all()
-        log.info("resident.ready", station=str(self._station.kind), pid=self._station.pid)
+        with self._context.lock:
+            self._instance.ready(frame)
+            self._context.lock.notify_all()
+        log.info("resident.ready", instance=str(self._instance.kind), pid=self._instance.pid)
         return True
 
     def _progress(self, progress: residency.Progress) -> None:
-        with self._house.lock:
-            self._station.tell_waiting(progress)
+        with self._context.lock:
+            self._instance.tell_waiting(progress)
 
     # --- calls -----------------------------------------------------------------------------------
 
     def _serve(self, line: socket.socket) -> bool:
-        with self._house.lock:
-            self._station.bell.quieten()
-            step = self._station.next_step()
+        with self._context.lock:
+            self._instance.wakeup.quieten()
+            step = self._instance.next_step()
         match step:
             case End():
                 return False
@@ -211,7 +211,7 @@ class Attendant:
             case Stop():
                 frames.send(line, residency.Cancel(id=step.call.number))
             case Rest():
-                if line.fileno() in _wait(line, self._station.bell.fd, step.seconds):
+                if line.fileno() in _wait(line, self._instance.wakeup.fd, step.seconds):
                     self._take(line)
         return True
 
@@ -222,8 +222,8 @@ class Attendant:
             frames.send(line, message, call.fds)
         except ValueError:
             # Within the limit as the client wrote it, and longer as we do: nothing was sent.
-            with self._house.lock:
-                self._station.not_given(
+            with self._context.lock:
+                self._instance.not_given(
                     UsageError(
                         "the arguments of the call are too many words for one message",
                         hint="pass tensors and images as such, not as lists of numbers",
@@ -238,9 +238,9 @@ class Attendant:
                 self._keep(frame, fds)
                 return
             self._check_fds(frame, fds)
-            with self._house.lock:
-                self._station.hear(frame, fds)
-                self._house.lock.notify_all()
+            with self._context.lock:
+                self._instance.hear(frame, fds)
+                self._context.lock.notify_all()
         finally:
             frames.close_all(fds)
 
@@ -259,7 +259,7 @@ class Attendant:
         if len(fds) != 1:
             raise frames.FrameError("its worker sent artifacts without their descriptor")
         try:
-            self._house.artifacts.keep(self._station.kind, frame.key, fds[0])
+            self._context.artifacts.keep(self._instance.kind, frame.key, fds[0])
         except (ZhcacheError, OSError) as error:
             # Only time is lost by it: the next worker compiles again.
             log.warning("resident.artifacts_not_kept", error=str(error))
@@ -274,11 +274,11 @@ def _limit(line: socket.socket, seconds: float) -> None:
     line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
-def _wait(line: socket.socket, bell: int, seconds: float | None) -> list[int]:
-    """Waits for a frame to begin, the bell or the time; returns which descriptors it was."""
+def _wait(line: socket.socket, wakeup: int, seconds: float | None) -> list[int]:
+    """Waits for a frame to begin, the wakeup or the time; returns which descriptors it was."""
     poller = select.poll()
     poller.register(line, select.POLLIN)
-    poller.register(bell, select.POLLIN)
+    poller.register(wakeup, select.POLLIN)
     # Rounded up: a deadline must be over when the wait for it is.
     found = poller.poll(None if seconds is None else int(seconds * 1000) + 1)
     return [fd for fd, _ in found]

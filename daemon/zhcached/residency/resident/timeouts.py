@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long is waited for what, in seconds, and how often tried.
 
     Attributes:
@@ -15,7 +15,7 @@ class Patience:
         cancel: Until a worker that does not stop a call is ended.
         silence: A loading worker may say nothing.
         frame: A worker may take for one frame once it has begun, or to read one.
-        falls: Deaths in a row until a worker is no more started.
+        crashes: Deaths in a row until a worker is no more started.
         rest: Until it is tried again then.
     """
 
@@ -24,5 +24,5 @@ class Patience:
     cancel: float = 60.0
     silence: float = 900.0
     frame: float = 60.0
-    falls: int = 3
+    crashes: int = 3
     rest: float = 30.0

@@ -1,4 +1,4 @@
-"""What an attendant needs of the rest of the daemon."""
+"""What a supervisor needs of the rest of the daemon."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 from zhcache.protocol import residency
 from zhcached.residency.launch.launch import Launcher
 from zhcached.residency.resident.artifacts import Artifacts
-from zhcached.residency.resident.patience import Patience
-from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.timeouts import Timeouts
 
 
 class ArenaSource(Protocol):
@@ -39,23 +39,23 @@ class ArenaSource(Protocol):
         ...
 
 
-class House(Protocol):
-    """What an attendant needs of ``Residents``."""
+class Context(Protocol):
+    """What a supervisor needs of ``Residents``."""
 
     lock: threading.Condition
     launcher: Launcher
     arenas: ArenaSource
     artifacts: Artifacts
-    patience: Patience
+    timeouts: Timeouts
 
-    def admit(self, station: Station) -> bool:
-        """Waits for room for the station's worker; tells whether one is still wanted."""
+    def admit(self, instance: Instance) -> bool:
+        """Waits for room for the instance's worker; tells whether one is still wanted."""
         ...
 
-    def folder(self, station: Station) -> str:
-        """Returns where the station's snapshot lies."""
+    def folder(self, instance: Instance) -> str:
+        """Returns where the instance's snapshot lies."""
         ...
 
-    def left(self, station: Station) -> None:
-        """Takes notice, under the lock, that the attendant ends."""
+    def left(self, instance: Instance) -> None:
+        """Takes notice, under the lock, that the supervisor ends."""
         ...

@@ -1,4 +1,4 @@
-"""A seat: one client's hold on a resident pipeline, and the calls it made there."""
+"""A session: one client's hold on a resident pipeline, and the calls it made there."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import close_all
 from zhcached.residency.resident import sealed
 from zhcached.residency.resident.calls import Allowance, Call, Size
-from zhcached.residency.resident.guests import Guest
-from zhcached.residency.resident.station import Station
+from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.tenants import Tenant
 
 # Towards workers calls have the daemon's own numbers: no client can speak of another's call.
 _numbers = count(1)
 
 
-class Seat:
-    """A client at a station, until it leaves. Thread-safe.
+class Session:
+    """A client at an instance, until it leaves. Thread-safe.
 
     Args:
-        station: The pipeline.
-        guest: The client, as the station knows it.
+        instance: The pipeline.
+        tenant: The client, as the instance knows it.
         lock: The one lock of ``Residents``.
         allowance: What its user may still ask for.
-        tend: Called under the lock: sees to it that the station has an attendant.
+        tend: Called under the lock: sees to it that the instance has a supervisor.
         on_leave: Called once, without the lock, after the client's calls were dropped.
     """
 
     def __init__(
         self,
-        station: Station,
-        guest: Guest,
+        instance: Instance,
+        tenant: Tenant,
         *,
         lock: threading.Condition,
         allowance: Allowance,
-        tend: Callable[[Station], None],
-        on_leave: Callable[[Station, Guest], None],
+        tend: Callable[[Instance], None],
+        on_leave: Callable[[Instance, Tenant], None],
     ) -> None:
-        self.station = station
-        self._guest = guest
+        self.instance = instance
+        self._tenant = tenant
         self._lock = lock
         self._allowance = allowance
         self._tend = tend
@@ -67,13 +67,13 @@ class Seat:
         except _Refused as refused:
             close_all(fds)
             failed = residency.Failed(id=message.id, error=to_info(refused.error))
-            self._guest.listener.tell(failed)
+            self._tenant.listener.tell(failed)
         except BaseException:
             close_all(fds)
             raise
 
     def _admit(self, message: residency.Call, fds: list[int], words: int) -> None:
-        station = self.station
+        instance = self.instance
         with self._lock:
             if message.id < 1 or message.id in self._calls:
                 raise UsageError(
@@ -81,51 +81,51 @@ class Seat:
                     hint="count calls from 1 on each connection",
                     id=str(message.id)[:40],
                 )
-            if self._guest not in station.guests:
-                # Refused, and told so: the station may be gone, and nobody would take the call up.
+            if self._tenant not in instance.tenants:
+                # Refused, and told so: the instance may be gone, and nobody would take the call up.
                 raise UsageError(
                     "a call came over a connection that has no pipeline open",
                     hint="open it again and wait until it is",
                 )
             try:
                 size = Size(words, _sealed_bytes(fds))
-                station.falls.check_rested()
-                self._allowance.take(self._guest.uid, size)
+                instance.crashes.check_rested()
+                self._allowance.take(self._tenant.uid, size)
             except ZhcacheError as error:
                 raise _Refused(error) from error
             call = Call(
                 next(_numbers),
-                self._guest.uid,
+                self._tenant.uid,
                 message,
                 fds,
                 size,
-                self._guest.listener,
+                self._tenant.listener,
                 on_end=self._ended,
             )
             self._calls[message.id] = call
-            station.add(call)
-            self._tend(station)
+            instance.add(call)
+            self._tend(instance)
 
     def cancel(self, call_id: int) -> None:
         """Ends a call early; one that is over already, or never was, is none to end."""
         with self._lock:
             call = self._calls.pop(call_id, None)
             if call is not None:
-                self.station.drop(call, Cancelled("the call was cancelled"))
+                self.instance.drop(call, Cancelled("the call was cancelled"))
                 self._lock.notify_all()
 
     def leave(self) -> None:
-        """Gives the seat up and drops its calls; a second time does nothing."""
+        """Gives the session up and drops its calls; a second time does nothing."""
         with self._lock:
             if self._has_left:
                 return
             self._has_left = True
             for call in list(self._calls.values()):
-                self.station.drop(call, None)
-            self.station.guests.discard(self._guest)
-            self.station.touch()
+                self.instance.drop(call, None)
+            self.instance.tenants.discard(self._tenant)
+            self.instance.touch()
             self._lock.notify_all()
-        self._on_leave(self.station, self._guest)
+        self._on_leave(self.instance, self._tenant)
 
     def _ended(self, call: Call) -> None:
         self._allowance.give_back(call.uid, call.size)

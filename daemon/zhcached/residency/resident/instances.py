@@ -1,0 +1,245 @@
+"""All instances of a daemon: one for each kind of pipeline, their supervisors, and their room.
+
+One lock guards all of them; nothing slow is done under it. Supervisors do what takes time, each in
+a thread of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from itertools import count
+
+import structlog
+
+from zhcache.errors import NoSpace
+from zhcache.protocol import residency
+from zhcache.protocol.messages import Resident
+from zhcache.protocol.names import parse_repo
+from zhcached.clock import Clock
+from zhcached.config import ResidencyConfig
+from zhcached.residency.arena.contents import contents
+from zhcached.residency.devices import CPU, Devices
+from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.resident import admission
+from zhcached.residency.resident.artifacts import Artifacts
+from zhcached.residency.resident.context import ArenaSource
+from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.supervisor import Supervisor
+from zhcached.residency.resident.timeouts import Timeouts
+from zhcached.store.store import Store
+
+GPU_CONTEXT = 600 * 2**20
+"""Bytes that a CUDA context takes of a device, weights apart."""
+
+WAIT_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Instances:
+    """The instances, and what their supervisors need.
+
+    Args:
+        store: Where the snapshots are.
+        config: Limits.
+        clock: Time.
+        launcher: Starts workers.
+        devices: What devices there are.
+        arenas: Weights in GPU memory.
+        timeouts: How long is waited for what.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: ResidencyConfig,
+        clock: Clock,
+        launcher: Launcher,
+        devices: Devices,
+        arenas: ArenaSource,
+        timeouts: Timeouts,
+    ) -> None:
+        self.lock = threading.Condition()
+        self.launcher = launcher
+        self.arenas = arenas
+        self.artifacts = Artifacts(store.layout.root / "compile", self._gpu_name)
+        self.timeouts = timeouts
+        self.is_closed = False
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._devices = devices
+        self._by_kind: dict[Kind, Instance] = {}
+        self._numbers = count(1)
+        self._threads: set[threading.Thread] = set()
+
+    # --- under the lock --------------------------------------------------------------------------
+
+    def all(self) -> Collection[Instance]:
+        """Returns the instances there are."""
+        return list(self._by_kind.values())
+
+    def of(self, kind: Kind, uid: int) -> Instance:
+        """Returns the instance of a kind, made for ``uid`` if there is none."""
+        if kind not in self._by_kind:
+            number = next(self._numbers)
+            self._by_kind[kind] = Instance(number, kind, uid, self._clock, self.timeouts)
+        return self._by_kind[kind]
+
+    def tend(self, instance: Instance) -> None:
+        """Sees to it that an instance has a supervisor, and so a worker in time."""
+        if instance.is_tended or self.is_closed:
+            return
+        instance.begin()
+        thread = threading.Thread(
+            target=Supervisor(instance, self).run, name=f"resident-{instance.number}", daemon=True
+        )
+        self._threads = {thread for thread in self._threads if thread.is_alive()} | {thread}
+        thread.start()
+
+    def left(self, instance: Instance) -> None:
+        """Takes notice that an instance's supervisor ends."""
+        instance.is_tended = False
+        instance.is_ending = False
+        instance.is_placed = False
+        instance.bytes = 0
+        if instance.needs_worker:
+            # Somebody came between the supervisor's last look and now.
+            self.tend(instance)
+        self.drop_if_empty(instance)
+
+    def drop_if_empty(self, instance: Instance) -> None:
+        """Forgets an instance that has neither client nor worker, nor a death to remember."""
+        if (
+            instance.is_tended
+            or instance.tenants
+            or instance.is_busy
+            or instance.crashes.is_resting
+        ):
+            return
+        if self._by_kind.get(instance.kind) is instance:
+            del self._by_kind[instance.kind]
+            instance.wakeup.close()
+
+    def let_go(self, device: str, need_bytes: int) -> None:
+        """Ends idle workers on a device, the longest unused first, until that many bytes go."""
+        idle = [s for s in self.all() if s.is_placed and s.kind.device == device and s.may_go]
+        for instance in sorted(idle, key=lambda s: (not s.is_ending, s.is_kept, s.used)):
+            if need_bytes <= 0:
+                return
+            need_bytes -= instance.bytes
+            if not instance.is_ending:
+                log.info("resident.let_go", instance=str(instance.kind))
+                instance.end()
+
+    # --- without it ------------------------------------------------------------------------------
+
+    def admit(self, instance: Instance) -> bool:
+        """Waits for room for the instance's worker; tells whether one is still wanted.
+
+        Raises:
+            NoSpace: It would not fit if nothing else were there.
+            ZhcacheError: The snapshot is gone, or is no pipeline.
+        """
+        kind = instance.kind
+        weights = sum(c.bytes for c in contents(self._store, parse_repo(kind.repo), kind.commit))
+        is_cpu = kind.device == CPU
+        need = weights if is_cpu else weights + GPU_CONTEXT
+        share = self._config.ram if is_cpu else self._config.vram
+        capacity = self._devices.capacity(kind.device, share)
+        if need > capacity:
+            raise NoSpace(
+                "{repo} takes {need} bytes on {device}, and {room} may be used there",
+                hint="raise residency.ram or residency.vram in config.toml",
+                repo=kind.repo,
+                need=need,
+                device=kind.device,
+                room=capacity,
+            )
+        while True:
+            # Asked without the lock, since arenas ask here in turn. On a GPU our own weights are
+            # arenas: whoever else has some there is waited for when they are asked for.
+            room = capacity - (self.arenas.bytes_on(CPU) if is_cpu else 0)
+            with self.lock:
+                if not instance.is_wanted or instance.is_ending:
+                    return False
+                if self._has_place(instance, need, room):
+                    instance.bytes = need
+                    instance.is_placed = True
+                    return True
+                self.lock.wait(WAIT_S)
+
+    def folder(self, instance: Instance) -> str:
+        """Returns where the instance's snapshot lies."""
+        repo = parse_repo(instance.kind.repo)
+        return str(self._store.view.snapshot_dir(repo, instance.kind.commit))
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the supervisors that were told to end, at most so long in all."""
+        until = time.monotonic() + timeout_s
+        with self.lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(max(until - time.monotonic(), 0.0))
+
+    def _has_place(self, instance: Instance, need: int, room: int) -> bool:
+        placed = {s.number: s for s in self.all() if s.is_placed and s is not instance}
+        decided = admission.plan(
+            [_place(other) for other in placed.values()],
+            device=instance.kind.device,
+            need_bytes=need,
+            room_bytes=room,
+            workers=self._config.workers,
+        )
+        if isinstance(decided, admission.LetGo):
+            for number in decided.names:
+                if not placed[number].is_ending:
+                    log.info("resident.let_go", instance=str(placed[number].kind))
+                placed[number].end()
+        if isinstance(decided, admission.Wait):
+            note = "waits for room: " + ("; ".join(decided.holders[:3]) or "others hold it")
+            instance.tell_waiting(residency.Progress(note=note))
+        return isinstance(decided, admission.Admit)
+
+    def _gpu_name(self, uuid: str) -> str:
+        return next((gpu.name for gpu in self._devices.list() if gpu.uuid == uuid), uuid)
+
+
+def _place(instance: Instance) -> admission.Place:
+    return admission.Place(
+        name=instance.number,
+        device=instance.kind.device,
+        bytes=instance.bytes,
+        holder=f"{instance.kind} of {users(instance)}",
+        used=instance.used,
+        is_idle=instance.may_go,
+        is_kept=instance.is_kept,
+        is_ending=instance.is_ending,
+    )
+
+
+def users(instance: Instance) -> str:
+    """Returns who has an instance, in words."""
+    uids = sorted({tenant.uid for tenant in instance.tenants}) or [instance.uid]
+    return ", ".join(f"uid {uid}" for uid in uids)
+
+
+def line_of(instance: Instance) -> Resident:
+    """Returns an instance as it is listed."""
+    return Resident(
+        repo=instance.kind.repo,
+        variant=instance.kind.variant,
+        device=instance.kind.device,
+        bytes=instance.bytes,
+        leases=len(instance.tenants),
+        uid=instance.uid,
+        expires=instance.expires(),
+        mode="resident",
+        commit=instance.kind.commit,
+        pid=instance.pid,
+        running=int(instance.current is not None),
+        queued=len(instance.turns),
+    )
