@@ -281,6 +281,37 @@ def test_kept_arenas_outlive_their_idle_time(desk, clock):
     assert desk.arenas.listing() == []
 
 
+def test_arenas_that_only_a_wish_keeps_go_when_it_is_over(desk, clock):
+    desk.renew(keep_alive=1000.0)
+    desk.arenas.keep("lab/pipe", COMMIT, "cpu", 7, clock.wall() + 3)
+    (line,) = desk.arenas.listing()
+    assert line.expires == clock.wall() + 3
+    clock.pass_s(3)
+    desk.arenas.expire()
+    assert desk.arenas.listing() == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "is_before", "stays"), [(7, True, False), (8, True, True), (7, False, True)]
+)
+def test_wish_replaces_the_idle_time_of_its_own_users_earlier_use(
+    desk, clock, uid, is_before, stays
+):
+    desk.renew(keep_alive=1000.0)
+    if is_before:
+        lease = desk.lease(uid=uid)
+        desk.attach(lease, uid=uid)
+        desk.release(lease)
+    desk.arenas.keep("lab/pipe", COMMIT, "cpu", 7, clock.wall() + 3)
+    if not is_before:
+        lease = desk.lease(uid=uid)
+        desk.attach(lease, uid=uid)
+        desk.release(lease)
+    clock.pass_s(4)
+    desk.arenas.expire()
+    assert bool(desk.arenas.listing()) is stays
+
+
 def test_kept_until_stopped_never_expires(desk, clock):
     desk.arenas.keep("lab/pipe", COMMIT, "cpu", 7, None)
     clock.pass_s(10**9)

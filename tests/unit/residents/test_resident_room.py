@@ -215,6 +215,36 @@ def test_warm_worker_outlives_keep_alive_until_its_time(make):
         settled(lambda left=left: repos(house) == left)
 
 
+def test_worker_that_only_a_wish_keeps_goes_when_it_is_over(make):
+    clock = Clock()
+    house = make(clock, keep_alive=1000)
+    line, _ = warm(house, until=clock.wall() + 3)
+    assert line.expires == clock.wall() + 3
+    clock.now = 3
+    house.residents.expire()
+    settled(lambda: repos(house) == [])
+
+
+@pytest.mark.parametrize("uid", [ME, ME + 1])
+def test_wish_ends_what_its_own_users_earlier_call_gave_and_nobody_elses(make, uid):
+    clock = Clock()
+    house = make(clock, keep_alive=1000)
+    client = house.client("lab/one", uid=uid)
+    client.do()
+    client.close()
+    line, _ = warm(house, until=clock.wall() + 3)
+    assert line.expires == clock.wall() + (3 if uid == ME else 1000)
+
+
+def test_worker_called_since_a_wish_stays_for_its_time_after_the_call(make):
+    clock = Clock()
+    house = make(clock, keep_alive=1000)
+    warm(house, until=clock.wall() + 3)
+    clock.now = 2
+    used_and_left(house, "lab/one")
+    assert house.residents.listing()[0].expires == clock.wall() + 1000
+
+
 def test_worker_kept_for_ever_stays_and_is_restarted_when_it_dies(make):
     clock = Clock()
     house = make(clock, keep_alive=1)

@@ -221,6 +221,8 @@ class Arenas:
         finally:
             self._store.leases.end(lease)
             self.released(lease)
+        with self._changed:
+            self._shelf.only_keep({arena.key for arena, _ in found}, uid)
         return sum(arena.bytes for arena, _ in found)
 
     def released(self, lease_id: str) -> None:

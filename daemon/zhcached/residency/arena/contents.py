@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, UsageError
 from zhcache.protocol.names import RepoId, RepoPath
 from zhcached.errors import StoreDamaged
 from zhcached.sources.pipeline_files import read_by_from_pretrained
@@ -47,7 +47,8 @@ def contents(store: Store, repo: RepoId, commit: str) -> list[Component]:
     Raises:
         NotFound: The snapshot is not here.
         UsageError: It is no pipeline of diffusers.
-        StoreDamaged: Manifest or index cannot be read.
+        IntegrityError: Its index was published malformed.
+        StoreDamaged: Manifest or index cannot be read from the store, or are not what it took in.
     """
     try:
         manifest = store.manifests.read(repo, commit)
@@ -78,18 +79,33 @@ def _classes(store: Store, manifest: Manifest) -> dict[str, tuple[str, str]]:
             repo=manifest.repo,
             index=INDEX,
         )
-    path = store.layout.blob(file.sha256)
+    if file.size > MAX_INDEX:
+        raise _malformed(manifest, f"{file.size} bytes")
     try:
-        if file.size > MAX_INDEX:
-            raise ValueError(f"{file.size} bytes")  # noqa: TRY301 - told with the others
-        entries = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, ValueError, RecursionError) as error:
+        data = store.layout.blob(file.sha256).read_bytes()
+    except OSError as error:
         raise StoreDamaged(reason=f"{INDEX} of {manifest.repo}: {error}") from error
+    try:
+        entries = msgspec.json.decode(data, type=dict[str, Any])
+    except (ValueError, RecursionError) as error:
+        # Whose fault it is: no repair mends what was published so.
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise StoreDamaged(reason=f"{INDEX} of {manifest.repo}: {error}") from error
+        raise _malformed(manifest, str(error)) from error
     return {
         name: (value[0], value[1])
         for name, value in entries.items()
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
     }
+
+
+def _malformed(manifest: Manifest, reason: str) -> IntegrityError:
+    return IntegrityError(
+        "the model_index.json of {where} cannot be read: {reason}",
+        hint="it was published so and the store is sound: take another revision",
+        where=manifest.repo,
+        reason=reason,
+    )
 
 
 def _choice(manifest: Manifest, files: list[ManifestFile], read: Container[str]) -> tuple[str, ...]:

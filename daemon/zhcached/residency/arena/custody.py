@@ -46,6 +46,7 @@ class _State(msgspec.Struct):
     keep_until: float
     snapshots: list[tuple[str, str]]
     leases: dict[str, Use]
+    served: dict[int, float] = {}
 
 
 class Custody:
@@ -96,6 +97,7 @@ class Custody:
             filled=record.filled,
             snapshots=set(state.snapshots),
             leases=dict(state.leases),
+            served=dict(state.served),
             keep_until=state.keep_until,
             restored=set(state.leases),
         )
@@ -110,7 +112,9 @@ class Custody:
     def note(self, held: Sequence[Held]) -> None:
         """Records who uses what, of all arenas."""
         states = {
-            one.arena.key: _State(one.used, one.keep_until, sorted(one.snapshots), one.leases)
+            one.arena.key: _State(
+                one.used, one.keep_until, sorted(one.snapshots), one.leases, one.served
+            )
             for one in held
         }
         self._write(_STATE, states)

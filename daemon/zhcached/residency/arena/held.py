@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +33,7 @@ class Held:
         scope: Who may share it: ``any``, ``uid:N``, ``group`` or ``lease:ID``.
         uid: Who had it filled.
         used: When it was last attached or let go.
+        served: When each user last had it; a user's wish to keep it takes the place of his.
         filled: When it was filled.
         snapshots: The repositories and commits it was attached for.
         leases: Who has it attached.
@@ -48,6 +50,7 @@ class Held:
     filled: float
     snapshots: set[tuple[str, str]] = field(default_factory=set)
     leases: dict[str, Use] = field(default_factory=dict)
+    served: dict[int, float] = field(default_factory=dict)
     keep_until: float = 0.0
     restored: set[str] = field(default_factory=set)
     is_mend: bool = False
@@ -58,7 +61,8 @@ class Held:
             return FOREVER
         if is_private(self.scope):
             return 0.0
-        return max(self.used + keep_alive_s, self.keep_until)
+        idle = max(self.served.values(), default=-math.inf) + keep_alive_s
+        return max(idle, self.keep_until)
 
     def item(self, now: float, keep_alive_s: float, name: Callable[[str], str]) -> Item:
         """Returns it as the plan of room sees it; ``name`` names the holder of a lease."""

@@ -95,7 +95,7 @@ class Shelf:
     def pin(self, key: str, lease: str, use: Use) -> bool:
         """Lets a lease have an arena; tells whether it had it not."""
         held = self._held[key]
-        held.used = self._clock.monotonic()
+        held.used = held.served[use.uid] = self._clock.monotonic()
         held.snapshots.add((use.repo, use.commit))
         held.restored.discard(lease)
         is_new = lease not in held.leases
@@ -107,9 +107,9 @@ class Shelf:
         now = self._clock.monotonic()
         touched = False
         for held in self.everything():
-            if (keys is None or held.arena.key in keys) and held.leases.pop(lease, None):
+            if (keys is None or held.arena.key in keys) and (use := held.leases.pop(lease, None)):
                 held.restored.discard(lease)
-                held.used = now
+                held.used = held.served[use.uid] = now
                 touched = True
         self._withdrawn, withdrawn = [], self._withdrawn
         for held in withdrawn:
@@ -119,6 +119,13 @@ class Shelf:
                 self._custody.close(held)
         if touched and not self.expire():
             self.note()
+
+    def only_keep(self, keys: Collection[str], uid: int) -> None:
+        """Has arenas stay for a user as long as somebody wants them kept, whatever he used."""
+        for held in self:
+            if held.arena.key in keys:
+                held.served.pop(uid, None)
+        self.note()
 
     def withdraw(self, key: str) -> None:
         """Gives an arena to nobody any more.

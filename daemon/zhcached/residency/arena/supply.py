@@ -263,6 +263,7 @@ class Supply:
                         scope=wanted.scope,
                         uid=wanted.use.uid,
                         used=now,
+                        served={wanted.use.uid: now},
                         filled=now,
                         # Whoever began it may have left, and what nobody is named with cannot
                         # be stopped.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable
 
 from zhcache.errors import ZhcacheError
 from zhcache.protocol import residency
@@ -80,27 +81,22 @@ class Instance:
         return len(self.turns) > 0 or any(not tenant.is_opened for tenant in self.tenants)
 
     @property
-    def unused_s(self) -> float:
-        """Seconds since it was last used."""
-        return self._clock.monotonic() - self.used
-
-    @property
     def may_go(self) -> bool:
         """Whether its worker may be ended for another: no call, no client who used it lately."""
-        is_left = not self.tenants or self.unused_s >= self._timeouts.keep_alive
+        is_left = not self.tenants or self.kept.unused_s >= self._timeouts.keep_alive
         return not self.is_busy and not self.needs_worker and is_left
 
     @property
     def has_expired(self) -> bool:
         """Whether nobody has it, and nobody had it for the time that it is kept."""
-        is_over = self.unused_s >= self._timeouts.keep_alive
+        is_over = self.kept.unused_s >= self._timeouts.keep_alive
         return not self.tenants and not self.is_busy and not self.is_kept and is_over
 
     def expires(self) -> float | None:
         """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
         if self.tenants or self.is_busy or self.kept.until == math.inf:
             return None
-        left = self._timeouts.keep_alive - self.unused_s
+        left = self._timeouts.keep_alive - self.kept.unused_s
         return max(self.kept.until, self._clock.wall() + max(left, 0.0))
 
     # --- clients and calls -----------------------------------------------------------------------
@@ -108,13 +104,21 @@ class Instance:
     def join(self, tenant: Tenant) -> None:
         """Lets a client in, who is told when the worker is ready."""
         self.tenants.add(tenant)
-        self.touch()
+        self.touch([tenant])
         if self.loaded is not None:
             tenant.open(self.kind, self.loaded)
 
-    def touch(self) -> None:
-        """Notes that it is used now."""
+    def leave(self, tenant: Tenant) -> None:
+        """Lets a client go."""
+        self.tenants.discard(tenant)
+        self.touch([tenant])
+
+    def touch(self, tenants: Iterable[Tenant]) -> None:
+        """Notes that it is used now; to wish it warm is no use that keeps it."""
         self.used = self._clock.monotonic()
+        for tenant in tenants:
+            if not tenant.is_wish:
+                self.kept.use(tenant.uid)
 
     def end(self) -> None:
         """Has the worker ended as soon as no call is at it."""
@@ -130,7 +134,7 @@ class Instance:
 
     def add(self, call: Call) -> None:
         """Puts a call in line."""
-        self.touch()
+        self.kept.use(call.uid)
         self.turns.add(call.uid, call)
         self._tell_positions()
         self.wakeup.ring()
@@ -204,7 +208,7 @@ class Instance:
         """Notes that the worker holds the pipeline, and tells who waited for it."""
         self.loaded = loaded
         self.bytes = max(self.bytes, loaded.bytes)
-        self.touch()
+        self.touch(self.tenants)
         for tenant in self.tenants:
             if not tenant.is_opened:
                 tenant.open(self.kind, loaded)
@@ -245,7 +249,8 @@ class Instance:
 
     def _done(self, call: Call) -> None:
         self.current = None
-        self.touch()
+        self.used = self._clock.monotonic()
+        self.kept.use(call.uid)
         call.move(Ended())
         self._tell_positions()
 

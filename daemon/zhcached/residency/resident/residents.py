@@ -82,7 +82,13 @@ class Residents:
     # --- clients ---------------------------------------------------------------------------------
 
     def open(
-        self, request: residency.ResidentRequest, uid: int, pid: int, listener: Listener
+        self,
+        request: residency.ResidentRequest,
+        uid: int,
+        pid: int,
+        listener: Listener,
+        *,
+        is_wish: bool = False,
     ) -> Session:
         """Gives a client a session; ``listener`` hears ``Progress``, then ``Opened`` or ``Failed``.
 
@@ -98,14 +104,13 @@ class Residents:
         repo = parse_repo(request.repo)
         revision = parse_revision(request.revision) if request.revision is not None else None
         commit = self._store.resolve(repo, revision).commit
-        device = self._devices.resolve(
-            request.device, None, prefer=self._warm_on(str(repo), commit)
-        )
+        prefer = self._warm_on(str(repo), commit)
+        device = self._devices.resolve(request.device, None, prefer=prefer)
         kind = kinds.kind_of(request, commit, device)
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, commit, uid=uid, pid=pid, pid_start=-1)
         try:
-            return self._take_session(kind, Tenant(uid, lease, listener))
+            return self._take_session(kind, Tenant(uid, lease, listener, is_wish))
         except BaseException:
             self._store.leases.end(lease)
             raise
@@ -179,7 +184,7 @@ class Residents:
             ZhcacheError: As ``open``, or what kept the worker from loading.
         """
         listener = BlockingListener()
-        session = self.open(request, uid, os.getpid(), listener)
+        session = self.open(request, uid, os.getpid(), listener, is_wish=True)
         try:
             while not listener.is_ready(on_progress):
                 if cancelled.is_set():

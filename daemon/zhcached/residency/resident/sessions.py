@@ -122,8 +122,7 @@ class Session:
             self._has_left = True
             for call in list(self._calls.values()):
                 self.instance.drop(call, None)
-            self.instance.tenants.discard(self._tenant)
-            self.instance.touch()
+            self.instance.leave(self._tenant)
             self._lock.notify_all()
         self._on_leave(self.instance, self._tenant)
 

@@ -11,11 +11,20 @@ from zhcached.residency.resident.kinds import Kind
 
 @dataclass(eq=False, slots=True)
 class Tenant:
-    """One client who has the pipeline open, or waits for it."""
+    """One client who has the pipeline open, or waits for it.
+
+    Attributes:
+        uid: Whose client it is.
+        lease: Its lease in the store.
+        listener: Told what becomes of it.
+        is_wish: It waits until the pipeline is warm and never uses it.
+        is_opened: Whether it has the pipeline.
+    """
 
     uid: int
     lease: str
     listener: Listener
+    is_wish: bool = False
     is_opened: bool = False
 
     def open(self, kind: Kind, loaded: residency.Loaded) -> None:
