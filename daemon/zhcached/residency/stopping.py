@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from zhcache.errors import Busy, NotFound, NotPermitted
 from zhcache.protocol.names import RepoId
@@ -55,6 +55,8 @@ class Stopping:
         for device, size in done.freed:
             self._freed[device] += size
         self._holders += done.holders
+        if done.keepers:
+            self._refused = self._kept_by(done.keepers)
 
     def arenas(self, arenas: Arenas) -> None:
         """Lets arenas go."""
@@ -91,12 +93,15 @@ class Stopping:
         elif mine:
             self._freed[CPU] += pages.stop(self._repo, None if self._may_all else self._uid)
         elif kept:
-            self._refused = NotPermitted(
-                "{repo} is kept warm by uid {owners}",
-                hint="ask them, or an administrator, to stop it",
-                repo=self._repo,
-                owners=", ".join(str(uid) for uid in sorted(set(kept))),
-            )
+            self._refused = self._kept_by(kept)
+
+    def _kept_by(self, uids: Iterable[int]) -> NotPermitted:
+        return NotPermitted(
+            "{repo} is kept warm by uid {owners}",
+            hint="ask them, or an administrator, to stop it",
+            repo=self._repo,
+            owners=", ".join(str(uid) for uid in sorted(set(uids))),
+        )
 
     def outcome(self) -> Stopped:
         """Returns what went.

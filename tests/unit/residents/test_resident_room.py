@@ -7,8 +7,10 @@ import time
 import pytest
 
 from harness.residentkit import WAIT_S
-from zhcache.errors import Cancelled, NoSpace, NotFound, ZhcacheError
+from zhcache.errors import Busy, Cancelled, NoSpace, NotFound, NotPermitted, ZhcacheError
 from zhcache.protocol import residency
+from zhcache.protocol.names import parse_repo
+from zhcached.residency.stopping import Stopping
 
 ME = os.getuid()
 
@@ -274,7 +276,7 @@ def test_stop_ends_what_nobody_uses_and_names_who_uses_the_rest(make):
     used_and_left(house, "lab/one")
     house.client("lab/one", uid=55, options={"safety_checker": None}).do()
     done = house.residents.stop("lab/one", uid=ME)
-    assert (done.freed, done.holders) == ([("cpu", 1000)], ["lab/one on cpu: uid 55"])
+    assert (done.freed, done.holders) == ([("cpu", 1000)], [f"process {os.getpid()} of uid 55"])
     assert len(repos(house)) == 1
 
 
@@ -299,7 +301,7 @@ def test_who_asked_for_it_to_stay_warm_is_who_may_stop_it_whoever_came_first(mak
     client.opened()
     warm(house, uid=8, until=None)
     client.close()
-    assert house.residents.stop("lab/one", uid=7).holders == ["lab/one on cpu: kept warm by uid 8"]
+    assert house.residents.stop("lab/one", uid=7).keepers == {8}
     assert house.residents.stop("lab/one", uid=8).freed == [("cpu", 1000)]
 
 
@@ -309,7 +311,7 @@ def test_wish_of_one_user_does_not_shorten_anothers(make):
     warm(house, uid=7, until=None)
     line, _ = warm(house, uid=8, until=clock.wall() + 5)
     assert line.expires is None
-    assert house.residents.stop("lab/one", uid=7).holders == ["lab/one on cpu: kept warm by uid 8"]
+    assert house.residents.stop("lab/one", uid=7).keepers == {8}
     clock.now = 6
     house.residents.expire()
     settled(lambda: repos(house) == [])
@@ -318,8 +320,26 @@ def test_wish_of_one_user_does_not_shorten_anothers(make):
 def test_stop_leaves_what_another_user_keeps_warm(make):
     house = make()
     warm(house, uid=8)
-    assert house.residents.stop("lab/one", uid=9).holders == ["lab/one on cpu: kept warm by uid 8"]
+    assert house.residents.stop("lab/one", uid=9).keepers == {8}
     assert house.residents.stop("lab/one", uid=8).freed == [("cpu", 1000)]
+
+
+def test_stop_names_the_processes_that_have_it_open(make):
+    house = make()
+    house.client("lab/one", uid=55).opened()
+    stopping = Stopping(parse_repo("lab/one"), None, ME, may_all=False, force=False)
+    stopping.residents(house.residents)
+    with pytest.raises(Busy, match=rf"^lab/one is in use by process {os.getpid()} of uid 55 "):
+        stopping.outcome()
+
+
+def test_stop_of_what_only_another_user_keeps_warm_is_not_permitted(make):
+    house = make()
+    warm(house, uid=8)
+    stopping = Stopping(parse_repo("lab/one"), None, 9, may_all=False, force=False)
+    stopping.residents(house.residents)
+    with pytest.raises(NotPermitted, match=r"^lab/one is kept warm by uid 8 "):
+        stopping.outcome()
 
 
 def test_stop_while_it_loads_does_not_wait_for_the_end_of_loading(make, tmp_path):

@@ -32,7 +32,7 @@ from zhcached.residency.resident.instances import Instances, line_of
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.listener import BlockingListener
 from zhcached.residency.resident.sessions import Session
-from zhcached.residency.resident.stopped import Letting, holder_of, is_meant
+from zhcached.residency.resident.stopped import Letting, is_meant
 from zhcached.residency.resident.tenants import Tenant
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.store.store import Store
@@ -110,7 +110,7 @@ class Residents:
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, commit, uid=uid, pid=pid, pid_start=-1)
         try:
-            return self._take_session(kind, Tenant(uid, lease, listener, is_wish))
+            return self._take_session(kind, Tenant(uid, pid, lease, listener, is_wish))
         except BaseException:
             self._store.leases.end(lease)
             raise
@@ -226,11 +226,7 @@ class Residents:
             if not found:
                 raise NotFound("no resident pipeline of {repo} is here", repo=repo)
             for instance in found:
-                holder = holder_of(instance, uid, may_all=may_all, force=force)
-                if holder is not None:
-                    if not instance.tenants:
-                        instance.kept.withdraw(uid)
-                    done.holders.append(holder)
+                if done.is_denied(instance, uid, may_all=may_all, force=force):
                     continue
                 done.freed.append((instance.kind.device, instance.bytes))
                 self._end(instance, Cancelled("the resident pipeline was stopped"))

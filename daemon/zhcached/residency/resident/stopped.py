@@ -5,15 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zhcached.residency.resident.instance import Instance
-from zhcached.residency.resident.instances import users
 
 
 @dataclass(slots=True)
 class Letting:
-    """What ``stop`` did: bytes freed on each device, and who has what stayed."""
+    """What ``stop`` did.
+
+    Attributes:
+        freed: Devices, and the bytes freed there.
+        holders: Who has what stayed open, in words.
+        keepers: The users for whose wishes something stayed.
+    """
 
     freed: list[tuple[str, int]] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)
+    keepers: set[int] = field(default_factory=set)
+
+    def is_denied(self, instance: Instance, uid: int, *, may_all: bool, force: bool) -> bool:
+        """Tells whether ``uid`` may not end an instance, and notes for whose sake it stays."""
+        is_own = may_all or all(tenant.uid == uid for tenant in instance.tenants)
+        if instance.tenants and not (force and is_own):
+            by_uid = sorted((tenant.uid, tenant.pid) for tenant in instance.tenants)
+            self.holders += [f"process {pid} of uid {owner}" for owner, pid in by_uid]
+            return True
+        others = {keeper for keeper in instance.kept.uids if keeper != uid}
+        if not others or may_all:
+            return False
+        instance.kept.withdraw(uid)
+        self.keepers |= others
+        return True
 
 
 def is_meant(instance: Instance, repo: str, variant: str | None, device: str | None) -> bool:
@@ -25,14 +45,3 @@ def is_meant(instance: Instance, repo: str, variant: str | None, device: str | N
         and variant in (None, kind.variant)
         and device in (None, kind.device)
     )
-
-
-def holder_of(instance: Instance, uid: int, *, may_all: bool, force: bool) -> str | None:
-    """Returns who keeps ``uid`` from ending an instance, in words, or None."""
-    is_own = may_all or all(tenant.uid == uid for tenant in instance.tenants)
-    if instance.tenants and not (force and is_own):
-        return f"{instance.kind}: {users(instance)}"
-    others = [keeper for keeper in instance.kept.uids if keeper != uid]
-    if others and not may_all:
-        return f"{instance.kind}: kept warm by uid {', '.join(map(str, others))}"
-    return None

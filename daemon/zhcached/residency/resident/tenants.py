@@ -15,6 +15,7 @@ class Tenant:
 
     Attributes:
         uid: Whose client it is.
+        pid: Its process.
         lease: Its lease in the store.
         listener: Told what becomes of it.
         is_wish: It waits until the pipeline is warm and never uses it.
@@ -22,6 +23,7 @@ class Tenant:
     """
 
     uid: int
+    pid: int
     lease: str
     listener: Listener
     is_wish: bool = False
