@@ -14,11 +14,13 @@ def gaps(folder: Path) -> list[str]:
 
     A pipeline needs each component that ``model_index.json`` names; a component that has a shard
     index needs each shard of it. A single model needs its ``config.json``. A folder that is
-    neither is taken as lacking its configuration.
+    neither is taken as lacking its configuration. An index that cannot be read lacks nothing: to
+    fetch it again would not mend it, and whoever reads it says what is wrong.
     """
     index = _json(folder / "model_index.json")
     if index is None:
-        return [] if (folder / "config.json").exists() else ["model_index.json"]
+        is_there = any((folder / name).exists() for name in ("model_index.json", "config.json"))
+        return [] if is_there else ["model_index.json"]
     lacking: list[str] = []
     for name, kind in index.items():
         if not name.startswith("_") and _is_component(kind):

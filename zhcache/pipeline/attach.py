@@ -10,6 +10,7 @@ import torch
 
 from zhcache.errors import IntegrityError, VersionMismatch
 from zhcache.pipeline import mapping, private, skeleton
+from zhcache.pipeline.refusals import told
 from zhcache.protocol.frames import close_all
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def components(folder: Path, arenas: Sequence[tuple[Arena, int]]) -> dict[str, t
 
 
 def _over(folder: Path, mapped: mapping.Mapped) -> dict[str, torch.nn.Module]:
-    return {
-        arena.table.component: module(folder / arena.table.component, arena.table, flat)
-        for arena, flat in mapped
-    }
+    with told(folder):
+        return {
+            arena.table.component: module(folder / arena.table.component, arena.table, flat)
+            for arena, flat in mapped
+        }
 
 
 def _uuid(device: torch.device) -> str:

@@ -73,7 +73,7 @@ def published(folder: Path) -> Published:
 
     Raises:
         UsageError: ``folder`` is no diffusers pipeline.
-        IntegrityError: A weights file has no sound header.
+        IntegrityError: Its index cannot be read, or a weights file has no sound header.
     """
     by_component = {name: _by_variant(folder / name) for name in components(folder)}
     weighted = {name: files for name, files in by_component.items() if files}
@@ -94,23 +94,43 @@ def components(folder: Path) -> dict[str, tuple[str, str]]:
 
     Raises:
         UsageError: There is no index.
+        IntegrityError: There is one that cannot be read.
     """
+    # One that is absent has two nulls.
+    return {
+        name: (kind[0], kind[1])
+        for name, kind in index(folder).items()
+        if isinstance(kind, list) and len(kind) == 2 and all(isinstance(k, str) for k in kind)
+    }
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """Returns a pipeline's index.
+
+    Raises:
+        UsageError: There is none.
+        IntegrityError: There is one that cannot be read.
+    """
+    reason = "it is no object"
     try:
-        index: Any = json.loads((folder / "model_index.json").read_bytes())
-    except (OSError, ValueError):
-        index = None
-    if not isinstance(index, dict):
+        found: Any = json.loads((folder / "model_index.json").read_bytes())
+    except FileNotFoundError:
         raise UsageError(
             "{folder} is not a diffusers pipeline: it has no model_index.json",
             hint="load it with its own library from zhcache.path(...)",
             folder=folder,
-        )
-    # One that is absent has two nulls.
-    return {
-        name: (kind[0], kind[1])
-        for name, kind in index.items()
-        if isinstance(kind, list) and len(kind) == 2 and all(isinstance(k, str) for k in kind)
-    }
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        found, reason = None, str(error)
+    if isinstance(found, dict):
+        return found
+    raise IntegrityError(
+        "the model_index.json of {where} cannot be read: {reason}",
+        hint="`zhcache verify REPO` checks it; where it finds nothing it was published so: take"
+        " another revision",
+        where=folder,
+        reason=reason,
+    )
 
 
 def has_weights(component: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zhcache.errors import UsageError
 from zhcache.pipeline.published import Published, components, has_weights, published
+from zhcache.pipeline.refusals import check_complete, told
 
 if TYPE_CHECKING:
     import torch
@@ -56,15 +57,23 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
     """Returns the pipeline on the CPU, its weights mapped from their files.
 
     Raises:
-        UsageError: ``folder`` is no pipeline.
-        IntegrityError: A weights file is none.
+        UsageError: ``folder`` is no pipeline, or an option cannot be meant.
+        IntegrityError: Its files cannot be read, or lack weights.
+        NoSpace: Memory ran out.
     """
-    form = published(folder)
-    if options.keys() & _FOR_STOCK:
-        return _pipeline(folder, form, options)
-    from zhcache.pipeline import mapped
+    with told(folder, options.keys(), _FOR_STOCK):
+        form = published(folder)
+        made: dict[str, torch.nn.Module] = {}
+        if not options.keys() & _FOR_STOCK:
+            from zhcache.pipeline import mapped
 
-    return _pipeline(folder, form, {**options, **mapped.plain(folder, form, options.keys())})
+            made = mapped.plain(folder, form, options.keys())
+        pipeline = _pipeline(folder, form, {**options, **made})
+    # With a device map, what is without content lies elsewhere until it is used.
+    if options.get("device_map") is None:
+        parts: dict[str, Any] = pipeline.components
+        check_complete(folder, {name: parts[name] for name in parts.keys() - options.keys()})
+    return pipeline
 
 
 def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], hand: Hand) -> Any:
@@ -78,7 +87,8 @@ def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], 
 
     Raises:
         UsageError: An option that only weights of one's own can have.
-        IntegrityError: The arenas' content is wrong, and was so a second time.
+        IntegrityError: The arenas' content is wrong, and was so a second time; or the files
+            cannot be read.
         ZhcacheError: What the daemon or the GPU's driver reported.
     """
     from zhcache.pipeline import attach
@@ -94,7 +104,8 @@ def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], 
     wanted = [name for name in named if name not in options and has_weights(folder / name)]
     shared = attach.shared(folder, device, wanted, hand) if wanted else {}
     # What has no weights has no precision either.
-    pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
+    with told(folder, options.keys(), _FOR_STOCK):
+        pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
     # A component of the user's own goes there; what is there already is left as it is.
     return pipeline if device.type == "cpu" else pipeline.to(device)
 

@@ -12,18 +12,7 @@ import traceback
 import torch
 
 from zhcache.errors import Cancelled, NoSpace, UsageError, ZhcacheError
-
-MAX_WORDS = 2000
-"""Characters of a foreign exception's text that are passed on."""
-
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    # More than there are addresses for.
-    "storage size calculation overflowed",
-)
-
+from zhcache.pipeline.refusals import MAX_WORDS, is_no_memory
 
 _ABOUT_ARGUMENTS = (TypeError, ValueError, LookupError)
 
@@ -40,6 +29,8 @@ def described(error: BaseException, device: str) -> ZhcacheError:
         device: Where it runs.
     """
     if isinstance(error, ZhcacheError):
+        if isinstance(error.__cause__, Exception):
+            _log(error.__cause__, with_words=not isinstance(error.__cause__, _ABOUT_ARGUMENTS))
         return error
     if isinstance(error, Stopped):
         return Cancelled("the call was cancelled")
@@ -82,13 +73,4 @@ def is_fatal(error: BaseException) -> bool:
     lost = getattr(torch, "AcceleratorError", ())
     return isinstance(error, lost) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
-    )
-
-
-def is_no_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of a device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _NO_MEMORY
     )

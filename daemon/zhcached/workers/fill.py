@@ -17,10 +17,10 @@ import torch
 from zhcache.errors import NoSpace, ZhcacheError
 from zhcache.pipeline import published, skeleton
 from zhcache.pipeline.quick import paused_collector
+from zhcache.pipeline.refusals import MAX_WORDS, check_complete, is_no_memory, told
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Failed, Fill, Filled, Progress, Table
-from zhcached.workers.failures import MAX_WORDS, is_no_memory
 from zhcached.workers.layout import Layout, as_bytes, lay_out
 from zhcached.workers.memfd import MemfdMemory
 from zhcached.workers.memory import Memory
@@ -54,6 +54,8 @@ def run(line: socket.socket, request: Fill, open_memory: Open = open_memory) -> 
     try:
         fill(line, request, open_memory)
     except ZhcacheError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__, file=sys.stderr)
         frames.send(line, Failed(error=to_info(error)))
     except OSError as error:
         if isinstance(error, ConnectionError):
@@ -72,13 +74,13 @@ def fill(line: socket.socket, request: Fill, open_memory: Open) -> None:
     """
     frames.send(line, Progress(note="loading torch and diffusers"))
     folder = Path(request.folder)
-    with paused_collector():
+    with paused_collector(), told(folder):
         layouts = [load(folder, name) for name in request.components]
-    told = _Told(line, sum(layout.bytes for layout in layouts))
+    teller = _Told(line, sum(layout.bytes for layout in layouts))
     while layouts:
         # Let go of one by one: what had to be converted lies in this process's own memory.
         layout = layouts.pop(0)
-        size_bytes, fd, checksum = _copied(layout, request.device, open_memory, told)
+        size_bytes, fd, checksum = _copied(layout, request.device, open_memory, teller)
         try:
             answer = Filled(bytes=size_bytes, table=layout.table, checksum=checksum)
             frames.send(line, answer, [fd])
@@ -91,6 +93,7 @@ def load(folder: Path, component: str) -> Layout:
 
     Raises:
         UsageError: It is no module, or one that cannot be shared.
+        IntegrityError: Its weights are not all there.
         OSError: Its files cannot be read.
     """
     form = published.published(folder)
@@ -105,6 +108,7 @@ def load(folder: Path, component: str) -> Layout:
         low_cpu_mem_usage=True,
         **{skeleton.dtype_option(kind): getattr(torch, dtype)},
     )
+    check_complete(folder, {component: module})
     table = Table(
         component=component,
         library=library,

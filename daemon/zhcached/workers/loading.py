@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from zhcache.completeness import gaps
 from zhcache.errors import IntegrityError, NotFound, UsageError
 from zhcache.pipeline import reading
+from zhcache.pipeline.published import index as index_of
 from zhcache.pipeline.quick import paused_collector
 from zhcache.pipeline.tuning import compile_blocks
 from zhcache.protocol.residency import Arena, Load
@@ -70,7 +70,8 @@ def load(request: Load, fds: Sequence[int], note: Callable[[str], None]) -> Held
     Raises:
         NotFound: Files are missing.
         UsageError: An option that cannot be meant, or no such device.
-        Exception: Whatever diffusers raised.
+        IntegrityError: The snapshot's files cannot be read, or lack weights.
+        Exception: Whatever diffusers raised when it moved or compiled the pipeline.
     """
     folder = Path(request.folder)
     if missing := gaps(folder):
@@ -169,7 +170,7 @@ def pipeline_class(name: object) -> type:
 
 def _options(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Refuses what is not for the pipeline's constructor, or is more than a plain setting of it."""
-    index = json.loads((folder / "model_index.json").read_bytes())
+    index = index_of(folder)
     known = inspect.signature(pipeline_class(index.get("_class_name")).__init__).parameters
     for name, value in options.items():
         if name == "self" or name not in known:

@@ -6,7 +6,7 @@ import pytest
 
 from harness.fillkit import files_of
 from harness.storekit import COMMIT, publish
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, UsageError
 from zhcache.protocol.names import parse_repo
 from zhcached.errors import StoreDamaged
 from zhcached.residency.arena.contents import contents
@@ -75,10 +75,24 @@ def test_folder_without_index_is_no_pipeline(store):
 
 
 @pytest.mark.parametrize("index", [b"[1]", b"{", b"\xff\xfe", b"{" * 100_000, b" " * 2**21 + b"{}"])
-def test_index_that_cannot_be_read_is_damage(store, index):
+def test_index_published_malformed_is_no_damage_of_the_store(store, index):
     publish(store, files_of(unet=b"x") | {"model_index.json": index}, repo="lab/bad", commit=OTHER)
-    with pytest.raises(StoreDamaged, match=r"model_index\.json"):
+    with pytest.raises(IntegrityError, match=r"model_index\.json of lab/bad") as refused:
         contents(store, parse_repo("lab/bad"), OTHER)
+    assert not isinstance(refused.value, StoreDamaged)
+    assert "another revision" in refused.value.hint
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_index_that_is_not_what_the_store_took_in_is_damage(store, content):
+    manifest = store.manifests.read(REPO, COMMIT)
+    (digest,) = [file.sha256 for file in manifest.files if file.path == "model_index.json"]
+    blob = store.layout.blob(digest)
+    blob.unlink()
+    if content is not None:
+        blob.write_bytes(content)
+    with pytest.raises(StoreDamaged, match=r"model_index\.json"):
+        contents(store, REPO, COMMIT)
 
 
 def test_snapshot_that_is_not_here_is_not_found(store):

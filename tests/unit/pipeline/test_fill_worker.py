@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from harness import arenas, families
-from zhcache.errors import NoSpace, UsageError, ZhcacheError
+from harness.spoilt import spoilt
+from zhcache.errors import IntegrityError, NoSpace, UsageError, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol.residency import ALIGNMENT, Fill, Filled, FromFillWorker, Progress, Table
 from zhcached.workers import fill, memfd
@@ -65,12 +66,10 @@ def test_component_of_another_library_is_not_imported(pipeline_dir, tmp_path):
         arenas.filled(folder, ["unet"])
 
 
-def test_files_that_cannot_be_read_are_told_and_not_a_traceback(pipeline_dir, tmp_path):
-    folder = tmp_path / "pipe"
-    shutil.copytree(pipeline_dir, folder)
-    weights = next((folder / "unet").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ZhcacheError, match="cannot be loaded") as caught:
+@pytest.mark.parametrize("way", ["truncated", "missing key", "wrong shape"])
+def test_files_that_cannot_be_read_are_told_and_not_a_traceback(pipeline_dir, tmp_path, way):
+    folder = spoilt(pipeline_dir, tmp_path, way)
+    with pytest.raises(IntegrityError, match="cannot be read|lack") as caught:
         arenas.filled(folder, ["unet"])
     assert "Traceback" not in str(caught.value)
     assert "zhcache verify" in caught.value.hint

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import threading
 from types import SimpleNamespace
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness.spoilt import WAYS, spoilt
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
+from zhcache.protocol.failure import to_error
 from zhcache.resident.decode import Decoder
 from zhcache.resident.encode import Encoder
 from zhcached.workers import calling, failures, resident
@@ -91,6 +94,17 @@ def test_loading_that_fails_is_told(tmp_path, pipeline_dir):
                     break
             assert isinstance(event, r.Failed), load
             assert (event.id, event.error.code) == (0, code), event.error
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_spoilt_folder_is_refused_with_its_reason(tmp_path, pipeline_dir, way):
+    talk = Talk(spoilt(pipeline_dir, tmp_path, way))
+    event, _ = talk.hear(r.Failed, r.Loaded)
+    talk.end()
+    _, code, words = WAYS[way]
+    assert isinstance(event, r.Failed)
+    assert event.error.code == code
+    assert re.search(words, str(to_error(event.error)))
 
 
 def test_code_of_the_repository_is_not_run(tmp_path, pipeline_dir):
