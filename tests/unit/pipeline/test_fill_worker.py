@@ -69,7 +69,7 @@ def test_component_of_another_library_is_not_imported(pipeline_dir, tmp_path):
 @pytest.mark.parametrize("way", ["truncated", "missing key", "wrong shape"])
 def test_files_that_cannot_be_read_are_told_and_not_a_traceback(pipeline_dir, tmp_path, way):
     folder = spoilt(pipeline_dir, tmp_path, way)
-    with pytest.raises(IntegrityError, match="cannot be read|lack") as caught:
+    with pytest.raises(IntegrityError, match=r"cannot be read|lack") as caught:
         arenas.filled(folder, ["unet"])
     assert "Traceback" not in str(caught.value)
     assert "zhcache verify" in caught.value.hint
