@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from PIL import Image
 
-from zhcache.errors import NotFound, ZhcacheError
+from zhcache.errors import Cancelled, NotFound, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
 from zhcache.protocol.failure import to_info
@@ -66,13 +67,16 @@ class Worker:
                 return
             frames.close_all(fds)
             if isinstance(message, r.Cancel):
-                self._cancel(message)
+                self._cancel(line, message)
             else:
                 self.calls.append(message)
                 threading.Thread(target=self._answer, args=(line, message), daemon=True).start()
 
-    def _cancel(self, message: r.Cancel) -> None:
+    def _cancel(self, line: socket.socket, message: r.Cancel) -> None:
         self.cancelled.append(message.id)
+        failed = r.Failed(error=to_info(Cancelled("the call was cancelled")), id=message.id)
+        with suppress(OSError):
+            frames.send(line, failed)
         self.was_cancelled.set()
 
     def _answer(self, line: socket.socket, call: r.Call) -> None:

@@ -1,9 +1,9 @@
 """A connection to a resident pipeline: opened, asked, closed. The connection is the lease.
 
 Owns what goes wrong between this process and the worker. It is used by one thread at a time. A
-conversation that was left in the middle of a call, by an interrupt or an error of the caller's
-own, is not gone on with: how much of a frame was read cannot be known, so it is closed, which
-cancels the call, and the next one opens another.
+call that is left in the middle, by an interrupt or an error of the caller's own, is cancelled, and
+the conversation goes on. Where that happened within a frame it does not: how much of it was read
+cannot be known, so the connection is closed, and the next call opens another.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from zhcache.protocol.residency import (
     ToClient,
 )
 
-_GOODBYE_S = 1.0
+_GOODBYE_S = 2.0
+"""How long a cancelled call's end is waited for."""
 
 
 class LineLost(DaemonUnreachable):
@@ -81,6 +82,7 @@ class Conversation:
         self._path = handover_path(api_socket)
         self._line = dial(self._path)
         self._pid = os.getpid()
+        self._is_between_frames = True
         try:
             self._line.settimeout(None)
             frames.send(self._line, request)
@@ -110,11 +112,14 @@ class Conversation:
         """
         is_answered = False
         try:
-            with self._border():
+            with self._border(), self._frame():
                 frames.send(self._line, call, fds)
             while True:
                 with self._border():
-                    event, beside = self._receive()
+                    # Waited for outside the frame: an interrupt strikes here nearly always.
+                    self._line.recv(1, socket.MSG_PEEK)
+                    with self._frame():
+                        event, beside = self._receive()
                 is_answered = True
                 if isinstance(event, Returned) and event.id == call.id:
                     return event, beside
@@ -147,10 +152,35 @@ class Conversation:
         self._line.close()
 
     def _abandon(self, call: int) -> None:
-        with contextlib.suppress(OSError):
+        """Cancels a call; closes the connection unless the call's end is read from it in time."""
+        is_ended = False
+        try:
             self._line.settimeout(_GOODBYE_S)
-            frames.send(self._line, Cancel(id=call))
-        self.close()
+            # Within a frame of the call's own it would be read as a part of that.
+            if self._is_between_frames:
+                frames.send(self._line, Cancel(id=call))
+                self._skip_to_end(call, time.monotonic() + _GOODBYE_S)
+                self._line.settimeout(None)
+                is_ended = True
+        except (OSError, EOFError, ZhcacheError):
+            pass
+        finally:
+            if not is_ended:
+                self.close()
+
+    def _skip_to_end(self, call: int, until: float) -> None:
+        while True:
+            self._line.settimeout(max(until - time.monotonic(), 0.001))
+            event, beside = self._receive()
+            frames.close_all(beside)
+            if isinstance(event, (Returned, Failed)) and event.id == call:
+                return
+
+    @contextlib.contextmanager
+    def _frame(self) -> Iterator[None]:
+        self._is_between_frames = False
+        yield
+        self._is_between_frames = True
 
     @contextlib.contextmanager
     def _border(self) -> Iterator[None]:

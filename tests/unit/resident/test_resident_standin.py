@@ -12,6 +12,7 @@ from PIL import ImageChops
 
 from harness.daemon import until
 from zhcache.errors import DaemonUnreachable, UsageError, ZhcacheError
+from zhcache.resident import conversation
 from zhcache.resident.open import open_resident
 
 FAST = {"num_inference_steps": 2}
@@ -52,8 +53,7 @@ def test_error_of_a_callback_cancels_the_call(front, pipe):
         pipe("x", num_inference_steps=500, callback_on_step_end=fail)
     assert front.cancelled.wait(20)
     assert len(pipe("x", **FAST).images) == 1
-    # It was opened again, at the same commit whatever the branch says now.
-    assert [request.revision for request in front.requests] == [None, "c" * 40]
+    assert len(front.requests) == 1  # over the same connection, which is the lease
 
 
 def test_interrupt_cancels_the_call_and_the_next_one_works(front, pipe):
@@ -71,6 +71,7 @@ def test_interrupt_cancels_the_call_and_the_next_one_works(front, pipe):
     assert front.cancelled.wait(20)
     after = pipe("x", seed=1, **FAST).images
     assert same(after, pipe("x", seed=1, **FAST).images)
+    assert len(front.requests) == 1
     assert time.monotonic() - began < 60
 
 
@@ -78,6 +79,20 @@ def test_daemon_that_was_restarted_between_calls_is_found_again(front, pipe):
     before = pipe("x", seed=1, **FAST).images
     front.hang_up()
     assert same(pipe("x", seed=1, **FAST).images, before)
+    # It was opened again, at the same commit whatever the branch says now.
+    assert [request.revision for request in front.requests] == [None, "c" * 40]
+
+
+def test_interrupt_within_a_frame_costs_the_connection_alone(front, pipe, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conversation.Conversation, "_receive", interrupted)
+        pipe("x", num_inference_steps=500, callback_on_step_end=lambda *_: None)
+    assert front.cancelled.wait(20)
+    assert len(pipe("x", **FAST).images) == 1
+    assert len(front.requests) == 2
 
 
 def test_daemon_that_goes_away_in_a_call_is_told(front, pipe):
