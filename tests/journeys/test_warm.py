@@ -167,7 +167,7 @@ def test_what_may_not_be_locked_is_read_again_and_says_so(config, make_daemon):
 def test_killed_holder_costs_the_lock_and_nothing_else(daemon):
     lockable(daemon, "--for", "forever")
     found = subprocess.run(
-        ["pgrep", "-P", str(daemon.process.pid), "-f", "residency.holder"],
+        ["pgrep", "-P", str(daemon.process.pid), "-f", "residency.pages.holder"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     os.kill(int(found.stdout), signal.SIGKILL)
