@@ -18,6 +18,7 @@ class Lines(RuleBasedStateMachine):
         self.users: list[int] = []
         self.lines: dict[int, deque] = {}
         self.made = 0
+        self.served = None
         self.passed: dict[object, Counter] = {}
 
     @rule(uid=uids)
@@ -28,6 +29,9 @@ class Lines(RuleBasedStateMachine):
         self.lines.setdefault(uid, deque()).append(item)
         if uid not in self.users:
             self.users.append(uid)
+            if self.served in self.users and self.served != uid:
+                self.users.remove(self.served)
+                self.users.append(self.served)
         if self.lines[uid][0] == item:
             self.passed[uid] = Counter()
 
@@ -35,7 +39,7 @@ class Lines(RuleBasedStateMachine):
     def take(self):
         expected = None
         if self.users:
-            uid = self.users.pop(0)
+            uid = self.served = self.users.pop(0)
             expected = self.lines[uid].popleft()
             if self.lines[uid]:
                 self.users.append(uid)
@@ -89,3 +93,17 @@ def test_one_who_queues_many_delays_another_by_one():
         turns.add(1, (1, number))
     turns.add(2, (2, 0))
     assert turns.order().index((2, 0)) == 1
+
+
+def test_user_who_calls_one_after_the_other_gets_every_second_turn():
+    turns, served, ended = Turns(), [], None
+    for uid in (1, 1, 1, 2):
+        turns.add(uid, uid)
+    for _ in range(8):
+        uid = turns.take()
+        # Whose call has ended calls again, when the next one has been taken already.
+        if ended is not None:
+            turns.add(ended, ended)
+        served.append(uid)
+        ended = uid
+    assert served == [1, 2] * 4

@@ -19,18 +19,25 @@ class Turns(Generic[Item]):
         # The first user is next. One whose line is empty is not kept: who comes back goes to the
         # end, behind all who have waited meanwhile.
         self._lines: dict[int, deque[Item]] = {}
+        self._served: int | None = None
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
     def add(self, uid: int, item: Item) -> None:
         """Puts ``item`` at the end of its user's line."""
+        is_new = uid not in self._lines
         self._lines.setdefault(uid, deque()).append(item)
+        # Whose item is being worked on has had his turn: one who calls again and again would get
+        # every third turn beside a user who has several calls waiting, not every second.
+        if is_new and self._served in self._lines and self._served != uid:
+            self._lines[self._served] = self._lines.pop(self._served)
 
     def take(self) -> Item | None:
         """Removes and returns whose turn it is, or None where nobody waits."""
         for uid, line in self._lines.items():
             item = line.popleft()
+            self._served = uid
             del self._lines[uid]
             if line:
                 self._lines[uid] = line
