@@ -516,5 +516,5 @@ def _late(job_id: str, timeout_s: float | None) -> Busy:
         "job {job} is not done after {seconds} s",
         hint="it goes on; `zhcache wait {job}`",
         job=job_id,
-        seconds=timeout_s,
+        seconds=round(timeout_s or 0.0, 1),
     )

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from zhcache.errors import NotPermitted
+
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".msgpack", ".h5", ".onnx")
+
+
+def check_open(folder: Path) -> None:
+    """Checks that this user may read the files in a snapshot's folder.
+
+    Raises:
+        NotPermitted: They are closed to him: he may ask the daemon, not read its store.
+    """
+    try:
+        for path in folder.iterdir():
+            path.stat()
+            if not os.access(path, os.R_OK):
+                raise PermissionError(path)  # noqa: TRY301 - told with the others
+    except PermissionError:
+        raise NotPermitted(
+            "the files in {folder} are closed to you",
+            hint="ask the administrator to add you to the group that may read them,"
+            " or use mode='resident'",
+            folder=folder,
+        ) from None
+    except OSError:
+        # What is missing is another matter, and told with its name.
+        return
 
 
 def gaps(folder: Path) -> list[str]:
@@ -16,7 +42,11 @@ def gaps(folder: Path) -> list[str]:
     index needs each shard of it. A single model needs its ``config.json``. A folder that is
     neither is taken as lacking its configuration. An index that cannot be read lacks nothing: to
     fetch it again would not mend it, and whoever reads it says what is wrong.
+
+    Raises:
+        NotPermitted: This user may not read it.
     """
+    check_open(folder)
     index = _json(folder / "model_index.json")
     if index is None:
         is_there = any((folder / name).exists() for name in ("model_index.json", "config.json"))

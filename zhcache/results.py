@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zhcache.channel import error_of
+from zhcache.completeness import check_open
 from zhcache.errors import Cancelled, IntegrityError, NotFound, ZhcacheError
 from zhcache.protocol import messages
 
@@ -66,7 +67,9 @@ def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path
     Raises:
         NotFound: No such variant.
         IntegrityError: A file is gone or has another size.
+        NotPermitted: This user may not read it.
     """
+    check_open(Path(snapshot.path))
     for file in snapshot.files:
         try:
             size = (Path(snapshot.path) / file.path).stat().st_size

@@ -122,7 +122,6 @@ def test_fusing_copies_the_weights_below_adapters_alone(unet):
 
 
 def test_lora_fuses_and_leaves_shared_weights_as_they_are(unet):
-    pytest.importorskip("peft", reason="LoRA needs peft")
     from peft import LoraConfig
 
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
