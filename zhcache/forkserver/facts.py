@@ -25,7 +25,7 @@ AT_START = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_TUNABLES", "_RLD")
 AT_IMPORT = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "VECLIB_", "NUMEXPR_"),
     *("NPY_", "NUMPY_", "ONEDNN_", "DNNL_", "TORCH", "PYTORCH_", "C10_", "ATEN_", "TQDM_"),
-    "COLAB_",
+    *("COLAB_", "FSSPEC"),
 )
 """Beginnings of variables that native libraries read when they are loaded, unseen by Python, and
 of those that are looked for among all names."""

@@ -110,14 +110,26 @@ class Record:
         return all(_mark(path) == mark for path, mark in self.files.items())
 
 
+class _Walked(str):
+    """A name that was met while walking over all of them, not asked for."""
+
+    __slots__ = ()
+
+
 class _Watched(type(os.environ)):  # pyright: ignore[reportUntypedBaseClass]
     """The environment while it is being watched: notes each name that is looked up."""
 
     reads: set[str] = set()  # noqa: RUF012 - one environment, one set
 
     def __getitem__(self, key: str) -> str:
-        _Watched.reads.add(key)
+        if type(key) is not _Walked:
+            _Watched.reads.add(key)
         return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        # ``dict(os.environ)`` looks up each name it has met here. If that counted, a server would
+        # serve one working folder alone, and one terminal: PWD, SHLVL and the like are among them.
+        return map(_Walked, super().__iter__())
 
     def items(self) -> ItemsView[str, str]:
         # Who walks over all of them looks for a beginning; those are known (AT_IMPORT).

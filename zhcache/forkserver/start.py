@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -30,6 +31,9 @@ main(bare)()
 IDLE_S = 1800.0
 """How long a server stays when nobody comes; ``ZHCACHE_EXEC_IDLE`` is another number."""
 
+MAX_SERVERS = 4
+"""Of one user; each has some 300 MiB. The one unused for longest makes room for the next."""
+
 _PAUSE_S = 0.05
 _LOG_TAIL = 2000
 
@@ -49,10 +53,28 @@ def connect(place: Path, key: str, environ: Mapping[str, str]) -> socket.socket:
     path = socket_of(place, key)
     while True:
         try:
-            return dial(path)
+            line = dial(path)
         except DaemonUnreachable:
+            _make_room(place)
             if not _start(place, key, environ):
                 _wait_for_another(place, key)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
+            return line
+
+
+def _make_room(place: Path) -> None:
+    """Lets servers go so that one more is no more than may be; their scripts go on.
+
+    A server whose socket is gone ends by itself.
+    """
+    by_use: list[tuple[float, Path]] = []
+    for path in place.glob("*.sock"):
+        with contextlib.suppress(FileNotFoundError):
+            by_use.append((path.stat().st_mtime, path))
+    for _, path in sorted(by_use)[: max(len(by_use) - MAX_SERVERS + 1, 0)]:
+        path.unlink(missing_ok=True)
 
 
 def _start(place: Path, key: str, environ: Mapping[str, str]) -> bool:

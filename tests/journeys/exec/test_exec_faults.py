@@ -17,6 +17,7 @@ import pytest
 
 from harness.daemon import until
 from harness.sidebyside import Pair, clean_environ
+from zhcache.forkserver.start import MAX_SERVERS
 
 pytestmark = pytest.mark.journey
 
@@ -294,3 +295,24 @@ def test_stale_socket_is_replaced(alone: Pair) -> None:
 def listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as line:
         return line.connect_ex(str(path)) == 0
+
+
+def test_folder_terminal_and_shell_of_the_caller_make_no_other_server(alone: Pair) -> None:
+    # A library that copies the whole environment while it is imported has read none of these.
+    show = ["-c", "import os; print(open(f'/proc/{os.getppid()}/stat').read().split()[3])"]
+    told = {"PWD": "/one", "SHLVL": "1", "SSH_CLIENT": "10.0.0.1 2 3", "LAB_NOTE": "x"}
+    other = {"PWD": "/two", "SHLVL": "2", "SSH_CLIENT": "10.0.0.4 5 6", "LAB_NOTE": "y"}
+    assert len({alone.run(alone.zhcache, show, env=env).stdout for env in (told, other)}) == 1
+
+
+def test_servers_are_few_and_the_one_unused_for_longest_goes(alone: Pair) -> None:
+    place = Path(alone.environ["XDG_RUNTIME_DIR"]) / "zhcache-exec"
+    place.mkdir(mode=0o700)
+    for age in range(5):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(place / f"{age}.sock"))
+        os.utime(place / f"{age}.sock", (1000 - age, 1000 - age))
+    alone.run(alone.zhcache, ["-c", "pass"])
+    left = {path.name for path in place.glob("*.sock")}
+    assert {"0.sock", "1.sock", "2.sock"} < left
+    assert len(left) == MAX_SERVERS
