@@ -345,6 +345,17 @@ class Client:
         """Returns what is leased or warm."""
         return self._line().call("GET", "/v1/resident", messages.Residents).resident
 
+    def device(self, name: str) -> messages.Device:
+        """Returns the device that ``name`` means to the daemon.
+
+        Args:
+            name: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID.
+
+        Raises:
+            UsageError: There is no such device; the hint names those there are.
+        """
+        return self._line().call("GET", f"/v1/devices/{quote(name, safe='')}", messages.Device)
+
     def warm(
         self,
         repo: str,

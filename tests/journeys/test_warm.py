@@ -89,6 +89,15 @@ def test_warm_of_what_is_absent_fetches_it(daemon):
     assert [job["kind"] for job in daemon.json("jobs")["jobs"]] == ["warm", "prefetch"]
 
 
+@pytest.mark.parametrize("device", ["cuda:7", "MIG-00000000-0000-0000-0000-000000000000/1"])
+def test_nothing_is_fetched_for_a_device_that_is_not_there(daemon, device):
+    for command in (("warm", "org/pipe"), ("run", "org/pipe", "a prompt")):
+        error = daemon.json(*command, "--device", device, code=2)["error"]
+        assert error["message"] == f"there is no device {device} here"
+        assert error["hint"].startswith("there is: cpu")
+    assert daemon.json("jobs")["jobs"] == []
+
+
 def test_warm_pages_are_not_taken_until_stop_lets_them_go(daemon):
     lockable(daemon, "--for", "forever")
     drop(weights(daemon))

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from simulators.resident import Worker
-from zhcache.errors import Busy, NotFound, ZhcacheError
+from zhcache.errors import Busy, NotFound, UsageError, ZhcacheError
 from zhcache.protocol import messages as m
 from zhcache.protocol import residency
 from zhcache.protocol import version as protocol
@@ -48,6 +48,7 @@ class DaemonSimulator:
         steps: What each prefetch shows on its way, before it ends.
         go_on: A prefetch ends only once this is set; it is set unless a test clears it.
         leases: Live leases by id. ``lease_ended`` is set when one ends.
+        devices: What a device may be called.
         host: How the next leases say that weights reach the CPU.
         protocol_range: What the handshake answers.
     """
@@ -68,6 +69,7 @@ class DaemonSimulator:
         self.streaming = threading.Event()
         self.leases: dict[str, m.Lease] = {}
         self.host = "files"
+        self.devices = ["cpu", "cuda:0", "cuda:1"]
         self.lease_ended = threading.Event()
         self.pins: set[str] = set()
         self.imports: list[tuple[m.ImportRequest, list[bytes]]] = []
@@ -453,6 +455,16 @@ class _Api(BaseHTTPRequestHandler):
                 ]
             ),
         )
+
+    def _devices_get(self, sim: DaemonSimulator, name: str) -> None:
+        if name not in sim.devices:
+            raise UsageError(
+                "there is no device {device} here",
+                hint="there is: {there}",
+                device=name,
+                there=", ".join(sim.devices),
+            )
+        self._json(200, m.Device(device=name, bytes=2**34, bytes_free=2**33))
 
     def _warm_post(self, sim: DaemonSimulator) -> None:
         request = msgspec.json.decode(self.body, type=residency.WarmRequest)

@@ -61,6 +61,9 @@ def command(
     output: Output,
 ) -> None:
     """Makes it warm and says what is really in memory then."""
+    if device != "auto":
+        # Before gigabytes are fetched for a device that is not there.
+        session.client.device(device)
     commit = ensure(session, repo, revision, output)
     job = session.client.warm(
         repo,

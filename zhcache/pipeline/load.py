@@ -88,6 +88,7 @@ def load_pipeline(
     if "device_map" in from_pretrained_kwargs and named != "auto":
         raise UsageError("device and device_map exclude each other", hint="leave one out")
     _check_parts()
+    _check_device(named)
     until = None if timeout is None else time.monotonic() + timeout
     client = Client()
     try:
@@ -256,6 +257,18 @@ def _check_parts() -> None:
             hint="pip install 'zhcache[torch]'",
             missing=", ".join(lacking),
         )
+
+
+def _check_device(name: str) -> None:
+    # Before a download as well. The CPU is there, and torch is slow to import.
+    if name in ("auto", "cpu"):
+        return
+    from zhcache.pipeline.quick import paused_collector
+
+    with paused_collector():
+        from zhcache.pipeline import reading
+
+        reading.device_of(name)
 
 
 __all__ = ["load_pipeline", "release"]

@@ -50,6 +50,13 @@ def device_of(name: str) -> torch.device:
             hint="leave device out, or install the CUDA build of torch",
             device=name,
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            "there is no device {device} here",
+            hint="there is: {there}",
+            device=name,
+            there=", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]),
+        )
     return device
 
 

@@ -407,6 +407,15 @@ class Lease(Message):
     schema: int = 1
 
 
+class Device(Message):
+    """What a device's name means on this machine: ``cpu`` or a GPU's UUID, and its memory now."""
+
+    device: str
+    bytes: int
+    bytes_free: int
+    schema: int = 1
+
+
 class Resident(Message):
     """One leased or warm model."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from zhcache.protocol.messages import Job, Residents
+from zhcache.protocol.messages import Device, Job, Residents
 from zhcache.protocol.residency import Stopped, StopRequest, WarmRequest
 from zhcached.api.route import Call, Route
 from zhcached.jobs import state
@@ -19,6 +19,12 @@ async def warm(call: Call) -> Job:
     uid = call.peer.uid
     submitting = call.services.jobs.submit(state.Warm(request), key_of(request, uid), uid)
     return await asyncio.shield(submitting)
+
+
+async def device(call: Call) -> Device:
+    """Tells what a device's name means here, for who would fetch much before it is used."""
+    name = call.request.match_info["name"]
+    return await asyncio.to_thread(call.services.residency.device, name)
 
 
 async def unload(call: Call) -> Stopped:
@@ -41,5 +47,6 @@ ROUTES = (
     Route(
         "POST", "/v1/unload", unload, "Let what is warm go", takes=StopRequest, gives=Stopped,
     ),
+    Route("GET", "/v1/devices/{name}", device, "Tell what a device's name means", gives=Device),
     Route("GET", "/v1/resident", resident, "List what is in use or warm", gives=Residents),
 )  # fmt: skip

@@ -14,7 +14,7 @@ import psutil
 import structlog
 
 from zhcache.errors import UsageError, ZhcacheError
-from zhcache.protocol.messages import Resident, WarmResult
+from zhcache.protocol.messages import Device, Resident, WarmResult
 from zhcache.protocol.names import parse_repo, parse_revision
 from zhcache.protocol.residency import (
     Progress,
@@ -72,6 +72,16 @@ class Residency:
         self._arenas = arenas
         self._residents = residents
         self._host = host
+
+    def device(self, name: str) -> Device:
+        """Returns the device that a client's ``name`` for it means.
+
+        Raises:
+            UsageError: It is no name of a device, or there is no such device.
+        """
+        found = self._devices.resolve(name)
+        total, free = self._devices.memory(found)
+        return Device(device=found, bytes=total, bytes_free=free)
 
     def warm(
         self, request: WarmRequest, uid: int, report: Report, cancelled: threading.Event

@@ -49,6 +49,13 @@ def test_warm_does_not_fetch_what_is_held(zhcache, daemon, held):
     assert daemon.submitted == []
 
 
+def test_warm_fetches_nothing_for_a_device_that_is_not_there(zhcache, daemon, folder):
+    daemon.incoming[REPO] = describe(REPO, folder)
+    ran = zhcache("warm", REPO, "--device", "cuda:7", "--json")
+    assert (ran.code, daemon.submitted) == (2, [])
+    assert ran.json["error"]["hint"] == "there is: cpu, cuda:0, cuda:1"
+
+
 def test_warm_of_what_no_source_has_is_not_found(zhcache, daemon):
     assert zhcache("warm", REPO).code == 4
 

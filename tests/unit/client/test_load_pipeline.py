@@ -194,6 +194,15 @@ def test_load_has_repeated_blocks_compiled_when_they_are_first_used(
     assert set(compiled) == {"BasicTransformerBlock"}
 
 
+def test_load_fetches_nothing_for_a_device_that_is_not_there(
+    daemon: DaemonSimulator, pipeline_dir: Path
+) -> None:
+    daemon.incoming[REPO] = describe(REPO, pipeline_dir)
+    with pytest.raises(UsageError, match="cuda:777"):
+        zhcache.load_pipeline(REPO, device="cuda:777")
+    assert daemon.submitted == []
+
+
 def test_load_refuses_a_device_map_where_weights_come_as_arenas(
     leased: DaemonSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,8 @@ class Residents:
         kinds.check_version(request)
         repo = parse_repo(request.repo)
         revision = parse_revision(request.revision) if request.revision is not None else None
+        # First of all: what is not held is fetched next, which a device that is absent makes vain.
+        self._devices.resolve(request.device)
         commit = self._store.resolve(repo, revision).commit
         prefer = self._warm_on(str(repo), commit)
         device = self._devices.resolve(request.device, None, prefer=prefer)
@@ -281,14 +283,23 @@ class Residents:
     # --- what there is ---------------------------------------------------------------------------
 
     def listing(self) -> list[Resident]:
-        """Returns a line for each worker there is or that comes."""
+        """Returns a line for each worker there is or that comes, and each that clients may call back.
+
+        A worker that made room leaves its clients: they have their leases, and it comes back.
+        """
         with self._lock:
-            return [line_of(instance) for instance in self._instances.all() if instance.is_tended]
+            shown = [s for s in self._instances.all() if s.is_tended or s.tenants]
+            return [line_of(instance) for instance in shown]
 
     def leases(self) -> Counter[tuple[str, str, int]]:
         """Returns how many of the store's leases are here, by repository, commit and uid."""
         with self._lock:
             return +self._leases
+
+    def workers_on(self, device: str) -> int:
+        """Returns how many workers there are on a device."""
+        with self._lock:
+            return sum(s.is_placed and s.kind.device == device for s in self._instances.all())
 
     def bytes_on(self, device: str) -> int:
         """Returns what the workers on a device take there."""
