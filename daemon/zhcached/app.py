@@ -156,7 +156,7 @@ def _beside_arenas(residents: Residents, device: str) -> int:
     """Returns the bytes that resident pipelines have besides arenas, which hold GPU weights."""
     if device == CPU:
         return residents.bytes_on(CPU)
-    return GPU_CONTEXT * sum(line.device == device for line in residents.listing())
+    return GPU_CONTEXT * residents.workers_on(device)
 
 
 def _host(store: Store, limits: ResidencyConfig) -> Literal["files", "arenas"]:

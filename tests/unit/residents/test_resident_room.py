@@ -180,6 +180,24 @@ def test_idle_clients_worker_makes_room_after_its_time_and_comes_back_for_a_call
     assert idle.do().fields["nth"] == 1
 
 
+def test_idle_client_keeps_its_lease_when_its_worker_makes_room(make, store):
+    clock = Clock()
+    house = make(clock, workers=1, keep_alive=10)
+    idle = house.client("lab/one", uid=41)
+    idle.do()
+    clock.now = 10
+    house.client("lab/two", uid=42).do()
+    shown = {line.repo: (line.pid is None, line.bytes, line.leases, line.uid)
+             for line in house.residents.listing()}  # fmt: skip
+    assert shown == {"lab/one": (True, 0, 1, 41), "lab/two": (False, 1000, 1, 42)}
+    store.leases.prune_dead()
+    with pytest.raises(Busy, match=rf"lab/one is in use by process {os.getpid()} of uid 41"):
+        store.remove(parse_repo("lab/one"), None)
+    idle.close()
+    store.remove(parse_repo("lab/one"), None)
+    assert repos(house) == ["lab/two"]
+
+
 def test_arenas_on_the_cpu_leave_less_room(make):
     house = make(ram=2500)
     house.arenas.bytes = 1000
