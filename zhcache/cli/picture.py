@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import re
+import sys
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from zhcache import __version__
 from zhcache.errors import NoSpace, UsageError
 
 SUFFIX = ".png"
+STDOUT = "-"
 _PERCEPTUAL = b"\x00"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -22,18 +24,27 @@ class Place:
     """Where the images of one command go.
 
     Args:
-        target: A folder, or the file of a single image; None is the working directory.
+        target: A folder, or the file of a single image; ``-`` is stdout, None the working
+            directory.
         name: What files are called in a folder.
         images: How many there will be.
 
     Raises:
-        UsageError: Several images into one file, or a file that is no PNG.
+        UsageError: Several images into one file, a file that is no PNG, or a terminal for one.
     """
 
     def __init__(self, target: str | None, name: str, images: int) -> None:
+        self.is_stdout = target == STDOUT
+        if self.is_stdout and sys.stdout.isatty():
+            raise UsageError(
+                "stdout is a terminal, and a PNG is not text",
+                hint="pipe it on, or name a file: --output {name}.png",
+                name=name,
+            )
         path = Path(target or ".").expanduser()
         is_folder = path.is_dir() or (target or "").endswith("/") or not path.suffix
-        if not is_folder and path.suffix.lower() != SUFFIX:
+        is_folder = is_folder and not self.is_stdout
+        if not (is_folder or self.is_stdout) and path.suffix.lower() != SUFFIX:
             raise UsageError(
                 "images are written as PNG, not as {suffix}",
                 hint="name a folder, or a file that ends in .png",
@@ -44,14 +55,14 @@ class Place:
                 "{count} images do not go into one file",
                 hint="name a folder: --output {folder}/",
                 count=images,
-                folder=path.stem,
+                folder=name if self.is_stdout else path.stem,
             )
         self._folder = path if is_folder else path.parent
         self._file = None if is_folder else path
         self._name = re.sub(r"[^\w.-]+", "-", name)
 
     def save(self, image: Any, seed: int, said: Mapping[str, str]) -> Path:
-        """Writes a PIL image and returns where it lies.
+        """Writes a PIL image and returns where it lies; ``-`` where that is stdout.
 
         Args:
             image: The image.
@@ -61,20 +72,27 @@ class Place:
         Raises:
             UsageError: The place cannot be written.
             NoSpace: The disk is full.
+            BrokenPipeError: Whoever read stdout is gone.
         """
         content = encoded(image, said)
         try:
+            if self.is_stdout:
+                sys.stdout.buffer.write(content)
+                sys.stdout.buffer.flush()
+                return Path(STDOUT)
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._file is not None:
                 self._file.write_bytes(content)
                 return self._file
             return self._written(f"{self._name}-{seed}", content)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             kind = NoSpace if error.errno in _FULL else UsageError
             raise kind(
                 "{path} cannot be written: {reason}",
                 hint="name another place with --output",
-                path=error.filename or self._folder,
+                path=error.filename or ("stdout" if self.is_stdout else self._folder),
                 reason=error.strerror or error,
             ) from error
 

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.picture import Place
+from zhcache.cli.picture import STDOUT, Place
 from zhcache.cli.presence import ensure
 from zhcache.cli.report import report
 from zhcache.cli.steps import Steps
@@ -22,14 +22,17 @@ from zhcache.i18n import mark, translate
 MAX_NUMBER = 10_000
 MAX_SIDE = 16_384
 _RANDOM_SEEDS = 2**32
+_VERDICTS = ("nsfw_content_detected", "nsfw_detected")
+"""What diffusers' outputs call the safety checker's verdicts, one for each image."""
 
 
 class Image(msgspec.Struct, kw_only=True):
-    """One image."""
+    """One image. ``nsfw`` says that the pipeline's safety checker made it black."""
 
     path: str
     prompt: str
     seed: int
+    nsfw: bool = False
 
 
 class Ran(msgspec.Struct, kw_only=True):
@@ -84,7 +87,11 @@ class Size(click.ParamType):
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
 @click.option(
-    "--output", "target", cls=Option, metavar="PATH", help=mark("A folder, or a PNG file.")
+    "--output",
+    "target",
+    cls=Option,
+    metavar="PATH",
+    help=mark("A folder, a PNG file, or - for stdout."),
 )
 @output_options
 @pass_session
@@ -104,6 +111,10 @@ def command(
     if not wanted:
         raise UsageError("there is no prompt", hint='zhcache run OWNER/NAME "a red house"')
     first = secrets.randbelow(_RANDOM_SEEDS) if seed is None else seed
+    if target == STDOUT and output.is_json:
+        raise UsageError(
+            "the image and the JSON do not both go to stdout", hint="name a file with --output"
+        )
     place = Place(target, repo.rpartition("/")[2], len(wanted) * number)
     started = time.monotonic()
     made: list[Image] = []
@@ -186,14 +197,26 @@ def _make(
     for prompt, seed in todo:
         try:
             with steps.image(pipe.parameters, given.get("num_inference_steps")) as callback:
-                image = _one(pipe(prompt=prompt, seed=seed, **given, **callback))
-            path = place.save(image, seed, {"prompt": prompt, "seed": str(seed), **about})
+                result = pipe(prompt=prompt, seed=seed, **given, **callback)
+            said = {"prompt": prompt, "seed": str(seed), **about}
+            path = place.save(_one(result), seed, said)
         except ZhcacheError as error:
             return error
-        made.append(Image(path=str(path), prompt=prompt, seed=seed))
-        if not output.is_json:
+        made.append(Image(path=str(path), prompt=prompt, seed=seed, nsfw=_is_black(result)))
+        if made[-1].nsfw:
+            # Even where only ids are wanted: else a black image passes for what was asked.
+            text = mark(
+                "the pipeline's safety checker made {path} black; try another seed or prompt"
+            )
+            click.echo(translate(text, path=path), err=True)
+        if not output.is_json and not place.is_stdout:
             click.echo(str(path))
     return None
+
+
+def _is_black(result: Any) -> bool:
+    verdicts = (getattr(result, name, None) for name in _VERDICTS)
+    return any(isinstance(found, list) and found[:1] == [True] for found in verdicts)
 
 
 def _one(result: Any) -> Any:

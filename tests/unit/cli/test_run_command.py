@@ -1,5 +1,9 @@
 import io
+import os
+import pty
 import signal
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -106,6 +110,8 @@ def test_output_names_a_folder_or_a_file(zhcache, worker, elsewhere, target, pat
     [
         ["--output", "one.png", "--number", "2"],
         ["--output", "one.jpg"],
+        ["--output", "-", "--number", "2"],
+        ["--output", "-", "--json"],
         ["--size", "512"],
         ["--size", "0x5"],
         ["--size", "5x"],
@@ -118,6 +124,48 @@ def test_output_names_a_folder_or_a_file(zhcache, worker, elsewhere, target, pat
 def test_what_cannot_be_meant_is_refused_before_any_work(zhcache, worker, options):
     assert zhcache("run", REPO, "a", *options).code == 2
     assert worker.requests == []
+
+
+def piped(*args, **options):
+    command = [sys.executable, "-m", "zhcache", "run", REPO, "a", "--output", "-", *args]
+    return subprocess.run(command, stderr=subprocess.PIPE, timeout=60, check=False, **options)
+
+
+def test_output_to_stdout_is_the_image_and_nothing_else(worker, elsewhere):
+    ran = piped("--seed", "7", stdout=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert opened(io.BytesIO(ran.stdout)).getpixel((0, 0)) == (7, 0, 0)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_output_to_a_terminal_is_refused_and_says_what_to_do(worker):
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours), os.fdopen(theirs) as terminal:
+        ran = piped(stdout=terminal)
+    assert (ran.returncode, worker.requests) == (2, [])
+    assert b"--output tiny.png" in ran.stderr
+
+
+def test_stdout_that_cannot_be_written_is_told(worker):
+    with open("/dev/full", "wb") as full:
+        ran = piped(stdout=full)
+    assert (ran.returncode, b"stdout cannot be written" in ran.stderr) == (6, True)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as nobody:
+        assert piped(stdout=nobody).stderr == b""
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_image_that_the_safety_checker_made_black_is_told(zhcache, worker, quiet):
+    worker.nsfw = True
+    ran = zhcache("run", REPO, "a", "--seed", "7", *quiet)
+    assert (ran.code, ran.out) == (0, "tiny-7.png\n")
+    assert "safety checker made tiny-7.png black" in ran.err
+    assert zhcache("run", REPO, "a", "--json").json["images"][0]["nsfw"] is True
+    worker.nsfw = False
+    ran = zhcache("run", REPO, "a", "--json")
+    assert (ran.json["images"][0]["nsfw"], ran.err) == (False, "")
 
 
 def test_place_that_cannot_be_written_is_told(zhcache, worker, elsewhere):
