@@ -49,14 +49,18 @@ class Stopping:
             )
         except NotFound:
             return
-        except NotPermitted as error:
-            self._refused = error
-            return
         for device, size in done.freed:
             self._freed[device] += size
         self._holders += done.holders
         if done.keepers:
             self._refused = self._kept_by(done.keepers)
+        if done.owners:
+            self._refused = NotPermitted(
+                "{repo} is in use by another user: {holders}",
+                hint="ask them, or an administrator, to stop it",
+                repo=self._repo,
+                holders="; ".join(done.owners),
+            )
 
     def arenas(self, arenas: Arenas) -> None:
         """Lets arenas go."""

@@ -113,7 +113,7 @@ def test_worker_at_work_is_waited_for_and_who_has_it_is_named(make, tmp_path):
     number = busy.call(do="wait", gate=str(gate), steps=1, wants_steps=True)
     busy.until(residency.Step)
     waits = house.client("lab/two")
-    assert waits.until(residency.Progress).note == "waits for room: lab/one on cpu of uid 41"
+    assert waits.until_note("waits") == "waits for room: lab/one on cpu of uid 41"
     gate.touch()
     busy.end_of(number)
     busy.close()
@@ -128,7 +128,7 @@ def test_call_that_takes_longer_than_keep_alive_is_not_ended_for_others(make, tm
     busy.until(residency.Step)
     clock.now = 1000
     waits = house.client("lab/two")
-    waits.until(residency.Progress)
+    waits.until_note("waits for room")
     house.residents.make_room("cpu", 2**40)
     gate.touch()
     assert isinstance(busy.end_of(number), residency.Returned)
@@ -159,7 +159,7 @@ def test_client_that_hangs_up_while_it_waits_for_room_leaves_nothing(make):
     house = make(workers=1)
     house.client("lab/one").do()
     waits = house.client("lab/two")
-    waits.until(residency.Progress)
+    waits.until_note("waits for room")
     waits.close()
     settled(lambda: repos(house) == ["lab/one"])
     assert len(house.launcher.started) == 1
@@ -171,7 +171,7 @@ def test_idle_clients_worker_makes_room_after_its_time_and_comes_back_for_a_call
     idle = house.client("lab/one")
     idle.do()
     other = house.client("lab/two")
-    other.until(residency.Progress)
+    other.until_note("waits for room")
     clock.now = 10
     house.residents.expire()
     assert other.do().fields["nth"] == 1
@@ -218,7 +218,7 @@ def test_idle_workers_make_room_for_arenas_and_busy_ones_do_not(make):
 
 
 def test_what_never_fits_is_refused(make):
-    failed = make(ram=999).client().next()
+    failed = make(ram=999).client().until(residency.Failed)
     assert (failed.error.code, failed.error.hint) == (
         NoSpace.code, "raise residency.ram or residency.vram in config.toml",
     )  # fmt: skip
@@ -228,7 +228,7 @@ def test_warm_worker_outlives_keep_alive_until_its_time(make):
     clock = Clock()
     house = make(clock, keep_alive=10)
     line, heard = warm(house, until=clock.wall() + 100)
-    assert (line.expires, [p.note for p in heard]) == (clock.wall() + 100, ["reads weights"])
+    assert (line.expires, heard[-1].note) == (clock.wall() + 100, "reads weights")
     for now, left in ((99, ["lab/one"]), (101, [])):
         clock.now = now
         house.residents.expire()
@@ -307,7 +307,7 @@ def test_forced_stop_ends_ones_own_calls_and_nobody_elses(make, uid, may_all, go
     number = client.call(do="wait", steps=1, wants_steps=True)
     client.until(residency.Step)
     done = house.residents.stop("lab/one", uid=uid, may_all=may_all, force=True)
-    assert (bool(done.freed), bool(done.holders)) == (goes, not goes)
+    assert (bool(done.freed), bool(done.owners), done.holders) == (goes, not goes, [])
     if goes:
         assert client.end_of(number).error.code == "cancelled"
         assert client.do().fields["nth"] == 1
@@ -349,6 +349,20 @@ def test_stop_names_the_processes_that_have_it_open(make):
     stopping.residents(house.residents)
     with pytest.raises(Busy, match=rf"^lab/one is in use by process {os.getpid()} of uid 55 "):
         stopping.outcome()
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_forced_stop_of_what_another_user_has_open_is_not_permitted_and_names_him(make, others):
+    house = make()
+    for uid in (7, 55)[-others:]:
+        house.client("lab/one", uid=uid).opened()
+    stopping = Stopping(parse_repo("lab/one"), None, 7, may_all=False, force=True)
+    stopping.residents(house.residents)
+    with pytest.raises(
+        NotPermitted, match=rf"by another user: process {os.getpid()} of uid 55 \(ask them"
+    ):
+        stopping.outcome()
+    assert repos(house) == ["lab/one"]
 
 
 def test_stop_of_what_only_another_user_keeps_warm_is_not_permitted(make):

@@ -15,18 +15,23 @@ class Letting:
         freed: Devices, and the bytes freed there.
         holders: Who has what stayed open, in words.
         keepers: The users for whose wishes something stayed.
+        owners: Who has open, in words, what only they or an administrator may end.
     """
 
     freed: list[tuple[str, int]] = field(default_factory=list)
     holders: list[str] = field(default_factory=list)
     keepers: set[int] = field(default_factory=set)
+    owners: list[str] = field(default_factory=list)
 
     def is_denied(self, instance: Instance, uid: int, *, may_all: bool, force: bool) -> bool:
         """Tells whether ``uid`` may not end an instance, and notes for whose sake it stays."""
-        is_own = may_all or all(tenant.uid == uid for tenant in instance.tenants)
-        if instance.tenants and not (force and is_own):
-            by_uid = sorted((tenant.uid, tenant.pid) for tenant in instance.tenants)
+        by_uid = sorted((tenant.uid, tenant.pid) for tenant in instance.tenants)
+        if by_uid and not force:
             self.holders += [f"process {pid} of uid {owner}" for owner, pid in by_uid]
+            return True
+        strangers = [(owner, pid) for owner, pid in by_uid if owner != uid]
+        if strangers and not may_all:
+            self.owners += [f"process {pid} of uid {owner}" for owner, pid in strangers]
             return True
         others = {keeper for keeper in instance.kept.uids if keeper != uid}
         if not others or may_all:
