@@ -161,6 +161,13 @@ class Client:
             if isinstance(event, kinds) and number in (None, getattr(event, "id", None)):
                 return event
 
+    def until_note(self, begin):
+        """Returns the next note that begins so of what is waited for."""
+        while True:
+            note = self.until(residency.Progress).note
+            if note.startswith(begin):
+                return note
+
     def opened(self):
         return self.until(residency.Opened)
 
@@ -199,6 +206,7 @@ class House:
             Timeouts(**{**times, **(timeouts or {})}),
         )  # fmt: skip
         self.clients: list[Client] = []
+        self._listeners: list[socket.socket] = []
 
     def client(self, repo="lab/one", *, uid=None, **fields) -> Client:
         request = residency.ResidentRequest(repo=repo, **{"device": "cpu", **fields})
@@ -206,7 +214,32 @@ class House:
         self.clients.append(client)
         return client
 
+    def listen(self, folder, *, answer=conversation.serve) -> Path:
+        """Serves ``handover.sock`` in ``folder``; returns the API socket's place beside it."""
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / "handover.sock"))
+        listener.listen()
+        services: Any = SimpleNamespace(residents=self.residents)
+        self._listeners.append(listener)
+
+        def serve(channel):
+            request, _ = frames.receive(channel, residency.ResidentRequest)
+            with channel:
+                answer(channel, request, Peer(os.getuid(), os.getgid(), os.getpid()), services)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    channel, _ = listener.accept()
+                    threading.Thread(target=serve, args=(channel,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return folder / "api.sock"
+
     def end(self) -> None:
+        for listener in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         for client in self.clients:
             client.close()
         self.residents.close()

@@ -36,6 +36,9 @@ from zhcache.protocol.residency import (
     ToClient,
 )
 
+_ANSWER_S = 5.0
+"""How long the daemon may take to say whether anything is to be waited for at all."""
+
 _GOODBYE_S = 2.0
 """How long a cancelled call's end is waited for."""
 
@@ -63,7 +66,8 @@ class Conversation:
         api_socket: The daemon's API socket, which the handover socket stands beside.
         request: What is wanted.
         on_progress: Told what is waited for.
-        until: When ``time.monotonic()`` is there, waiting ends; None waits for ever.
+        until: When ``time.monotonic()`` is there, waiting ends; None waits for ever. What is warm
+            is had even if it is over: the daemon is heard once.
 
     Raises:
         Busy: ``until`` is over.
@@ -194,9 +198,10 @@ class Conversation:
             ) from error
 
     def _wait_open(self, on_progress: Callable[[Progress], object], until: float | None) -> Opened:
+        limit = None if until is None else max(until, time.monotonic() + _ANSWER_S)
         while True:
-            if until is not None:
-                self._line.settimeout(max(until - time.monotonic(), 0.001))
+            if limit is not None:
+                self._line.settimeout(max(limit - time.monotonic(), 0.001))
             try:
                 event, fds = self._receive()
             except TimeoutError as error:
@@ -212,6 +217,7 @@ class Conversation:
                 raise error_of(event.error)
             if isinstance(event, Progress):
                 on_progress(event)
+                limit = until
 
     def _receive(self) -> tuple[Any, list[int]]:
         raw, fds = frames.receive_raw(self._line)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable
 
 from zhcache.errors import ZhcacheError
+from zhcache.i18n import mark
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
@@ -24,6 +25,8 @@ from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.tenants import Tenant
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.residency.resident.wakeup import Wakeup
+
+STARTS = residency.Progress(note=mark("a worker starts"))
 
 
 class Instance:
@@ -56,6 +59,7 @@ class Instance:
         self.crashes = Crashes(kind.repo, clock, timeouts)
         self._clock = clock
         self._timeouts = timeouts
+        self._progress = STARTS
         self.wakeup = Wakeup()
 
     # --- what is known of it ---------------------------------------------------------------------
@@ -102,11 +106,13 @@ class Instance:
     # --- clients and calls -----------------------------------------------------------------------
 
     def join(self, tenant: Tenant) -> None:
-        """Lets a client in, who is told when the worker is ready."""
+        """Lets a client in, who is told at once that the worker is ready or what it waits for."""
         self.tenants.add(tenant)
         self.touch([tenant])
         if self.loaded is not None:
             tenant.open(self.kind, self.loaded)
+        else:
+            tenant.listener.tell(self._progress)
 
     def leave(self, tenant: Tenant) -> None:
         """Lets a client go."""
@@ -165,7 +171,8 @@ class Instance:
             self.drop(self.current, error)
 
     def tell_waiting(self, event: residency.Progress) -> None:
-        """Tells those who wait for the worker how far it is."""
+        """Tells those who wait for the worker how far it is, and who comes to wait after them."""
+        self._progress = event
         for tenant in self.tenants:
             if not tenant.is_opened:
                 tenant.listener.tell(event)
@@ -259,6 +266,7 @@ class Instance:
     def gone(self) -> None:
         """Notes that there is no worker now, and so no call at it."""
         self.loaded = None
+        self._progress = STARTS
         self.pid = None
         call, self.current = self.current, None
         if call is not None:

@@ -283,7 +283,7 @@ class Residents:
     # --- what there is ---------------------------------------------------------------------------
 
     def listing(self) -> list[Resident]:
-        """Returns a line for each worker there is or that comes, and each that clients may call back.
+        """Returns a line for each worker there is or that comes, or that clients may call back.
 
         A worker that made room leaves its clients: they have their leases, and it comes back.
         """
