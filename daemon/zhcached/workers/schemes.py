@@ -113,7 +113,7 @@ class Scheme(Protocol):
         ...
 
     def tools(self) -> dict[str, str]:
-        """Returns the versions of what decides the bytes, besides torch, diffusers, transformers."""
+        """Returns the versions of what decides the bytes besides torch and the model libraries."""
         ...
 
 
