@@ -259,7 +259,7 @@ class Launch(Event):
     daemon's code: what daemon and worker say to each other is no protocol with a past.
     """
 
-    kind: Literal["fill", "resident", "check"]
+    kind: Literal["fill", "resident", "check", "convert"]
     name: str
     build: str
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zhcache.protocol import frames
+from zhcache.protocol.conversion import Convert
 from zhcache.protocol.residency import Fill, Load
 from zhcached.workers import check, sandbox
 
@@ -20,7 +21,7 @@ def live(kind: str, line_fd: int, scratch: Path, reads: Sequence[Path], parent: 
     """Does the worker's work in this process; returns its exit code.
 
     Args:
-        kind: ``fill``, ``resident`` or ``check``.
+        kind: ``fill``, ``convert``, ``resident`` or ``check``.
         line_fd: The line to the front, which is closed at the end.
         scratch: A folder of its own.
         reads: What may be read besides programs.
@@ -46,6 +47,12 @@ def _work(kind: str, line: socket.socket) -> None:
         from zhcached.workers import fill
 
         fill.run(line, request)
+    elif kind == "convert":
+        request, fds = frames.receive(line, Convert)
+        frames.close_all(fds)
+        from zhcached.workers import convert
+
+        convert.run(line, request)
     else:
         request, fds = frames.receive(line, Load)
         from zhcached.workers import resident

@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zhcache.protocol import messages, residency
+from zhcache.protocol import conversion, messages, residency
 
 KEPT = Path(__file__).parents[2] / "wire"
 KINDS = {
     name: kind
-    for module in (messages, residency)
+    for module in (messages, residency, conversion)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, messages.Message)
 }
