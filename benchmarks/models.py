@@ -7,15 +7,23 @@ the tokenizer has CLIP's size and form and invented merges, so that reading it t
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 VOCABULARY = 49_408
+SHARD_BYTES = 2 * 2**30
 _STAGES = (320, 640, 1280, 1280)
 
 
-def build_sd15(folder: Path) -> Path:
-    """Makes a Stable Diffusion 1.5 of random float16 weights, 2.0 GiB; returns its folder."""
+def build_sd15(folder: Path, dtype: str = "float16") -> Path:
+    """Makes a Stable Diffusion 1.5 of random weights; returns its folder.
+
+    Args:
+        folder: Where it is to lie; one that is there is taken as it is.
+        dtype: ``float16`` (2.0 GiB) or ``float32`` (4.0 GiB).
+    """
     if (folder / "model_index.json").exists():
         return folder
     import torch
@@ -24,7 +32,7 @@ def build_sd15(folder: Path) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.float16)
+    torch.set_default_dtype(getattr(torch, dtype))
     try:
         unet = UNet(
             sample_size=64,
@@ -66,6 +74,59 @@ def build_sd15(folder: Path) -> Path:
     shutil.rmtree(partial / "vocabulary")
     partial.rename(folder)
     return folder
+
+
+def build_flux(folder: Path, layers: int = 5, single_layers: int = 10) -> Path:
+    """Makes a FLUX of FLUX.1's width and fewer layers, sharded, of random float32 weights.
+
+    Five double and ten single layers are 11.6 GiB. Text encoders and VAE are tiny. Written shard by
+    shard: building the model would take its size in memory.
+    """
+    if (folder / "model_index.json").exists():
+        return folder
+    import torch
+    from diffusers import FluxTransformer2DModel
+
+    from harness import families
+
+    config = {"num_layers": layers, "num_single_layers": single_layers, "guidance_embeds": False}
+    with torch.device("meta"):
+        model = FluxTransformer2DModel(**config)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(families.folder("flux"), partial)
+    shutil.rmtree(partial / "transformer")
+    model.save_config(partial / "transformer")
+    _write_shards(partial / "transformer", {k: v.shape for k, v in model.state_dict().items()})
+    partial.rename(folder)
+    return folder
+
+
+def _write_shards(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Sequence[int]]] = [{}]
+    size = 0
+    for name, shape in shapes.items():
+        if size and size + 4 * math.prod(shape) > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = shape
+        size += 4 * math.prod(shape)
+    weight_map: dict[str, str] = {}
+    generator = torch.Generator().manual_seed(0)
+    for number, shard in enumerate(shards, 1):
+        file = f"diffusion_pytorch_model-{number:05}-of-{len(shards):05}.safetensors"
+        made = {name: torch.randn(*s, generator=generator) * 0.02 for name, s in shard.items()}
+        save_file(made, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    index = {
+        "metadata": {"total_size": sum(4 * math.prod(shape) for shape in shapes.values())},
+        "weight_map": weight_map,
+    }
+    name = "diffusion_pytorch_model.safetensors.index.json"
+    (folder / name).write_text(json.dumps(index, indent=1))
 
 
 def _text_config(config: type) -> object:
