@@ -129,12 +129,46 @@ class PrefetchPlan(Message):
     schema: int = 1
 
 
+class Quality(Message):
+    """What a variant did to pictures, beside its source: same prompts, same seeds.
+
+    Medians over the pairs, and the worst. ``psnr`` is in dB and None where the images are equal;
+    ``latent_cosine`` is None where the pipeline tells no latents. ``seconds`` is for one image.
+    """
+
+    pairs: int
+    psnr: float | None
+    psnr_least: float | None
+    ssim: float
+    ssim_least: float
+    latent_cosine: float | None
+    latent_cosine_least: float | None
+    seconds: float
+    seconds_source: float
+    device: str = ""
+    steps: int | None = None
+    width: int = 0
+    height: int = 0
+    measured: float = 0.0
+    uid: int = -1
+
+
+class QualityRequest(Message):
+    """``POST /v1/quality``: what somebody measured, to be kept with the variant."""
+
+    repo: str
+    commit: str
+    variant: str
+    quality: Quality
+
+
 class VariantResult(Message):
     """One variant made or found by a prefetch."""
 
     path: str
     bytes: int
     state: str
+    quality: Quality | None = None
 
 
 class PrefetchResult(Message):
