@@ -20,10 +20,14 @@ RepoPath = NewType("RepoPath", str)
 Revision = NewType("Revision", str)
 """A branch, tag, ``refs/pr/N`` or full commit that passed ``parse_revision``."""
 
+Variant = NewType("Variant", str)
+"""The name of a variant that passed ``parse_variant``."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]{0,198}[A-Za-z0-9_+-])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_VARIANT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
 MAX_DEPTH = 32
@@ -103,6 +107,22 @@ def parse_revision(text: str) -> Revision:
             text=printable(text),
         )
     return Revision(text)
+
+
+def parse_variant(text: str) -> Variant:
+    """Returns the name ``text`` of a variant.
+
+    Raises:
+        UsageError: Not lower-case letters, digits, ``_``, ``.`` and ``-``, at most 64, beginning
+            with a letter or digit.
+    """
+    if not _VARIANT.fullmatch(text):
+        raise UsageError(
+            "{text} is not a variant's name",
+            hint="it has lower-case letters, digits, _, . and -, for example fp16",
+            text=printable(text),
+        )
+    return Variant(text)
 
 
 def is_commit(text: str) -> bool:

@@ -4,8 +4,9 @@ One connection, one lock, BEGIN IMMEDIATE for what reads and then writes (a defe
 fails at once when it upgrades). ``synchronous=FULL``, because leases and jobs are only here. No
 mmap: SQLite before 3.51.3 has a WAL bug that it widens. Every error of SQLite stops here.
 
-A file that is damaged or of another version is never mended in place: it is set aside as
-``index.sqlite.damaged-N``, and the store rebuilds a fresh one from disk.
+A file that is damaged or of a version that is not known here is never mended in place: it is set
+aside as ``index.sqlite.damaged-N``, and the store rebuilds a fresh one from disk. One of an earlier
+version is brought up to this one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from zhcached.errors import StoreDamaged
 from zhcached.store.files import disk_errors
 from zhcached.store.sqlite import Database
 
-VERSION: Final = 1
+VERSION: Final = 2
+# In place, since leases, jobs and doubt about blobs are in no other file.
+_UPGRADES: Final[dict[int, tuple[str, ...]]] = {
+    1: (
+        "ALTER TABLE snapshots ADD COLUMN derived_of TEXT",
+        "ALTER TABLE snapshots ADD COLUMN variant TEXT",
+    ),
+}
 _OWN: Final = ("leases", "jobs", "source_health")
 _TABLES: Final[dict[str, dict[str, Any]]] = {
     "blobs": {
@@ -38,7 +46,7 @@ _TABLES: Final[dict[str, dict[str, Any]]] = {
         "columns": {
             "id": int, "repo": str, "commit_hash": str, "created": float, "source": str,
             "trust": str, "uid": int, "complete": int, "removing": int, "rows_crc": int,
-            "inode": int, "size": int, "mtime_ns": int,
+            "inode": int, "size": int, "mtime_ns": int, "derived_of": str, "variant": str,
         },
         "pk": "id",
     },
@@ -118,10 +126,13 @@ class Catalog:
         try:
             db = Database(conn, execute_plugins=False)
             version = int(conn.execute("PRAGMA user_version").fetchone()[0])
-            for pragma in _PRAGMAS if version in (0, VERSION) else ():
+            is_known = version in (0, VERSION, *_UPGRADES)
+            for pragma in _PRAGMAS if is_known else ():
                 conn.execute(f"PRAGMA {pragma}").fetchall()
             if version == 0:
                 _create(db)
+            elif version in _UPGRADES:
+                _upgrade(db, version)
             _check(db)
             self._inode = self._path.stat().st_ino
         except BaseException:
@@ -314,6 +325,15 @@ def _create(db: Database) -> None:
             )
         for table, columns, unique in _INDEXES:
             db.table(table).create_index(columns, unique=unique)
+        db.conn.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _upgrade(db: Database, version: int) -> None:
+    """Brings an earlier version's file up to this one, in one transaction."""
+    with db.atomic():
+        for step in range(version, VERSION):
+            for statement in _UPGRADES[step]:
+                db.conn.execute(statement)
         db.conn.execute(f"PRAGMA user_version={VERSION}")
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 NAMES: Final = (
     "ingest.write",
+    "draft.write",
     "journal.before_data_sync",
     "journal.data_sync",
     "journal.after_data_sync",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import count
 from pathlib import Path
 
 from zhcache.errors import Busy
@@ -19,6 +20,7 @@ from zhcached.store import listing, records
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
 from zhcached.store.digest import Committed, Progress, Promise
+from zhcached.store.draft import Draft
 from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
 from zhcached.store.ingest import Ingest
@@ -52,6 +54,7 @@ class Intake:
         self._fallocate = reserves_natively(layout.root)
         self._lock = threading.Lock()
         self._active: dict[str, str] = {}
+        self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)
 
@@ -81,6 +84,42 @@ class Intake:
             on_committed=self._record,
             on_closed=lambda: self._end_ingest(key),
         )
+
+    def draft(self, size: int, owner_job: str) -> Draft:
+        """Starts a blob that is made here, of ``size`` bytes, with room for them set aside.
+
+        Once committed, the blob is held for ``owner_job`` until ``leases.release_holds``.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+
+        def verified(came: Committed) -> None:
+            self._leases.hold(owner_job, came.sha256)
+            # The same bytes may be here and in doubt: recorded anew they would count as sound.
+            self.is_sound(came.sha256, came.size)
+
+        return Draft(
+            self._layout.ingest(f"{SCRAP}{os.getpid()}-draft-{next(self._drafts)}"),
+            size,
+            blobs=self._blobs,
+            space=self.space,
+            fallocate=self._fallocate,
+            on_verified=verified,
+            on_committed=self._record,
+        )
+
+    def put(self, content: bytes, owner_job: str) -> Committed:
+        """Makes a blob of these bytes, held as ``draft`` says.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self.draft(len(content), owner_job) as draft:
+            draft.write(content)
+            return draft.commit()
 
     def adopt(
         self,

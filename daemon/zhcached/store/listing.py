@@ -73,9 +73,9 @@ def holes_of(catalog: Catalog, repo: RepoId, commit: str) -> str:
 
 
 def commits(catalog: Catalog, repo: RepoId) -> list[str]:
-    """Returns the repository's snapshots, newest first."""
+    """Returns the repository's snapshots, newest first, without what was made of them."""
     rows = catalog.rows(
-        "SELECT commit_hash FROM snapshots WHERE repo=? AND NOT removing"
+        "SELECT commit_hash FROM snapshots WHERE repo=? AND NOT removing AND derived_of IS NULL"
         " ORDER BY created DESC, id DESC",
         (str(repo),),
     )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from zhcache.errors import NotFound, UsageError
 from zhcache.protocol.names import RepoId, is_commit, parse_revision
-from zhcached.store import listing
+from zhcached.store import listing, variants
 from zhcached.store.catalog import Catalog
 
 
 def commit_of(catalog: Catalog, repo: RepoId, revision: str | None) -> str:
     """Returns the commit that ``revision`` means: branch, tag, commit or the beginning of one.
 
-    None is ``main``, else ``master``, else the newest.
+    None is ``main``, else ``master``, else the newest. A variant is meant only by its whole commit.
 
     Raises:
         NotFound: No such snapshot here.
         UsageError: Malformed, or several commits begin so.
     """
+    if revision is not None and revision in variants.made_of(catalog, repo, None):
+        return revision
     commits = listing.commits(catalog, repo)
     refs = listing.refs(catalog, repo)
     if not commits:

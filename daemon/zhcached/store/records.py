@@ -54,11 +54,12 @@ def put_blobs(db: Database, rows: list[BlobRow]) -> None:
 
 def put_manifest(db: Database, manifest: Manifest, found: os.stat_result) -> None:
     """Records a snapshot and its files in place of what was recorded of it."""
-    repo, commit = str(manifest.repo_id), manifest.commit
+    repo, commit, derived = str(manifest.repo_id), manifest.commit, manifest.derived
     drop_snapshot(db, repo, commit)
     cursor = db.conn.execute(
         "INSERT INTO snapshots (repo, commit_hash, created, source, trust, uid, complete,"
-        " removing, rows_crc, inode, size, mtime_ns) VALUES (?,?,?,?,?,?,?,0,0,?,?,?)",
+        " removing, rows_crc, inode, size, mtime_ns, derived_of, variant)"
+        " VALUES (?,?,?,?,?,?,?,0,0,?,?,?,?,?)",
         (
             repo,
             commit,
@@ -70,6 +71,8 @@ def put_manifest(db: Database, manifest: Manifest, found: os.stat_result) -> Non
             found.st_ino,
             found.st_size,
             found.st_mtime_ns,
+            derived.of if derived else None,
+            derived.variant if derived else None,
         ),
     )
     snapshot = int(cursor.lastrowid or 0)
@@ -111,12 +114,15 @@ def release_snapshot(db: Database, repo: str, commit: str) -> int:
 
 
 def rows_crc(db: Database, snapshot: int) -> int:
-    """Returns a checksum over a snapshot's file rows.
+    """Returns a checksum over what a snapshot was made of and its file rows.
 
     SQLite has none of its own: a flipped bit in a stored digest would make the collection take a
     blob that is in use for garbage.
     """
-    crc = 0
+    of, variant = db.conn.execute(
+        "SELECT derived_of, variant FROM snapshots WHERE id=?", (snapshot,)
+    ).fetchone()
+    crc = zlib.crc32(f"{of}\0{variant}".encode()) if of is not None else 0
     for row in db.conn.execute(
         "SELECT path, size, sha256, git_sha1, trust FROM files WHERE snapshot=? ORDER BY path",
         (snapshot,),

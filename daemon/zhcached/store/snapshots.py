@@ -26,6 +26,7 @@ from zhcache.protocol.names import (
     parse_path,
     parse_repo,
     parse_revision,
+    parse_variant,
 )
 from zhcached.errors import StoreDamaged
 from zhcached.store import files
@@ -38,6 +39,9 @@ _SHA1 = re.compile(r"[0-9a-f]{40}")
 IMPORTED = "import"
 """The source of a snapshot that a user handed over instead of a hub."""
 
+DERIVED = "derived"
+"""The source of a snapshot that was made here of another one."""
+
 
 class ManifestFile(msgspec.Struct, frozen=True):
     """One file. ``git_sha1`` is there exactly if the hub keeps the file in git, not in LFS."""
@@ -49,9 +53,24 @@ class ManifestFile(msgspec.Struct, frozen=True):
     trust: Trust = "first-use"
 
 
+class Derived(msgspec.Struct, frozen=True):
+    """What a variant was made of.
+
+    Args:
+        of: The commit of the snapshot that it was made of.
+        variant: The variant's name.
+        recipe: The sha256, in hex, of all that its bytes follow from.
+    """
+
+    of: str
+    variant: str
+    recipe: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A repository at a commit, as held here.
 
+    A variant is one too: ``derived`` says what it was made of, and ``commit`` is of our own making.
     ``complete`` is False if files of the listing were left out; ``left_out`` says why, by path.
     """
 
@@ -64,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[ManifestFile, ...]
     complete: bool = True
     left_out: dict[str, str] = {}
+    derived: Derived | None = None
     format: int = 1
 
     @property
@@ -91,11 +111,13 @@ def check(manifest: Manifest) -> Manifest:
 
     Raises:
         IntegrityError: A name, digest or size is not, or two files contradict each other.
-        UsageError: The repository's name is not sound.
+        UsageError: The repository's or the variant's name is not sound.
     """
     parse_repo(manifest.repo)
     if manifest.format != 1 or not is_commit(manifest.commit):
         raise IntegrityError("{commit} is not a commit", commit=repr(manifest.commit[:50]))
+    if manifest.derived is not None:
+        _check_derived(manifest.derived, manifest.commit)
     check_listing([parse_path(file.path) for file in manifest.files])
     by_sha1: dict[str, str] = {}
     for file in manifest.files:
@@ -105,6 +127,14 @@ def check(manifest: Manifest) -> Manifest:
         if sha1 and by_sha1.setdefault(sha1, file.sha256) != file.sha256:
             raise IntegrityError("one git sha1 stands for two contents: {sha1}", sha1=sha1)
     return manifest
+
+
+def _check_derived(derived: Derived, commit: str) -> None:
+    parse_variant(derived.variant)
+    if not is_commit(derived.of) or derived.of == commit:
+        raise IntegrityError("{commit} is not a commit", commit=repr(derived.of[:50]))
+    if not is_sha256(derived.recipe):
+        raise IntegrityError("{recipe} is not a recipe", recipe=repr(derived.recipe[:70]))
 
 
 def merge(old: Manifest, new: Manifest) -> Manifest:

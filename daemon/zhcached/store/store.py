@@ -19,7 +19,7 @@ from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import StoreConfig
 from zhcached.errors import StoreDamaged
-from zhcached.store import listing, lookup, records
+from zhcached.store import listing, lookup, records, variants
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
 from zhcached.store.digest import Promise
@@ -150,11 +150,14 @@ class Store:
         """Makes a snapshot visible whole, then moves the ref; returns the snapshot's folder.
 
         Raises:
+            ValueError: A ref to a variant.
             IntegrityError: A blob is missing, or a file contradicts what is known of the commit.
             NoSpace: No room.
             StoreDamaged: Index or manifest is damaged.
             ZhcacheError: The disk failed.
         """
+        if manifest.derived is not None and ref is not None:
+            raise ValueError("a ref points at what a hub has, not at a variant")
         repo = manifest.repo_id
         hold = f"publish:{repo}@{manifest.commit}"
         with self._writing:
@@ -210,7 +213,47 @@ class Store:
             UsageError: The revision is malformed or means several commits.
             StoreDamaged: Index or manifest is damaged.
         """
-        commit = lookup.commit_of(self.catalog, repo, revision)
+        return self._whole(repo, lookup.commit_of(self.catalog, repo, revision))
+
+    def variant(self, repo: RepoId, base_commit: str, name: str) -> Manifest:
+        """Returns the variant of that name that was made of a snapshot; the newest, if of several.
+
+        Raises:
+            NotFound: There is none; the message names those that are here.
+            IntegrityError: Its bytes were found damaged.
+            StoreDamaged: Index or manifest is damaged.
+        """
+        return self._whole(repo, variants.commit_of(self.catalog, repo, base_commit, name))
+
+    def variants(self, repo: RepoId, base_commit: str) -> dict[str, Manifest]:
+        """Returns the variants that were made of a snapshot, by name, those that miss bytes too.
+
+        Raises:
+            StoreDamaged: Index or a manifest is damaged.
+        """
+        found = variants.named(self.catalog, repo, base_commit)
+        return {name: self._read(repo, commits[0]) for name, commits in found.items()}
+
+    def origin(self, repo: RepoId, commit: str) -> tuple[str, str | None]:
+        """Returns (what it was made of, its name) of a variant, else (``commit``, None).
+
+        Raises:
+            NotFound: No such snapshot here.
+            StoreDamaged: The index is damaged.
+        """
+        return variants.origin(self.catalog, repo, commit)
+
+    def broken_variants(self) -> list[tuple[RepoId, str, str, str]]:
+        """Returns (repository, commit made of, name, own commit) of variants that miss bytes.
+
+        No source has these bytes: they are made anew.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        return variants.broken(self.catalog)
+
+    def _whole(self, repo: RepoId, commit: str) -> Manifest:
         for sha256, size in listing.suspects(self.catalog, repo, commit):
             self.intake.is_sound(sha256, size)
         if holes := listing.holes_of(self.catalog, repo, commit):
@@ -220,6 +263,9 @@ class Store:
                 path=holes,
                 repo=repo,
             )
+        return self._read(repo, commit)
+
+    def _read(self, repo: RepoId, commit: str) -> Manifest:
         try:
             return self.manifests.read(repo, commit)
         except FileNotFoundError:
