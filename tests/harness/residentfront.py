@@ -116,6 +116,8 @@ class Front:
             try:
                 while True:
                     event, beside = frames.receive(worker.line, r.FromResidentWorker)
+                    if isinstance(event, r.Taken):
+                        continue
                     if isinstance(event, r.Artifacts):
                         self.artifacts.append((event.key, os.fstat(beside[0]).st_size))
                         frames.close_all(beside)

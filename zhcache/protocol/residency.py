@@ -245,6 +245,12 @@ class Loaded(Event):
     bytes: int
 
 
+class Taken(Event):
+    """The resident worker has read the call and begins it; until then another may have it."""
+
+    id: int
+
+
 class Artifacts(Event):
     """What the worker compiled, beside this frame, to be given to the next worker of its kind."""
 
@@ -289,7 +295,7 @@ class Abilities(Event):
 FromSpawner = Launched | Ended | Failed
 FromFillWorker = Progress | Filled | Failed
 ToResidentWorker = Load | Call | Cancel
-FromResidentWorker = Progress | Loaded | Step | Returned | Failed | Artifacts
+FromResidentWorker = Progress | Loaded | Taken | Step | Returned | Failed | Artifacts
 
 
 # --- over HTTP ----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from zhcache.protocol.residency import (
     Loaded,
     Progress,
     Step,
+    Taken,
     ToResidentWorker,
 )
 from zhcache.resident.blob import BlobWriter
@@ -127,6 +128,7 @@ def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: I
         if call.wants_steps:
             _send(line, Step(id=call.id, step=step, total=total, timestep=timestep))
 
+    _send(line, Taken(id=call.id))
     try:
         answer, beside = perform(
             held, call, fds, is_cancelled=lambda: inbox.is_cancelled(call.id), on_step=on_step

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.spoilt import WAYS, spoilt
+from harness.spoilt import GAPS, WAYS, spoilt
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
 from zhcache.protocol.failure import to_error
@@ -62,6 +62,13 @@ def talk(pipeline_dir):
     made.end()
 
 
+def test_worker_says_that_it_begins_a_call_before_anything_else_of_it(talk):
+    talk.ask(1, wants_steps=True)
+    begun, _ = talk.hear(r.Taken, r.Step, r.Returned)
+    assert (type(begun), begun.id) == (r.Taken, 1)
+    talk.hear(r.Returned)
+
+
 def test_worker_says_what_it_holds(pipeline_dir, stock):
     talk = Talk(pipeline_dir)
     loaded, _ = talk.hear(r.Loaded)
@@ -76,7 +83,7 @@ def test_worker_says_what_it_holds(pipeline_dir, stock):
 def test_loading_that_fails_is_told(tmp_path, pipeline_dir):
     (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
     for folder, load, code in (
-        (tmp_path, {}, "not_found"),
+        (tmp_path, {}, "usage"),
         (pipeline_dir, {"device": "GPU-of-nobody"}, "usage"),
         (pipeline_dir, {"attention": "of_my_own"}, "usage"),
         (pipeline_dir, {"attention": "flash_hub"}, "usage"),
@@ -96,12 +103,12 @@ def test_loading_that_fails_is_told(tmp_path, pipeline_dir):
             assert (event.id, event.error.code) == (0, code), event.error
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", {**WAYS, **GAPS})
 def test_spoilt_folder_is_refused_with_its_reason(tmp_path, pipeline_dir, way):
     talk = Talk(spoilt(pipeline_dir, tmp_path, way))
     event, _ = talk.hear(r.Failed, r.Loaded)
     talk.end()
-    _, code, words = WAYS[way]
+    _, code, words = {**WAYS, **GAPS}[way]
     assert isinstance(event, r.Failed)
     assert event.error.code == code
     assert re.search(words, str(to_error(event.error)))

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from harness.daemon import until
+from harness.standin import sealed
 from zhcache.protocol import residency
 from zhcached.residency.resident.instance import Instance
 
@@ -48,10 +49,37 @@ def test_worker_that_dies_while_nobody_calls_is_there_again_for_the_next_call(ma
     before = client.do().fields["pid"]
     os.kill(before, signal.SIGKILL)
     house.launcher.started[0].wait(30)
-    after = client.do()
-    if isinstance(after, residency.Failed):  # it was given to the worker before its end was seen
-        after = client.do()
-    assert after.fields["pid"] != before
+    assert client.do().fields["pid"] != before
+
+
+def test_call_that_the_dead_worker_never_began_is_put_to_the_next_one_with_its_memory(make):
+    house = make()
+    client, other = house.client(uid=1), house.client(uid=2)
+    client.opened()
+    os.kill(house.launcher.started[0].pid, signal.SIGSTOP)
+    fd = sealed(b"a mask")
+    number = client.call([fd], prompt="x")
+    os.close(fd)
+    until(lambda: house.residents.listing()[0].running, "the call was given to the worker")
+    queued = other.call()
+    other.until(residency.Queued)
+    os.kill(house.launcher.started[0].pid, signal.SIGKILL)
+    fields = client.end_of(number).fields
+    assert (fields["got"], fields["memory"], fields["nth"]) == ({"prompt": "x"}, ["a mask"], 1)
+    assert other.end_of(queued).fields["nth"] == 2
+
+
+def test_call_that_no_worker_begins_is_put_to_two_of_them_and_no_more(make):
+    house = make(told={"untaken": "crash"}, timeouts={"crashes": 99})
+    failed = house.client().do()
+    assert (failed.error.code, len(house.launcher.started)) == ("worker_died", 2)
+
+
+def test_workers_that_begin_nothing_are_given_up_at_last(make):
+    house = make(told={"untaken": "crash"}, timeouts={"crashes": 1, "rest": 3600})
+    failed = house.client().do()
+    assert "ended 1 times in a row" in failed.error.message
+    assert len(house.launcher.started) == 1
 
 
 @pytest.mark.parametrize("load", ["crash", "garbage"])
@@ -98,9 +126,8 @@ def test_worker_that_does_not_read_is_ended(make):
     client = house.client()
     client.opened()
     os.kill(house.launcher.started[0].pid, signal.SIGSTOP)
-    failed = client.do(prompt="x" * 2**20)
-    assert (failed.error.code, "middle of a frame" in failed.error.message) == ("worker_died", True)
-    assert client.do().fields["nth"] == 1
+    assert client.do(prompt="x" * 2**20).fields["nth"] == 1
+    assert house.launcher.started[0].wait(0) == "was killed by SIGKILL"
 
 
 def test_daemon_that_stops_tells_everybody_and_leaves_no_worker(make):

@@ -107,3 +107,16 @@ def test_user_who_calls_one_after_the_other_gets_every_second_turn():
         served.append(uid)
         ended = uid
     assert served == [1, 2] * 4
+
+
+@given(st.lists(st.tuples(uids, st.integers()), min_size=1))
+def test_what_is_put_back_is_next_and_the_rest_as_it_was(added):
+    turns: Turns[tuple[int, int]] = Turns()
+    for item in added:
+        turns.add(item[0], item)
+    before = turns.order()
+    taken = turns.take()
+    assert taken is not None
+    turns.put_back(taken[0], taken)
+    after = turns.order()
+    assert (after[0], sorted(after)) == (taken, sorted(before))

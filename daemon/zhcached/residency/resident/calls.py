@@ -31,9 +31,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The worker has it. ``until`` is when its time is over, None is never."""
+    """It was given to the worker. ``until`` is when its time is over, None is never."""
 
     until: float | None
+    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Ended:
 State = Waiting | Running | Abandoned | Ended
 STEPS: dict[type, set[type]] = {
     Waiting: {Running, Ended},
-    Running: {Abandoned, Ended},
+    Running: {Running, Waiting, Abandoned, Ended},
     Abandoned: {Abandoned, Ended},
     Ended: set(),
 }
@@ -106,11 +107,12 @@ class Call:
         self.fds = fds
         self.state: State = Waiting()
         self.position: int | None = None
+        self.is_again = False
         self._listener = listener
         self._on_end = on_end
 
     def move(self, state: State) -> None:
-        """Goes on to ``state``; the end closes what is left of its memory.
+        """Goes on to ``state``; its memory is closed once the worker or nobody has it.
 
         Raises:
             ValueError: The table does not have this step.
@@ -118,14 +120,11 @@ class Call:
         if type(state) not in STEPS[type(self.state)]:
             raise ValueError(f"a call cannot go from {self.state} to {state}")
         self.state = state
+        if isinstance(state, Ended) or (isinstance(state, Running) and state.is_taken):
+            close_all(self.fds)
+            self.fds = []
         if isinstance(state, Ended):
-            self.close_fds()
             self._on_end(self)
-
-    def close_fds(self) -> None:
-        """Closes the memory, once the worker has it or nobody wants it."""
-        close_all(self.fds)
-        self.fds = []
 
     def stand_at(self, position: int) -> None:
         """Tells the client how many are before it, if that is new."""

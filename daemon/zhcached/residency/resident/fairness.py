@@ -33,6 +33,12 @@ class Turns(Generic[Item]):
         if is_new and self._served in self._lines and self._served != uid:
             self._lines[self._served] = self._lines.pop(self._served)
 
+    def put_back(self, uid: int, item: Item) -> None:
+        """Undoes ``take``: it is this user's turn again, with ``item``."""
+        line = self._lines.pop(uid, deque())
+        line.appendleft(item)
+        self._lines = {uid: line, **self._lines}
+
     def take(self) -> Item | None:
         """Removes and returns whose turn it is, or None where nobody waits."""
         for uid, line in self._lines.items():

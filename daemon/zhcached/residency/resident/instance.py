@@ -232,6 +232,10 @@ class Instance:
         if isinstance(frame, residency.Step):
             self._pass_step(call, frame)
             return
+        if isinstance(frame, residency.Taken):
+            if isinstance(call.state, Running):
+                call.move(Running(call.state.until, is_taken=True))
+            return
         if isinstance(call.state, Running):
             # Ours was the daemon's number; towards the client the call has the client's.
             frame.id = call.message.id  # pyright: ignore[reportAttributeAccessIssue]
@@ -284,19 +288,31 @@ class Instance:
     def fell(self, how: str, *, is_ours: bool = False) -> bool:
         """Notes a worker's death, tells the running call's client, and tells whether to start anew.
 
+        A call of which the worker had begun nothing is put to the next one, but once only.
+
         Args:
             how: How it died, in words.
             is_ours: The daemon ended it for not obeying: no sign that the next will die too.
         """
         call = self.current
         if call is not None and isinstance(call.state, Running):
-            error = in_call(self.kind.repo, how)
-            call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
+            if call.state.is_taken or call.is_again:
+                error = in_call(self.kind.repo, how)
+                call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
+            else:
+                self._put_back(call)
         self.gone()
         if not is_ours and (tired := self.crashes.another(how)) is not None:
             self.refuse(tired)
             return False
         return self.is_wanted and not self.is_ending
+
+    def _put_back(self, call: Call) -> None:
+        self.current = None
+        call.is_again = True
+        call.move(Waiting())
+        self.turns.put_back(call.uid, call)
+        self._tell_positions()
 
     def _tell_positions(self) -> None:
         # One runs or is about to: the first in line has one before it.

@@ -229,7 +229,6 @@ class Supervisor:
                         hint="pass tensors and images as such, not as lists of numbers",
                     )
                 )
-        call.close_fds()
 
     def _take(self, line: socket.socket) -> None:
         frame, fds = frames.receive(line, residency.FromResidentWorker)
