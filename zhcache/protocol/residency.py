@@ -15,6 +15,15 @@ from zhcache.protocol.version import PROTOCOL
 ALIGNMENT = 512
 """Bytes; every tensor of an arena starts at a multiple of it, as torch's own allocations do."""
 
+MAX_SMALL_FILES = 512
+"""Files of one snapshot that are handed over by descriptor; real pipelines have up to fifty."""
+
+MAX_SMALL_FILE = 64 * 2**20
+"""Bytes of one of them; tables of large tokenizers have 30 MiB."""
+
+MAX_SMALL_BYTES = 256 * 2**20
+"""Bytes of all of them."""
+
 
 class Event(Message, tag_field="event", tag=str.lower):
     """Base of what follows a request: told apart by the field ``event``."""
@@ -40,12 +49,30 @@ class Tensor(Message):
     persistent: bool = True
 
 
+class Wrapped(Message):
+    """A quantized parameter: a class of torchao's over plain tensors.
+
+    ``tensors`` maps each of its fields to the name in the table of what lies there. ``dtype`` is
+    the one it stands for; ``kernel`` and ``matmul`` are attributes of ``Float8Tensor``,
+    ``reduce_range`` is one of ``Int8Tensor``.
+    """
+
+    class_name: Literal["Int8Tensor", "Float8Tensor"]
+    tensors: dict[str, str]
+    dtype: str
+    block_size: list[int]
+    reduce_range: bool = False
+    kernel: str = "AUTO"
+    matmul: dict[str, bool] | None = None
+
+
 class Table(Message):
     """All tensors of one component, by the names its module gives them once it is loaded.
 
     ``aliases`` maps each tied name to the one in ``tensors`` whose memory it shares. ``versions``
     names the libraries that made the module, since names and buffers differ between them.
-    ``dtype`` is what the component was loaded as; single tensors may be wider.
+    ``dtype`` is what the component was loaded as; single tensors may be wider. ``wrapped`` holds
+    by name the parameters that are made of several of ``tensors``; those are not the module's own.
     """
 
     component: str
@@ -55,6 +82,7 @@ class Table(Message):
     aliases: dict[str, str] = {}
     versions: dict[str, str] = {}
     dtype: str = "float32"
+    wrapped: dict[str, Wrapped] = {}
 
 
 class Arena(Message):
@@ -84,6 +112,14 @@ class AttachRequest(Message):
     damaged: list[str] = []
     components: list[str] | None = None
     op: Literal["attach"] = "attach"
+    protocol: int = PROTOCOL
+
+
+class FilesRequest(Message):
+    """``op: files``: what is small of a leased snapshot, for who may not open the store's files."""
+
+    lease: str
+    op: Literal["files"] = "files"
     protocol: int = PROTOCOL
 
 
@@ -145,6 +181,25 @@ class Attached(Event):
     arenas: list[Arena]
 
 
+class SmallFile(Message):
+    """One file of a snapshot: its path there, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class SmallFiles(Event):
+    """Answer to ``files``: some files, whose descriptors are beside this frame in this order.
+
+    Further frames follow until one ``is_last``. That one names in ``weights`` the paths of the
+    files that hold weights: they are not handed over, their tensors are had by ``attach``.
+    """
+
+    files: list[SmallFile]
+    weights: list[str] = []
+    is_last: bool = True
+
+
 class Opened(Event):
     """Answer to ``resident``: the worker holds the pipeline."""
 
@@ -195,7 +250,7 @@ class Failed(Event):
 
 
 FromClient = Call | Cancel
-ToClient = Progress | Attached | Opened | Queued | Step | Returned | Failed
+ToClient = Progress | Attached | SmallFiles | Opened | Queued | Step | Returned | Failed
 
 
 # --- the daemon's own workers -------------------------------------------------------------------

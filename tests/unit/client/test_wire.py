@@ -22,13 +22,22 @@ LINES = [
 ]
 
 
+def kept_of(read, kept):
+    """Returns ``read`` without the fields that were added since, at any depth."""
+    if isinstance(kept, dict):
+        return {key: kept_of(read[key], kept[key]) for key in kept}
+    if isinstance(kept, list) and len(read) == len(kept):
+        return [kept_of(*pair) for pair in zip(read, kept, strict=True)]
+    return read
+
+
 @pytest.mark.parametrize(
     ("protocol", "kept"), LINES, ids=lambda v: v if isinstance(v, str) else v["type"]
 )
 def test_message_of_a_released_protocol_is_read_whole(protocol, kept):
     kind = KINDS[kept["type"]]
     read = msgspec.to_builtins(msgspec.convert(kept["message"], kind))
-    assert {key: read[key] for key in kept["message"]} == kept["message"]
+    assert kept_of(read, kept["message"]) == kept["message"]
 
 
 def test_message_of_a_newer_peer_is_read_without_what_is_unknown():
