@@ -13,22 +13,18 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import msgspec
 
 from zhcache.errors import UsageError
+from zhcache.protocol.conversion import SchemeName
 from zhcache.protocol.messages import SourceKind
-from zhcache.protocol.names import parse_repo
+from zhcache.protocol.names import parse_repo, parse_variant
+from zhcached.units import parse_duration, parse_share, parse_size
 
-_UNITS = {
-    "": 1, "b": 1,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
-_SPANS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_MEASURE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+GROUP_SIZES = (16, 32, 64, 128, 256)
+_BUILT_IN = frozenset(get_args(SchemeName)) - {"fp32"}
 
 # A host, "[address]" for IPv6, a port, a path; no user, no query, nothing two parsers could read
 # differently. A lone "." is no host.
@@ -36,42 +32,6 @@ _ADDRESS = re.compile(
     r"https?://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?!\.[:/]|\.$)[A-Za-z0-9._-]+)"
     r"(?::(?P<port>[0-9]{1,5}))?(?:/(?:(?![@\\?#])[\x21-\x7e])*)?"
 )
-
-
-def parse_size(value: object) -> int:
-    """Returns bytes for ``500GiB``, ``"0"``, 1048576; KB is 1000, KiB (and bare K) 1024.
-
-    Raises:
-        ValueError: Not a size.
-    """
-    return int(_measure(value, _UNITS, "a size such as 500GiB"))
-
-
-def parse_duration(value: object) -> float:
-    """Returns seconds for ``30s``, ``10m``, ``6h``, ``1d``, 5.
-
-    Raises:
-        ValueError: Not a duration.
-    """
-    return _measure(value, _SPANS, "a duration such as 30s")
-
-
-def parse_share(value: object) -> float:
-    """Returns a fraction for ``0.8``, ``"0.8"`` or ``1``, else bytes for ``20GiB``.
-
-    Raises:
-        ValueError: Neither.
-    """
-    size = _measure(value, _UNITS, "a fraction such as 0.8 or a size such as 20GiB")
-    has_unit = isinstance(value, str) and value.strip()[-1:].isalpha()
-    return size if size <= 1 and not has_unit else float(int(size))
-
-
-def _measure(value: object, units: Mapping[str, float], meant: str) -> float:
-    found = _MEASURE.fullmatch(str(value)) if not isinstance(value, bool) else None
-    if found is None or found[2].lower() not in units:
-        raise ValueError(f"{value!r} is not {meant}")
-    return float(found[1]) * units[found[2].lower()]
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +89,44 @@ class ResidencyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 8
 
 
+class PartConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a component becomes: a table where the scheme's name alone does not say it.
+
+    Attributes:
+        scheme: The precision.
+        group_size: Weights that share one scale, for int4.
+        keep: Modules that stay wider, by dotted name or glob, besides those their class keeps.
+    """
+
+    scheme: SchemeName
+    group_size: int | None = None
+    keep: tuple[str, ...] = ()
+
+
+class RecipeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ``[recipe.NAME]``: a variant that users may ask for by that name.
+
+    Attributes:
+        default: What components become that are not named.
+        components: What others become, by name or glob.
+    """
+
+    default: SchemeName | PartConfig = "bf16"
+    components: dict[str, SchemeName | PartConfig] = {}
+
+
+class ConvertConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[convert]``: the making of variants.
+
+    Attributes:
+        workers: Components that are converted at once, in the whole daemon.
+        auto: The variants that every prefetch of a repository makes besides those asked for.
+    """
+
+    workers: int = 2
+    auto: dict[str, tuple[str, ...]] = {}
+
+
 class Config(msgspec.Struct, frozen=True):
     """All of it. ``origins`` says which file each part came from, for ``doctor``."""
 
@@ -137,6 +135,8 @@ class Config(msgspec.Struct, frozen=True):
     alias: dict[str, dict[str, str]] = {}
     download: DownloadConfig = DownloadConfig()
     residency: ResidencyConfig = ResidencyConfig()
+    recipe: dict[str, RecipeConfig] = {}
+    convert: ConvertConfig = ConvertConfig()
     files: tuple[str, ...] = ()
 
 
@@ -158,7 +158,7 @@ _TIMES = {
 }
 _SHARES = {("residency", "vram"), ("residency", "ram")}
 # Tables of parts that other pieces of zhcache read; present in one shared file.
-_FOREIGN = {"convert", "gateway", "watch", "follow", "chinese"}
+_FOREIGN = {"gateway", "watch", "follow", "chinese"}
 
 
 def load(paths: Sequence[Path], environ: Mapping[str, str] | None = None) -> Config:
@@ -193,7 +193,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config:
-    known = {"store", "source", "alias", "download", "residency"} | _FOREIGN
+    known = {"store", "source", "alias", "download", "residency", "recipe", "convert"} | _FOREIGN
     if unknown := sorted(set(tables) - known):
         _refuse(where, f"unknown table [{unknown[0]}]")
     try:
@@ -204,6 +204,8 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
             alias=msgspec.convert(tables.get("alias", {}), dict[str, dict[str, str]]),
             download=msgspec.convert(_units(tables, "download"), DownloadConfig),
             residency=msgspec.convert(_units(tables, "residency"), ResidencyConfig),
+            recipe=msgspec.convert(tables.get("recipe", {}), dict[str, RecipeConfig]),
+            convert=msgspec.convert(tables.get("convert", {}), ConvertConfig),
         )
         for name, by_kind in config.alias.items():
             for target in (name, *by_kind.values()):
@@ -215,7 +217,38 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
         _refuse(where, "download.connections is 1 to 64, download.files 1 to 32")
     if not 1 <= config.residency.workers <= 64:
         _refuse(where, "residency.workers is 1 to 64")
+    _check_recipes(config, where)
     return config
+
+
+def _check_recipes(config: Config, where: str) -> None:
+    if not 1 <= config.convert.workers <= 64:
+        _refuse(where, "convert.workers is 1 to 64")
+    try:
+        for name in config.recipe:
+            parse_variant(name)
+        for repo in config.convert.auto:
+            parse_repo(repo)
+    except UsageError as error:
+        _refuse(where, error.message)
+    for name, recipe in config.recipe.items():
+        if name in _BUILT_IN:
+            _refuse(where, f"recipe.{name}: there is a variant of that name already")
+        for part in (recipe.default, *recipe.components.values()):
+            if isinstance(part, PartConfig) and part.group_size is not None:
+                _check_group(name, part, where)
+    for repo, names in config.convert.auto.items():
+        for name in names:
+            if name not in config.recipe and name not in _BUILT_IN:
+                _refuse(where, f"convert.auto: {repo} is to have {name}, which no recipe makes")
+
+
+def _check_group(name: str, part: PartConfig, where: str) -> None:
+    if part.scheme != "int4":
+        _refuse(where, f"recipe.{name}: group_size is for int4 alone")
+    if part.group_size not in GROUP_SIZES:
+        sizes = ", ".join(str(size) for size in GROUP_SIZES)
+        _refuse(where, f"recipe.{name}: group_size is one of {sizes}")
 
 
 def _units(tables: dict[str, Any], name: str) -> dict[str, Any]:
