@@ -107,8 +107,8 @@ def test_only_pipeline_takes_what_diffusers_reads(name, variant):
     listing = LISTINGS[name]
     files = [RemoteFile(path, 1, "a" * 64) for path in listing]
     named = components_of(json.dumps(model_index(listing)).encode())
-    exact = select(files, only_pipeline=True, variant=variant, components=named)
-    guessed = select(files, only_pipeline=True, variant=variant)
+    exact = select(files, only_pipeline=True, variants=[variant], components=named)
+    guessed = select(files, only_pipeline=True, variants=[variant])
     needed = read_by_diffusers(listing, variant)
     # Weights no component of the pipeline is made of are the one thing taken less.
     needed -= {path for path in needed if path.startswith("vae_1_0/")}

@@ -13,21 +13,21 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from zhcache.errors import NotFound
 from zhcache.protocol.names import RepoPath
 
+_STEM = r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
 _SHARD = r"\d{5}-of-\d{5}"
 _WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)"
-    rf"(?:(?:\.(?P<variant>\w+))?(?:-{_SHARD})?|-{_SHARD}\.(?P<old>\w+))"
+    rf"{_STEM}(?:(?:\.(?P<variant>\w+))?(?:-(?P<shard>{_SHARD}))?"
+    rf"|-(?P<old_shard>{_SHARD})\.(?P<old>\w+))"
     r"\.(?P<suffix>safetensors|bin)"
 )
 _INDEX = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)\.(?P<suffix>safetensors|bin)"
+    rf"{_STEM}\.(?P<suffix>safetensors|bin)"
     r"(?:\.(?P<old>\w+))?\.index(?:\.(?P<variant>\w+))?\.json"
 )
 _HEAVY = (
@@ -41,6 +41,42 @@ _CONFIGS = (
 )  # fmt: skip
 _ROOT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".tiktoken")
 _PAPERS = ("readme", "license", "licence", "notice", "use_policy")
+
+
+class WeightName(NamedTuple):
+    """What the name of a file of weights, or of their index, says.
+
+    Attributes:
+        stem: ``model``, ``diffusion_pytorch_model`` or ``pytorch_model``.
+        variant: The dtype variant it is of, ``fp16`` and the like; None for the plain weights.
+        shard: ``00001-of-00002``; None for a single file and for an index.
+        suffix: ``safetensors`` or ``bin``.
+        is_index: Whether it is an index of shards.
+    """
+
+    stem: str
+    variant: str | None
+    shard: str | None
+    suffix: str
+    is_index: bool
+
+    @property
+    def plain(self) -> str:
+        """The name that the same part of the plain weights has."""
+        shard = f"-{self.shard}" if self.shard else ""
+        return f"{self.stem}{shard}.{self.suffix}" + (".index.json" if self.is_index else "")
+
+
+def weight_name(name: str) -> WeightName | None:
+    """Returns what a file's name, without folders, says of weights; None if they are none."""
+    if found := _WEIGHTS.fullmatch(name):
+        shard = found["shard"] or found["old_shard"]
+        dtype = found["variant"] or found["old"]
+        return WeightName(found["stem"], dtype, shard, found["suffix"], is_index=False)
+    if found := _INDEX.fullmatch(name):
+        dtype = found["variant"] or found["old"]
+        return WeightName(found["stem"], dtype, None, found["suffix"], is_index=True)
+    return None
 
 
 def components_of(model_index: bytes) -> frozenset[str] | None:
@@ -71,9 +107,6 @@ def read_by_from_pretrained(
         listing: All paths of the repository.
         variant: ``fp16`` and the like; a component without it falls back to the plain weights.
         components: What ``components_of`` read, where it is known.
-
-    Raises:
-        NotFound: No component has the variant.
     """
     paths = frozenset(listing)
     if not paths & {"model_index.json", "config.json"}:
@@ -86,19 +119,26 @@ def read_by_from_pretrained(
         for folder in folders
         if "/" not in folder and _is_component(folder, folders[folder], components)
     }
-    if variant is not None and not any(
-        _variant_of(path) == variant for folder in named for path in folders[folder]
-    ):
-        raise NotFound(
-            "no weights of variant {variant} are published in this repository",
-            hint="leave --variant out to fetch the plain weights; they can be converted here",
-            variant=variant,
-        )
     kept: set[RepoPath] = set()
     for folder in named:
         kept.update(_weights(folders[folder], variant))
     kept.update(path for path in paths if _is_small_part(path, named))
     return frozenset(kept)
+
+
+def read_for(
+    listing: Iterable[RepoPath],
+    variants: Iterable[str | None],
+    *,
+    components: Collection[str] | None = None,
+) -> frozenset[RepoPath]:
+    """Returns the paths that loading any of these variants reads; None is the plain weights."""
+    paths = frozenset(listing)
+    return frozenset(
+        path
+        for variant in variants
+        for path in read_by_from_pretrained(paths, variant=variant, components=components)
+    )
 
 
 def _is_component(
@@ -121,20 +161,12 @@ def _is_paper(name: str) -> bool:
     return name.lower().startswith(_PAPERS)
 
 
-def _variant_of(path: str) -> str | None:
-    name = path.rpartition("/")[2]
-    found = _WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name)
-    return (found["variant"] or found["old"]) if found else None
-
-
 def _weights(paths: Iterable[RepoPath], variant: str | None) -> list[RepoPath]:
     """Returns one component's weights and their index: one format, one dtype variant."""
     groups: dict[tuple[str, str | None], list[RepoPath]] = defaultdict(list)
     for path in paths:
-        name = path.rpartition("/")[2]
-        found = _WEIGHTS.fullmatch(name) or _INDEX.fullmatch(name)
-        if found:
-            groups[found["suffix"], found["variant"] or found["old"]].append(path)
+        if found := weight_name(path.rpartition("/")[2]):
+            groups[found.suffix, found.variant].append(path)
     safe_variants = {dtype for suffix, dtype in groups if suffix == "safetensors"}
     suffix = "safetensors" if safe_variants else "bin"
     dtypes = {dtype for format_, dtype in groups if format_ == suffix}

@@ -44,7 +44,7 @@ def select(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     only_pipeline: bool = False,
-    variant: str | None = None,
+    variants: Collection[str | None] = (None,),
     components: Collection[str] | None = None,
 ) -> Selection:
     """Returns what of ``files`` is to be fetched.
@@ -55,20 +55,21 @@ def select(
             matches slashes too. None at all means everything.
         exclude: Globs over the path, of which none may match; stronger than ``include``.
         only_pipeline: Take only what diffusers and transformers read.
-        variant: The published dtype variant ``from_pretrained(variant=...)`` is to find, where a
-            component has one; for ``only_pipeline``.
+        variants: The published dtype variants that ``from_pretrained(variant=...)`` is to find,
+            None for the plain weights; of a component that lacks one the plain weights are taken
+            in its place. For ``only_pipeline``.
         components: The folders ``model_index.json`` names, if it was read already
             (``pipeline_files.components_of``); makes ``only_pipeline`` exact.
 
     Raises:
         UnsafeWeights: Wanted weights exist only as pickle.
-        NotFound: The globs leave nothing, or the variant is not published.
+        NotFound: The globs leave nothing.
         UsageError: A glob is empty.
     """
     listing = frozenset(file.path for file in files)
     left_out = _globbed(listing, _patterns(include), _patterns(exclude))
-    pipeline = pipeline_files.read_by_from_pretrained(
-        listing, variant=variant if only_pipeline else None, components=components
+    pipeline = pipeline_files.read_for(
+        listing, variants if only_pipeline else (None,), components=components
     )
     if only_pipeline:
         for path in listing - pipeline:

@@ -94,7 +94,7 @@ def test_select_only_pipeline_takes_one_dtype_of_each_component():
 
 def test_select_only_pipeline_takes_the_published_variant_where_there_is_one():
     paths = [path for path in SD15 if path != "vae/diffusion_pytorch_model.fp16.safetensors"]
-    chosen = taken(paths, only_pipeline=True, variant="fp16")
+    chosen = taken(paths, only_pipeline=True, variants=["fp16"])
     weights = {path for path in chosen if path.endswith(".safetensors")}
     assert weights == {
         "safety_checker/model.fp16.safetensors",
@@ -104,9 +104,16 @@ def test_select_only_pipeline_takes_the_published_variant_where_there_is_one():
     }
 
 
-def test_select_refuses_variant_that_no_component_has():
-    with pytest.raises(NotFound, match="bf16"):
-        select(files(SD15), only_pipeline=True, variant="bf16")
+def test_select_falls_back_to_plain_weights_for_a_variant_that_no_component_has():
+    plain = taken(SD15, only_pipeline=True)
+    assert taken(SD15, only_pipeline=True, variants=["bf16"]) == plain
+
+
+def test_select_takes_what_several_variants_need():
+    both = taken(SD15, only_pipeline=True, variants=["fp16", None])
+    plain = taken(SD15, only_pipeline=True)
+    assert both == plain | taken(SD15, only_pipeline=True, variants=["fp16"])
+    assert both > plain
 
 
 def test_select_only_pipeline_keeps_a_component_published_in_variants_alone():
@@ -141,7 +148,7 @@ def test_select_only_pipeline_keeps_shards_with_their_index(shards, index):
     small = {"model_index.json", "transformer/config.json"}
     listing = sorted(variant | plain | small)
     assert taken(listing, only_pipeline=True) == plain | small
-    assert taken(listing, only_pipeline=True, variant="fp16") == variant | small
+    assert taken(listing, only_pipeline=True, variants=["fp16"]) == variant | small
 
 
 def test_select_only_pipeline_drops_single_file_checkpoints_of_the_root():
