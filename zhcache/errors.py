@@ -133,6 +133,16 @@ class IntegrityError(ZhcacheError):
     exit_code = 9
 
 
+class Incomplete(IntegrityError):
+    """A pipeline lacks files that its own index names.
+
+    Not ``NotFound``: repository and revision are there, and what the index promises is not. Not
+    its parent alone: fetching again may mend it, which is tried before anybody is told.
+    """
+
+    code = "incomplete"
+
+
 class SourcesFailed(ZhcacheError):
     """Every source failed, none by lying."""
 

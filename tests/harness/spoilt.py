@@ -58,6 +58,31 @@ def _unknown_class(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "NoSuchPipeline"}))
 
 
+def _no_component(folder: Path) -> None:
+    shutil.rmtree(folder / "unet")
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
+def _no_shard(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    half = len(tensors) // 2
+    stem = WEIGHTS.removesuffix(".safetensors")
+    shards = [f"{stem}-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    weight_map = {
+        name: Path(shards[number >= half]).name for number, name in enumerate(sorted(tensors))
+    }
+    first = {name: tensors[name] for name, file in weight_map.items() if file in shards[0]}
+    save_file(first, folder / shards[0])
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    (folder / WEIGHTS).unlink()
+
+
 WAYS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing key": (_missing_key, "integrity", r"weights of unet .* conv_norm_out\.weight"),
     "truncated": (_truncated, "integrity", "cannot be read: SafetensorError"),
@@ -72,8 +97,16 @@ WAYS: dict[str, tuple[Callable[[Path], None], str, str]] = {
 """How, the code of the error, and what its message says."""
 
 
+GAPS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "no component": (_no_component, "incomplete", r"lacks unet/, which its index names"),
+    "no weights": (_no_weights, "incomplete", r"lacks unet/\*\.safetensors, which its"),
+    "no shard": (_no_shard, "incomplete", r"lacks unet/\S+-00002-of-00002\.safetensors, which its"),
+}
+"""The same, of what fetching again may mend."""
+
+
 def spoilt(sound: Path, where: Path, way: str) -> Path:
-    """Returns a copy of ``sound`` in ``where``, spoilt in one of ``WAYS``."""
+    """Returns a copy of ``sound`` in ``where``, spoilt in one of ``WAYS`` or ``GAPS``."""
     folder = shutil.copytree(sound, where / "spoilt")
-    WAYS[way][0](folder)
+    {**WAYS, **GAPS}[way][0](folder)
     return folder

@@ -16,7 +16,14 @@ from zhcache.cli.picture import STDOUT, Place
 from zhcache.cli.presence import ensure
 from zhcache.cli.report import report
 from zhcache.cli.steps import Steps
-from zhcache.errors import DaemonUnreachable, NotFound, Partial, UsageError, ZhcacheError
+from zhcache.errors import (
+    DaemonUnreachable,
+    Incomplete,
+    NotFound,
+    Partial,
+    UsageError,
+    ZhcacheError,
+)
 from zhcache.i18n import mark, translate
 
 MAX_NUMBER = 10_000
@@ -163,7 +170,7 @@ def _open(
     chosen = {name: options[name] for name in ("device", "revision", "variant")}
     try:
         return open_resident(repo, **chosen, on_progress=steps.waits, unaided=True)
-    except (NotFound, DaemonUnreachable):
+    except (NotFound, Incomplete, DaemonUnreachable):
         steps.clear()
         # Only now what costs time to import: mostly the daemon is there and has the model.
         chosen["revision"] = ensure(session, repo, options["revision"], output)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zhcache.errors import IntegrityError, NoSpace, UsageError, ZhcacheError
+from zhcache.completeness import gaps
+from zhcache.errors import Incomplete, IntegrityError, NoSpace, UsageError, ZhcacheError
 
 MAX_WORDS = 2000
 """Characters of a foreign exception's text that are passed on."""
@@ -32,7 +33,11 @@ _NAMED = 5
 
 @contextlib.contextmanager
 def told(
-    folder: Path, options: Collection[str] = (), of_reading: Collection[str] = ()
+    folder: Path,
+    options: Collection[str] = (),
+    of_reading: Collection[str] = (),
+    *,
+    elsewhere: Collection[str] = (),
 ) -> Iterator[None]:
     """Makes errors of zhcache of what reading the pipeline in ``folder`` raises.
 
@@ -40,8 +45,10 @@ def told(
         folder: The snapshot.
         options: Names of what the user passed on to ``from_pretrained``.
         of_reading: Those among the options there are that say how weights are read.
+        elsewhere: Paths of files that ``folder`` lacks because they are had in another way.
 
     Raises:
+        Incomplete: The snapshot lacks files that its index names.
         IntegrityError: The snapshot's files cannot be read, or do not fit each other.
         UsageError: The options are at fault, or this environment lacks what the pipeline needs.
         NoSpace: Memory ran out.
@@ -51,7 +58,8 @@ def told(
     except ZhcacheError:
         raise
     except Exception as error:
-        raise _own(error, folder, options, of_reading) from error
+        missing = _missing(folder, {*options, *(path.partition("/")[0] for path in elsewhere)})
+        raise _own(error, folder, options, of_reading, missing) from error
 
 
 def check_complete(folder: Path, modules: Mapping[str, Any]) -> None:
@@ -90,7 +98,11 @@ def is_no_memory(error: BaseException) -> bool:
 
 
 def _own(
-    error: Exception, folder: Path, options: Collection[str], of_reading: Collection[str]
+    error: Exception,
+    folder: Path,
+    options: Collection[str],
+    of_reading: Collection[str],
+    missing: Sequence[str],
 ) -> ZhcacheError:
     values = {
         "folder": folder,
@@ -107,6 +119,14 @@ def _own(
         return _unreadable(values)
     if unknown := _unknown_class(folder, options):
         return unknown
+    if missing and not isinstance(error, ImportError):
+        return Incomplete(
+            "the pipeline in {folder} lacks {files}, which its index names",
+            hint="`zhcache prefetch REPO` brings what was left out; where it brings nothing, it was"
+            " published so: take another revision",
+            files=", ".join(missing[:_NAMED]) + (", ..." if missing[_NAMED:] else ""),
+            **values,
+        )
     suspects = set(options)
     if _is_in_reader(error):
         suspects &= set(of_reading)
@@ -134,6 +154,14 @@ def _unreadable(values: Mapping[str, object]) -> IntegrityError:
         " take another revision",
         **values,
     )
+
+
+def _missing(folder: Path, replaced: Collection[str]) -> list[str]:
+    """Returns the files that are missing, but for those of components that are ``replaced``.
+
+    Asked only where reading has failed: libraries know of layouts that ``gaps`` does not.
+    """
+    return [path for path in gaps(folder) if path.partition("/")[0] not in replaced]
 
 
 def _is_of_format(error: Exception) -> bool:

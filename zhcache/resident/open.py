@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from zhcache import paths
-from zhcache.errors import DaemonUnreachable, NotFound, UsageError
+from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError
 from zhcache.protocol.residency import Progress, ResidentRequest
 from zhcache.resident.conversation import Conversation
 from zhcache.resident.encode import Encoder
@@ -51,6 +51,7 @@ def open_resident(
     Raises:
         UsageError: An option that cannot be meant.
         NotFound: No such repository or revision; not in the store, if ``unaided``.
+        Incomplete: It lacks files that its index names, after fetching as well.
         Busy: ``timeout`` is over, or there is no room.
         ZhcacheError: What else the daemon reported.
     """
@@ -101,11 +102,11 @@ def _opened(
 
         with Client() as client:
             client.connect()
-    except NotFound:
+    except (NotFound, Incomplete):
         request = _fetched(request, until)
     try:
         return Conversation(socket, request, on_progress=on_progress, until=until)
-    except NotFound:
+    except (NotFound, Incomplete):
         request = _fetched(request, until)
         return Conversation(socket, request, on_progress=on_progress, until=until)
 

@@ -13,8 +13,7 @@ import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from zhcache.completeness import gaps
-from zhcache.errors import IntegrityError, NotFound, UsageError
+from zhcache.errors import IntegrityError, UsageError
 from zhcache.pipeline import reading
 from zhcache.pipeline.published import index as index_of
 from zhcache.pipeline.quick import paused_collector
@@ -68,18 +67,12 @@ def load(request: Load, fds: Sequence[int], note: Callable[[str], None]) -> Held
         note: Told what is being done.
 
     Raises:
-        NotFound: Files are missing.
+        Incomplete: Files are missing.
         UsageError: An option that cannot be meant, or no such device.
         IntegrityError: The snapshot's files cannot be read, or lack weights.
         Exception: Whatever diffusers raised when it moved or compiled the pipeline.
     """
     folder = Path(request.folder)
-    if missing := gaps(folder):
-        raise NotFound(
-            "the snapshot lacks {files}",
-            hint="fetch the rest: zhcache prefetch",
-            files=", ".join(missing[:5]),
-        )
     if len(fds) != len(request.arenas) + request.artifacts:
         raise UsageError("{count} descriptors came to load from", count=len(fds))
     device = device_of(request.device)

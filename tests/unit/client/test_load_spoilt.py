@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 import zhcache
-from harness.spoilt import WAYS, spoilt
+from harness.spoilt import GAPS, WAYS, spoilt
 from simulators.daemon import DaemonSimulator
-from zhcache.errors import IntegrityError, NoSpace, UsageError, ZhcacheError
+from zhcache.errors import Incomplete, IntegrityError, NoSpace, UsageError, ZhcacheError
 from zhcache.pipeline.refusals import told
 
 REPO = "demo/spoilt"
@@ -26,6 +26,30 @@ def test_spoilt_folder_is_refused_with_its_reason(
     assert refused.value.hint
     assert daemon.submitted == []
     assert daemon.lease_ended.wait(10)
+
+
+@pytest.mark.parametrize("way", GAPS)
+def test_what_the_index_names_and_fetching_does_not_bring_is_told(
+    daemon: DaemonSimulator, pipeline_dir: Path, tmp_path: Path, way: str
+) -> None:
+    daemon.hold(REPO, spoilt(pipeline_dir, tmp_path, way))
+    with pytest.raises(Incomplete, match=GAPS[way][2]) as refused:
+        zhcache.load_pipeline(REPO, device="cpu")
+    assert "zhcache prefetch" in refused.value.hint
+    assert len(daemon.submitted) == 1
+
+
+@pytest.mark.parametrize("way", GAPS)
+def test_what_an_option_stands_in_for_may_be_missing(
+    daemon: DaemonSimulator, pipeline_dir: Path, tmp_path: Path, way: str
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    daemon.hold(REPO, spoilt(pipeline_dir, tmp_path, way))
+    own = UNet2DConditionModel.from_pretrained(str(pipeline_dir), subfolder="unet")
+    assert zhcache.load_pipeline(REPO, device="cpu", unet=own).unet is own
+    with pytest.raises(UsageError, match="cannot be made with scheduler=, unet=:"):
+        zhcache.load_pipeline(REPO, device="cpu", unet=own, scheduler="DDIM")
 
 
 @pytest.mark.parametrize("way", ["missing key", "wrong shape", "truncated"])

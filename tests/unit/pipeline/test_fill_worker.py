@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from harness import arenas, families
-from harness.spoilt import spoilt
-from zhcache.errors import IntegrityError, NoSpace, UsageError, ZhcacheError
+from harness.spoilt import GAPS, spoilt
+from zhcache.errors import Incomplete, IntegrityError, NoSpace, UsageError, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol.residency import ALIGNMENT, Fill, Filled, FromFillWorker, Progress, Table
 from zhcached.workers import fill, memfd
@@ -73,6 +73,12 @@ def test_files_that_cannot_be_read_are_told_and_not_a_traceback(pipeline_dir, tm
         arenas.filled(folder, ["unet"])
     assert "Traceback" not in str(caught.value)
     assert "zhcache verify" in caught.value.hint
+
+
+@pytest.mark.parametrize("way", GAPS)
+def test_files_that_are_missing_are_told_as_such(pipeline_dir, tmp_path, way):
+    with pytest.raises(Incomplete, match=GAPS[way][2]):
+        arenas.filled(spoilt(pipeline_dir, tmp_path, way), ["unet"])
 
 
 @pytest.mark.parametrize(
