@@ -118,6 +118,7 @@ async def _join(
     residents = Residents(store, limits, clock, launcher, devices, arenas)
     arenas.elsewhere = lambda device: _beside_arenas(residents, device)
     arenas.make_room = residents.make_room
+    arenas.holder = residents.holder
 
     def room_for_pages() -> int:
         # What workers map on the CPU are the same pages; what arenas have is memory of its own.

@@ -168,11 +168,15 @@ class Cancel(Event):
 
 
 class Progress(Event):
-    """What a request waits for, while it waits. Not about a call."""
+    """What a request waits for, while it waits. Not about a call.
+
+    ``holders`` are those who have the room that is waited for, in words.
+    """
 
     note: str
     bytes_done: int = 0
     bytes_total: int = 0
+    holders: list[str] = []
 
 
 class Attached(Event):

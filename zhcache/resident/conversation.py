@@ -198,6 +198,7 @@ class Conversation:
             ) from error
 
     def _wait_open(self, on_progress: Callable[[Progress], object], until: float | None) -> Opened:
+        told: Progress | None = None
         limit = None if until is None else max(until, time.monotonic() + _ANSWER_S)
         while True:
             if limit is not None:
@@ -205,10 +206,7 @@ class Conversation:
             try:
                 event, fds = self._receive()
             except TimeoutError as error:
-                raise Busy(
-                    "the pipeline was not ready in the time given",
-                    hint="it goes on being loaded; try again, or give a longer timeout",
-                ) from error
+                raise _late(told) from error
             frames.close_all(fds)
             if isinstance(event, Opened):
                 self._line.settimeout(None)
@@ -217,7 +215,7 @@ class Conversation:
                 raise error_of(event.error)
             if isinstance(event, Progress):
                 on_progress(event)
-                limit = until
+                told, limit = event, until
 
     def _receive(self) -> tuple[Any, list[int]]:
         raw, fds = frames.receive_raw(self._line)
@@ -226,6 +224,19 @@ class Conversation:
         except (msgspec.MsgspecError, RecursionError) as error:
             frames.close_all(fds)
             raise _unread(raw, error) from error
+
+
+def _late(told: Progress | None) -> Busy:
+    if told is not None and told.holders:
+        return Busy(
+            "the pipeline was not ready in the time given: the room it needs is held by {holders}",
+            hint="give a longer timeout, or end one of yours: zhcache stop --force REPO",
+            holders="; ".join(told.holders),
+        )
+    return Busy(
+        "the pipeline was not ready in the time given",
+        hint="it goes on being loaded; try again, or give a longer timeout",
+    )
 
 
 def _unread(raw: bytes, error: Exception) -> ZhcacheError:

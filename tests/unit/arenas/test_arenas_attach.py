@@ -159,6 +159,7 @@ def test_leased_arenas_are_waited_for_and_their_holders_named(desk, store, contr
     second = desk.later(repo="lab/two", commit=OTHER, uid=8, on_progress=told.append)
     until(lambda: told, "it is told what is waited for")
     assert told[0].note == f"waits for room on cpu: process {os.getpid()} of uid 7"
+    assert told[0].holders == [f"process {os.getpid()} of uid 7"]
     assert len(control.starts) == 1
     desk.release(first)
     assert contents_of(second.end()) == {"unet": b"t" * 4000}

@@ -1,5 +1,6 @@
 """How long who opens a resident pipeline waits, and what is told when that is over."""
 
+import os
 import time
 
 import pytest
@@ -52,3 +53,26 @@ def test_who_comes_while_the_worker_loads_is_told_at_once_how_far_it_is(make):
     house.client("lab/one").opened()
     house.client("lab/two").until_note("waits for room")
     assert house.client("lab/two").next().note.startswith("waits for room")
+
+
+def test_who_has_the_room_is_named_when_the_time_to_wait_for_it_is_over(make, served):
+    house = make(workers=2)
+    served(house)
+    for repo, uid in (("lab/one", 41), ("lab/one", 42), ("lab/two", 43)):
+        house.client(repo, uid=uid).opened()
+    house.client("lab/three").until_note("waits for room")
+    with pytest.raises(Busy) as raised:
+        opened("lab/three", timeout=0)
+    me = f"process {os.getpid()} of uid"
+    assert raised.value.message.endswith(
+        f"is held by lab/one on cpu of {me} 41, {me} 42; lab/two on cpu of {me} 43"
+    )
+    assert "zhcache stop" in raised.value.hint
+
+
+def test_who_has_a_workers_arenas_is_named(make):
+    house = make()
+    house.client("lab/one", uid=41, device="GPU-1").opened()
+    named = house.residents.holder(house.arenas.held[0])
+    assert named == f"lab/one on GPU-1 of process {os.getpid()} of uid 41"
+    assert house.residents.holder("resident-99-ab") is None

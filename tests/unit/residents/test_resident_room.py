@@ -113,7 +113,9 @@ def test_worker_at_work_is_waited_for_and_who_has_it_is_named(make, tmp_path):
     number = busy.call(do="wait", gate=str(gate), steps=1, wants_steps=True)
     busy.until(residency.Step)
     waits = house.client("lab/two")
-    assert waits.until_note("waits") == "waits for room: lab/one on cpu of uid 41"
+    assert waits.until_note("waits") == (
+        f"waits for room: lab/one on cpu of process {os.getpid()} of uid 41"
+    )
     gate.touch()
     busy.end_of(number)
     busy.close()

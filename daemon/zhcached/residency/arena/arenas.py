@@ -51,6 +51,7 @@ class Arenas:
     Attributes:
         elsewhere: Returns what others of this daemon have on a device, in bytes.
         make_room: Asks them to let so many bytes on a device go, as far as nobody uses them.
+        holder: Says who has what is leased by a name of theirs; None where it is nobody's.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Arenas:
     ) -> None:
         self.elsewhere: Callable[[str], int] = lambda _: 0
         self.make_room: Callable[[str, int], None] = lambda _, __: None
+        self.holder: Callable[[str], str | None] = lambda _: None
         self._store = store
         self._config = config
         self._clock = clock
@@ -296,4 +298,5 @@ class Arenas:
             return self._supply.bytes_on(device)
 
     def _holder(self, lease: str) -> str:
-        return self._store.leases.holder(lease) or lease.rpartition("-")[0] or f"lease {lease}"
+        # Under our lock: neither the store nor the residents ask here under theirs.
+        return self._store.leases.holder(lease) or self.holder(lease) or f"lease {lease}"

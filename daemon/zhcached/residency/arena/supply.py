@@ -132,7 +132,8 @@ class Supply:
         if not isinstance(decided, Evict):
             wanted.lacking = need
             who = "; ".join(decided.holders[:3]) or "others of this daemon"
-            return Progress(note=f"waits for room on {device}: {who}", bytes_total=need)
+            note = f"waits for room on {device}: {who}"
+            return Progress(note=note, bytes_total=need, holders=decided.holders)
         for key in decided.keys:
             log.info("arena.evicted", key=key, device=device)
             self._shelf.withdraw(key)

@@ -65,6 +65,11 @@ class Instance:
     # --- what is known of it ---------------------------------------------------------------------
 
     @property
+    def arenas_of(self) -> str:
+        """How the names begin by which its workers lease arenas."""
+        return f"resident-{self.number}-"
+
+    @property
     def is_busy(self) -> bool:
         """Whether a call waits or runs."""
         return self.current is not None or len(self.turns) > 0

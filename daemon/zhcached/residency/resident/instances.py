@@ -28,6 +28,7 @@ from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.supervisor import Supervisor
+from zhcached.residency.resident.tenants import processes
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.store.store import Store
 
@@ -201,7 +202,7 @@ class Instances:
                 placed[number].end()
         if isinstance(decided, admission.Wait):
             note = "waits for room: " + ("; ".join(decided.holders[:3]) or "others hold it")
-            instance.tell_waiting(residency.Progress(note=note))
+            instance.tell_waiting(residency.Progress(note=note, holders=list(decided.holders)))
         return isinstance(decided, admission.Admit)
 
     def _gpu_name(self, uuid: str) -> str:
@@ -213,7 +214,7 @@ def _place(instance: Instance) -> admission.Place:
         name=instance.number,
         device=instance.kind.device,
         bytes=instance.bytes,
-        holder=f"{instance.kind} of {users(instance)}",
+        holder=holder(instance),
         used=instance.used,
         is_idle=instance.may_go,
         is_kept=instance.is_kept,
@@ -221,10 +222,10 @@ def _place(instance: Instance) -> admission.Place:
     )
 
 
-def users(instance: Instance) -> str:
-    """Returns who has an instance, in words."""
-    uids = sorted({tenant.uid for tenant in instance.tenants}) or [instance.uid]
-    return ", ".join(f"uid {uid}" for uid in uids)
+def holder(instance: Instance) -> str:
+    """Returns an instance and who has it, in words."""
+    users = processes(instance.tenants)
+    return f"{instance.kind} of {', '.join(users) or f'uid {instance.uid}'}"
 
 
 def line_of(instance: Instance) -> Resident:

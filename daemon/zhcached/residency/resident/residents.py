@@ -28,7 +28,7 @@ from zhcached.residency.resident import kinds
 from zhcached.residency.resident.calls import Allowance, Listener
 from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
-from zhcached.residency.resident.instances import Instances, line_of
+from zhcached.residency.resident.instances import Instances, holder, line_of
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.listener import BlockingListener
 from zhcached.residency.resident.sessions import Session
@@ -295,6 +295,12 @@ class Residents:
         """Returns how many of the store's leases are here, by repository, commit and uid."""
         with self._lock:
             return +self._leases
+
+    def holder(self, lease: str) -> str | None:
+        """Returns whose worker leases arenas by that name, in words; None if no worker does."""
+        with self._lock:
+            found = (s for s in self._instances.all() if lease.startswith(s.arenas_of))
+            return next(map(holder, found), None)
 
     def workers_on(self, device: str) -> int:
         """Returns how many workers there are on a device."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.tenants import processes
 
 
 @dataclass(slots=True)
@@ -25,13 +26,12 @@ class Letting:
 
     def is_denied(self, instance: Instance, uid: int, *, may_all: bool, force: bool) -> bool:
         """Tells whether ``uid`` may not end an instance, and notes for whose sake it stays."""
-        by_uid = sorted((tenant.uid, tenant.pid) for tenant in instance.tenants)
-        if by_uid and not force:
-            self.holders += [f"process {pid} of uid {owner}" for owner, pid in by_uid]
+        if instance.tenants and not force:
+            self.holders += processes(instance.tenants)
             return True
-        strangers = [(owner, pid) for owner, pid in by_uid if owner != uid]
+        strangers = [tenant for tenant in instance.tenants if tenant.uid != uid]
         if strangers and not may_all:
-            self.owners += [f"process {pid} of uid {owner}" for owner, pid in strangers]
+            self.owners += processes(strangers)
             return True
         others = {keeper for keeper in instance.kept.uids if keeper != uid}
         if not others or may_all:

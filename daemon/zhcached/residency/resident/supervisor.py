@@ -98,7 +98,7 @@ class Supervisor:
         return False
 
     def _live(self) -> None:
-        lease = f"resident-{self._instance.number}-{secrets.token_hex(6)}"
+        lease = self._instance.arenas_of + secrets.token_hex(6)
         worker = None
         try:
             arenas = self._arenas(lease)

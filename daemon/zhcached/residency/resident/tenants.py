@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zhcache.protocol import residency
@@ -43,3 +44,9 @@ class Tenant:
                 bytes=loaded.bytes,
             )
         )
+
+
+def processes(tenants: Iterable[Tenant]) -> list[str]:
+    """Returns the processes of some, in words."""
+    by_uid = sorted({(tenant.uid, tenant.pid) for tenant in tenants})
+    return [f"process {pid} of uid {uid}" for uid, pid in by_uid]
