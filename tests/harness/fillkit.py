@@ -82,6 +82,10 @@ class FillLauncher:
     def __init__(self, control: Control) -> None:
         self.control = control
         self.children: list[Child] = []
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def launch(self, kind: str, name: str) -> Child:
         assert kind == "fill"

@@ -50,11 +50,18 @@ class Child:
 
 
 class Launcher:
-    """Starts stand-ins. ``told`` is what the next ones are told; ``started`` are all so far."""
+    """Starts stand-ins. ``told`` is what the next ones are told; ``started`` are all so far.
+
+    ``prepared`` counts how often one was announced.
+    """
 
     def __init__(self, **told: str) -> None:
         self.told = told
         self.started: list[Any] = []
+        self.prepared = 0
+
+    def prepare(self) -> None:
+        self.prepared += 1
 
     def launch(self, kind: str, name: str):
         assert kind == "resident", name

@@ -83,6 +83,20 @@ def test_workers_are_forks_of_one_process_that_imported_torch(workers):
     assert "spawner" in Path(f"/proc/{second.pid}/cmdline").read_text()
 
 
+def test_worker_is_a_fork_of_what_was_prepared_for_it(tmp_path):
+    launcher = made(tmp_path)
+    try:
+        launcher.prepare()
+        launcher.prepare()
+        child = launcher._template._child
+        assert child is not None
+        worker = launcher.launch("fill", "x")
+        assert parent_of(worker.pid) == child.pid
+        worker.line.close()
+    finally:
+        launcher.close()
+
+
 def test_worker_ends_by_itself_when_its_line_is_closed(workers):
     worker = workers()
     worker.line.close()
@@ -174,8 +188,10 @@ def test_other_build_is_refused(workers, monkeypatch):
 
 def test_missing_torch_is_told_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(template, "NEEDS", ("torch", "no_such_package"))
+    launcher = made(tmp_path)
+    launcher.prepare()
     with pytest.raises(ZhcacheError, match="no_such_package") as caught:
-        made(tmp_path).launch("fill", "x")
+        launcher.launch("fill", "x")
     assert "pip install 'zhcache[daemon,torch]'" in caught.value.hint
 
 

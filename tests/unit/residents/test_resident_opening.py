@@ -6,6 +6,7 @@ import time
 import pytest
 
 from zhcache.errors import Busy
+from zhcache.protocol import residency
 from zhcache.resident.open import open_resident
 from zhcached.api import residents as conversation
 
@@ -76,3 +77,17 @@ def test_who_has_a_workers_arenas_is_named(make):
     named = house.residents.holder(house.arenas.held[0])
     assert named == f"lab/one on GPU-1 of process {os.getpid()} of uid 41"
     assert house.residents.holder("resident-99-ab") is None
+
+
+@pytest.mark.parametrize("repo", ["lab/one", "lab/none"])
+def test_what_starts_workers_is_prepared_before_the_snapshot_is_there(make, repo):
+    house = make(told={"load": "refuse"})
+    house.client(repo).until(residency.Failed)
+    assert house.launcher.prepared == 1
+
+
+def test_nothing_is_prepared_for_what_is_warm(make):
+    house = make()
+    for _ in range(2):
+        house.client("lab/one").opened()
+    assert house.launcher.prepared == 1

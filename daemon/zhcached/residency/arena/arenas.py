@@ -73,6 +73,7 @@ class Arenas:
         self._changed = threading.Condition()
         custody = Custody(store.layout.root / "residency")
         self._shelf = Shelf(custody, clock, config.keep_alive, self._holder)
+        self._launcher = launcher
         self._supply = Supply(self._shelf, launcher, clock, self._changed, stall_s)
 
     def take_over(self, inherited: Iterable[tuple[str, int]]) -> None:
@@ -146,6 +147,9 @@ class Arenas:
                         found = [self._shelf[key] for key in wanted.components]
                         return [(held.arena, held.fd) for held in found]
                     self._changed.wait(TICK_S)
+                if told[0] is None:
+                    # Who waits for room need not wait for a worker's imports after that.
+                    self._launcher.prepare()
                 now = self._clock.monotonic()
                 if progress != told[0] or now - told[1] >= HEARTBEAT_S:
                     on_progress(progress)

@@ -6,6 +6,7 @@ the daemon's own (``Direct``), or the service beside it (``Remote``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -55,6 +56,13 @@ class Worker(Protocol):
 class Launcher(Protocol):
     """Starts workers. Thread-safe."""
 
+    def prepare(self) -> None:
+        """Has what starts workers begin its imports: one will be wanted soon.
+
+        Waits for nothing and raises nothing; what is wrong is told by ``launch``.
+        """
+        ...
+
     def launch(self, kind: Kind, name: str) -> Worker:
         """Starts a worker; ``name`` says in logs what it is for.
 
@@ -96,6 +104,11 @@ class Direct:
     def __init__(self, home: Path, *, idle_s: float = 600.0) -> None:
         self._template = Template(home, idle_s)
 
+    def prepare(self) -> None:
+        """As ``Launcher.prepare``."""
+        with contextlib.suppress(ZhcacheError):
+            self._template.start()
+
     def launch(self, kind: Kind, name: str) -> Worker:
         """As ``Launcher.launch``."""
         for _ in range(ATTEMPTS):
@@ -129,6 +142,11 @@ class Remote:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def prepare(self) -> None:
+        """As ``Launcher.prepare``; to be connected to is what starts the service."""
+        with contextlib.suppress(ZhcacheError):
+            self._connect().close()
 
     def launch(self, kind: Kind, name: str) -> Worker:
         """As ``Launcher.launch``."""

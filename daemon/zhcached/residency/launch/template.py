@@ -71,6 +71,15 @@ class Template:
         self._words: Words | None = None
         self._generation = 0
 
+    def start(self) -> None:
+        """Starts the spawner if none runs; does not wait for its imports.
+
+        Raises:
+            ZhcacheError: It cannot be started; the message says why.
+        """
+        with self._lock:
+            self._start_if_none()
+
     def connect(self) -> tuple[socket.socket, int]:
         """Returns a fresh connection to the spawner, started if none runs, and which one it is.
 
@@ -78,8 +87,7 @@ class Template:
             ZhcacheError: It cannot be started; the message says why.
         """
         with self._lock:
-            if self._control is None or self._child is None or self._child.poll() is not None:
-                self._start()
+            self._start_if_none()
             ours, theirs = socket.socketpair()
             # One that is ending loses what is sent to it; its caller reads the end and says so.
             with theirs, contextlib.suppress(OSError):
@@ -102,6 +110,10 @@ class Template:
         """Ends the spawner and all its workers."""
         with self._lock:
             self._let_go()
+
+    def _start_if_none(self) -> None:
+        if self._control is None or self._child is None or self._child.poll() is not None:
+            self._start()
 
     def _start(self) -> None:
         self._let_go()

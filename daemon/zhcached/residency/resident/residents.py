@@ -105,6 +105,9 @@ class Residents:
         revision = parse_revision(request.revision) if request.revision is not None else None
         # First of all: what is not held is fetched next, which a device that is absent makes vain.
         self._devices.resolve(request.device)
+        if not self._has_worker(str(repo)):
+            # Its imports take seconds, which go by beside the fetching and the waiting for room.
+            self._instances.launcher.prepare()
         commit = self._store.resolve(repo, revision).commit
         prefer = self._warm_on(str(repo), commit)
         device = self._devices.resolve(request.device, None, prefer=prefer)
@@ -116,6 +119,10 @@ class Residents:
         except BaseException:
             self._store.leases.end(lease)
             raise
+
+    def _has_worker(self, repo: str) -> bool:
+        with self._lock:
+            return any(s.kind.repo == repo and s.loaded for s in self._instances.all())
 
     def _warm_on(self, repo: str, commit: str) -> set[str]:
         with self._lock:
