@@ -18,10 +18,23 @@ from pathlib import Path
 import msgspec
 
 from zhcache.channel import dial, error_of, unreachable
-from zhcache.errors import Busy, NotFound, UsageError
+from zhcache.errors import Busy, IntegrityError, NotFound, UsageError
 from zhcache.paths import handover_path
 from zhcache.protocol import frames, messages
-from zhcache.protocol.residency import Arena, Attached, AttachRequest, Failed, Progress, ToClient
+from zhcache.protocol.residency import (
+    MAX_SMALL_BYTES,
+    MAX_SMALL_FILE,
+    MAX_SMALL_FILES,
+    Arena,
+    Attached,
+    AttachRequest,
+    Failed,
+    FilesRequest,
+    Progress,
+    SmallFile,
+    SmallFiles,
+    ToClient,
+)
 
 BATCH = 64
 """Descriptors in one message; the kernel takes at most 253. Source: unix(7), SCM_MAX_FD."""
@@ -109,6 +122,65 @@ def attach(
             ) from error
         except (OSError, EOFError) as error:
             raise unreachable(path, error) from error
+
+
+def small_files(
+    api_socket: Path, lease: str, take: Callable[[SmallFile, int], object]
+) -> list[str]:
+    """Has ``take`` called with each file of a leased snapshot that holds no weights.
+
+    Args:
+        api_socket: The daemon's API socket, which the descriptor socket stands beside.
+        lease: Of the snapshot; this user's own.
+        take: Given a file and a descriptor to read it by, which is closed afterwards. The path is
+            as the daemon named it and nothing to be opened before it was parsed.
+
+    Returns:
+        The paths of the files that hold weights.
+
+    Raises:
+        IntegrityError: The daemon sent more than was agreed on.
+        DaemonUnreachable: The daemon went away meanwhile, or hangs.
+        ZhcacheError: What the daemon reported, or ``take`` raised.
+    """
+    path = handover_path(api_socket)
+    taken: list[SmallFile] = []
+    with dial(path) as line:
+        line.settimeout(_SILENCE_S)
+        try:
+            frames.send(line, FilesRequest(lease=lease))
+            while True:
+                event, fds = frames.receive(line, ToClient)
+                try:
+                    if isinstance(event, Failed):
+                        raise error_of(event.error)
+                    if isinstance(event, SmallFiles):
+                        _check_small(taken, event.files, fds)
+                        for file, fd in zip(event.files, fds, strict=True):
+                            take(file, fd)
+                        if event.is_last:
+                            return event.weights
+                finally:
+                    frames.close_all(fds)
+        except (OSError, EOFError) as error:
+            raise unreachable(path, error) from error
+
+
+def _check_small(taken: list[SmallFile], came: Sequence[SmallFile], fds: Sequence[int]) -> None:
+    taken += came
+    total = sum(file.size for file in taken)
+    is_bounded = len(taken) <= MAX_SMALL_FILES and total <= MAX_SMALL_BYTES
+    if len(came) != len(fds) or not all(0 <= file.size <= MAX_SMALL_FILE for file in came):
+        is_bounded = False
+    if not is_bounded:
+        raise IntegrityError(
+            "the daemon handed over {count} files of {size} bytes and {fds} descriptors, which is"
+            " not what it may",
+            hint="`zhcache doctor` tells whether daemon and client are of one version",
+            count=len(taken),
+            size=total,
+            fds=len(fds),
+        )
 
 
 def _send(line: socket.socket, request: messages.ImportRequest, files: Sequence[Path]) -> None:

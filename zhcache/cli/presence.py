@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zhcache.cli.base import Output, Session
 from zhcache.cli.follow import follow
-from zhcache.completeness import gaps
+from zhcache.completeness import gaps, is_closed
 from zhcache.errors import NotFound
 from zhcache.protocol.messages import PrefetchRequest
 from zhcache.results import result_of
@@ -24,7 +24,8 @@ def ensure(session: Session, repo: str, revision: str | None, output: Output) ->
     except NotFound:
         pass
     else:
-        if not gaps(Path(held.path)):
+        # Files that are closed to this user are not to him: what they lack the worker tells.
+        if is_closed(Path(held.path)) or not gaps(Path(held.path)):
             return held.commit
     request = PrefetchRequest(repo=repo, revision=revision, only_pipeline=True)
     return result_of(follow(session, session.client.submit(request), output)).commit

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zhcache.client import Client
-from zhcache.completeness import gaps
 from zhcache.errors import NotFound, UsageError
 from zhcache.lease import Lease
+from zhcache.pipeline.closed import Readable
 from zhcache.pipeline.leased import Held, bind, release
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def load_pipeline(
 
     What is not in the store yet is fetched first, with progress on a terminal. The pipeline is
     read in the precision it was published in and without any network. On the CPU its weights are
-    mapped, on a GPU they lie in memory that all processes of this user share. It owns its lease:
+    mapped, on a GPU they lie in memory that all processes of this user share. Where the store's
+    files are closed to this user, it comes by descriptor, and is shared as well. It owns its lease:
     leaving ``with load_pipeline(...) as pipe:``, ``zhcache.release(pipe)`` and the end of the
     process each end it.
 
@@ -92,13 +93,14 @@ def load_pipeline(
     until = None if timeout is None else time.monotonic() + timeout
     client = Client()
     try:
-        lease = _lease(client, repo, revision, until)
+        lease, there = _lease(client, repo, revision, until)
     except BaseException:
         client.close()
         raise
     held = Held(client, lease)
     try:
-        pipeline = _read(client, lease, named, from_pretrained_kwargs, until)
+        with there:
+            pipeline = _read(client, lease, there, named, from_pretrained_kwargs, until)
         _tune(pipeline, attention, compile)
     except BaseException:
         held.end()
@@ -107,7 +109,12 @@ def load_pipeline(
 
 
 def _read(
-    client: Client, lease: Lease, device_name: str, options: Mapping[str, Any], until: float | None
+    client: Client,
+    lease: Lease,
+    there: Readable,
+    device_name: str,
+    options: Mapping[str, Any],
+    until: float | None,
 ) -> Any:
     from zhcache.pipeline.quick import paused_collector
 
@@ -125,13 +132,16 @@ def _read(
     with paused_collector():
         from zhcache.pipeline import reading
 
-        is_slow_to_map = lease.granted.host == "arenas"
-        if "device_map" in options and not is_slow_to_map:
-            return reading.over_files(lease.path, options)
+        is_mapped = lease.granted.host != "arenas" and there.weights is None
+        if "device_map" in options and is_mapped:
+            return reading.over_files(there.folder, options)
         device = reading.device_of(device_name)
-        if device.type == "cuda" or (device.type == "cpu" and is_slow_to_map):
-            return reading.over_arenas(lease.path, device, options, hand)
-        pipeline = reading.over_files(lease.path, options)
+        if device.type == "cuda" or not is_mapped:
+            home = device if device.type in ("cpu", "cuda") else reading.device_of("cpu")
+            pipeline = reading.over_arenas(there.folder, home, options, hand, there.weights)
+            there.name_in(pipeline)
+            return pipeline if home == device else pipeline.to(device)
+        pipeline = reading.over_files(there.folder, options)
         # It is on the CPU already; asking again makes diffusers warn about half precision there.
         return pipeline if device.type == "cpu" else pipeline.to(device)
 
@@ -147,18 +157,24 @@ def _tune(pipeline: Any, attention: str | None, compile: bool) -> None:
         tuning.compile_blocks(pipeline)
 
 
-def _lease(client: Client, repo: str, revision: str | None, until: float | None) -> Lease:
+def _lease(
+    client: Client, repo: str, revision: str | None, until: float | None
+) -> tuple[Lease, Readable]:
     try:
         lease = client.lease(repo, revision=revision)
-        if not gaps(lease.path):
-            return lease
-        lease.end()
     except NotFound:
         pass
+    else:
+        there = Readable(client.socket, lease)
+        if not there.gaps():
+            return lease, there
+        there.close()
+        lease.end()
     left = None if until is None else max(until - time.monotonic(), 0.0)
     result = _fetch(client, repo, revision, left)
     # By commit: the branch may have moved on since, and what was fetched is what is read.
-    return client.lease(result.repo, revision=result.commit)
+    lease = client.lease(result.repo, revision=result.commit)
+    return lease, Readable(client.socket, lease)
 
 
 def _fetch(client: Client, repo: str, revision: str | None, timeout_s: float | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,13 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
     return pipeline
 
 
-def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], hand: Hand) -> Any:
+def over_arenas(
+    folder: Path,
+    device: torch.device,
+    options: Mapping[str, Any],
+    hand: Hand,
+    weights: Collection[str] | None = None,
+) -> Any:
     """Returns the pipeline with its weights in the daemon's memory on ``device``.
 
     Args:
@@ -91,6 +97,7 @@ def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], 
         device: ``cpu`` or a CUDA device.
         options: Of ``from_pretrained``; a component among them is not asked for.
         hand: Asks the daemon.
+        weights: Paths of the files with weights where ``folder`` has none of them; None: it has.
 
     Raises:
         UsageError: An option that only weights of one's own can have.
@@ -104,17 +111,28 @@ def over_arenas(folder: Path, device: torch.device, options: Mapping[str, Any], 
         if options.get(name) is not None:
             raise UsageError(
                 "{name} changes weights or places, and these weights are shared and in their place",
-                hint="leave it out, or load with device='cpu' and move what you change",
+                hint="leave it out, or load with stock from_pretrained from zhcache.path(...)",
                 name=name,
             )
     named = components(folder)
-    wanted = [name for name in named if name not in options and has_weights(folder / name)]
+    weighted = _weighted(folder, named) if weights is None else _folders(weights)
+    wanted = [name for name in named if name not in options and name in weighted]
     shared = attach.shared(folder, device, wanted, hand) if wanted else {}
     # What has no weights has no precision either.
-    with told(folder, options.keys(), _FOR_STOCK):
+    with told(folder, options.keys(), _FOR_STOCK, elsewhere=weights or ()):
         pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
     # A component of the user's own goes there; what is there already is left as it is.
     return pipeline if device.type == "cpu" else pipeline.to(device)
+
+
+def _weighted(folder: Path, named: Collection[str]) -> set[str]:
+    return {name for name in named if has_weights(folder / name)}
+
+
+def _folders(weights: Collection[str]) -> set[str]:
+    """Returns the components that ``has_weights`` would name, were the files there."""
+    parts = (path.split("/") for path in weights if path.endswith(".safetensors"))
+    return {part[0] for part in parts if len(part) == 2}
 
 
 def _pipeline(folder: Path, form: Published, options: Mapping[str, Any]) -> Any:

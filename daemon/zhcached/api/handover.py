@@ -1,9 +1,9 @@
 """The second socket: for what HTTP cannot carry, descriptors.
 
 Frames (``zhcache.protocol.frames``) both ways. The first says by ``op`` what the connection is
-for: files that come in, arenas that go out, a resident pipeline. Each conversation has a thread of
-its own; how many there may be is counted for each user, and a request that does not arrive whole
-in time ends its connection.
+for: files that come in, arenas or small files that go out, a resident pipeline. Each conversation
+has a thread of its own; how many there may be is counted for each user, and a request that does not
+arrive whole in time ends its connection.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol import frames, version
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ImportRequest, Message
-from zhcache.protocol.residency import AttachRequest, Failed, ResidentRequest
-from zhcached.api import attach, imports, residents
+from zhcache.protocol.residency import AttachRequest, Failed, FilesRequest, ResidentRequest
+from zhcached.api import attach, imports, residents, small
+from zhcached.api.accept import PAUSE_S
 from zhcached.api.peer import Peer, of_socket
 from zhcached.api.quota import Quota
 from zhcached.api.services import Services
@@ -49,10 +50,11 @@ class _Head(Message):
     protocol: int = version.PROTOCOL
 
 
-Request = ImportRequest | AttachRequest | ResidentRequest
+Request = ImportRequest | AttachRequest | FilesRequest | ResidentRequest
 _KINDS: dict[str, type[Request]] = {
     "import": ImportRequest,
     "attach": AttachRequest,
+    "files": FilesRequest,
     "resident": ResidentRequest,
 }
 
@@ -88,7 +90,7 @@ class Handover:
                 if not self._stopped:
                     # Out of descriptors, most likely: that passes, and work must go on then.
                     log.warning("handover.not_accepted", error=str(error))
-                    time.sleep(RETRY_S)
+                    time.sleep(PAUSE_S)
                 continue
             self._begin(channel)
 
@@ -135,6 +137,10 @@ class Handover:
         elif isinstance(request, AttachRequest):
             with self._attaches.held(peer.uid):
                 attach.serve(channel, request, peer, self._services)
+            channel.close()
+        elif isinstance(request, FilesRequest):
+            with self._attaches.held(peer.uid):
+                small.serve(channel, request, peer, self._services)
             channel.close()
         else:
             residents.serve(channel, request, peer, self._services)

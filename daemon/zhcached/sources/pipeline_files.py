@@ -92,6 +92,11 @@ def components_of(model_index: bytes) -> frozenset[str] | None:
     )
 
 
+def is_heavy(path: str) -> bool:
+    """Tells whether a file holds weights, or is an archive, by its name."""
+    return path.lower().endswith(_HEAVY)
+
+
 def read_by_from_pretrained(
     listing: Iterable[RepoPath],
     *,
