@@ -311,9 +311,14 @@ class Snapshot(Message):
 
 
 class SnapshotDetail(Snapshot):
-    """A snapshot with its files: ``show``."""
+    """A snapshot with its files: ``show``.
+
+    Of a variant ``commit`` is the one that it was made of, ``path``, ``bytes`` and ``files`` are
+    its own.
+    """
 
     files: list[SnapshotFile] = []
+    variant: str | None = None
 
 
 class Snapshots(Message):
@@ -324,21 +329,34 @@ class Snapshots(Message):
 
 
 class Removed(Message):
-    """What ``rm`` let go; the bytes are freed by the next ``gc``."""
+    """What ``rm`` let go; the bytes are freed by the next ``gc``. ``variants`` by name."""
 
     repo: str
     commits: list[str]
     bytes_released: int
+    variants: list[str] = []
     schema: int = 1
 
 
+class VariantUse(Message):
+    """One variant's share of the disk; ``bytes_own`` is what only it uses."""
+
+    commit: str
+    variant: str
+    bytes: int
+    bytes_own: int
+
+
 class RepoUse(Message):
-    """One repository's share of the disk; ``bytes_own`` is what only it uses."""
+    """One repository's share of the disk, its variants included; ``bytes_own`` is what only it
+    uses.
+    """
 
     repo: str
     bytes: int
     bytes_own: int
     snapshots: int
+    variants: list[VariantUse] = []
 
 
 class Space(Message):

@@ -18,7 +18,7 @@ from zhcache.protocol.messages import DamagedBlob, VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.clock import Clock
 from zhcached.errors import StoreDamaged
-from zhcached.store import files, records
+from zhcached.store import files, listing, records, variants
 from zhcached.store.blobs import Blobs, Identity
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
@@ -152,6 +152,7 @@ class Fsck:
         on_disk = {(str(repo), commit): stat for repo, commit, stat in self._manifests.list()}
         rows = self._catalog.rows(
             "SELECT repo, commit_hash, id, inode, size, mtime_ns, rows_crc, removing FROM snapshots"
+            " ORDER BY derived_of IS NULL, id"  # a variant goes before what it was made of
         )
         changed: list[Manifest] = []
         sound: set[tuple[str, str]] = set()
@@ -338,38 +339,54 @@ class Fsck:
         return [(str(sha256), int(size)) for sha256, size in rows]
 
     def _users(self, sha256: str) -> list[str]:
+        """Returns the repositories that have a blob; where only variants have it, those."""
         rows = self._catalog.rows(
-            "SELECT DISTINCT s.repo FROM files f JOIN snapshots s ON s.id=f.snapshot"
-            " WHERE f.sha256=? ORDER BY 1",
+            "SELECT DISTINCT s.repo, s.derived_of, s.variant FROM files f JOIN snapshots s"
+            " ON s.id=f.snapshot WHERE f.sha256=? ORDER BY 1, 2, 3",
             (sha256,),
         )
-        return [str(row[0]) for row in rows]
+        owners = dict.fromkeys(str(repo) for repo, of, _ in rows if of is None)
+        made = [variants.label(repo, of, v) for repo, of, v in rows if of and repo not in owners]
+        return [*owners, *made]
 
     def lost(self, repo: RepoId | None = None) -> list[tuple[RepoId, str, str]]:
         """Returns (repository, ref, commit) of each ref whose snapshot's manifest is gone.
 
-        Removal drops refs before manifests, so such a ref is left by damage alone.
+        Removal drops refs and variants before manifests, so that one is left by damage alone. Of
+        what only a variant was made of, the commit stands for a ref.
         """
-        return [
+        refs = [
             (held, ref, commit)
             for held in self._manifests.repos()
             if repo is None or held == repo
             for ref, commit in self._manifests.refs(held).items()
             if not self._layout.manifest(held, commit).exists()
         ]
+        named = {(str(held), commit) for held, _, commit in refs}
+        bases = {(name, of) for name, of, _ in variants.orphaned(self._catalog, repo)} - named
+        return refs + [(parse_repo(name), of, of) for name, of in sorted(bases)]
 
     def _missing(self, repo: RepoId | None) -> list[str]:
         for held, commit, _ in self._manifests.list():
             if repo is None or held == repo:
                 self._read(held, commit)
         files = [f"{name} {path}" for name, _, path, _, _, _ in self.holes(repo)]
+        files += [
+            f"{variants.label(str(held), of, name)} {path}"
+            for held, of, name, commit in variants.broken(self._catalog, repo)
+            for path in listing.holes_of(self._catalog, held, commit)
+        ]
         return files + [f"{held} {ref}: its manifest" for held, ref, _ in self.lost(repo)]
 
     def holes(self, repo: RepoId | None) -> list[tuple[str, str, str, int, str, str | None]]:
-        """Returns (repo, commit, path, size, sha256, git sha1) of files whose blob is not here."""
+        """Returns (repo, commit, path, size, sha256, git sha1) of files whose blob is not here.
+
+        Those of variants are not among them: no source has them.
+        """
         rows = self._catalog.rows(
             "SELECT s.repo, s.commit_hash, f.path, f.size, f.sha256, f.git_sha1 FROM files f"
-            " JOIN snapshots s ON s.id=f.snapshot WHERE (? IS NULL OR s.repo=?) AND NOT EXISTS"
+            " JOIN snapshots s ON s.id=f.snapshot WHERE s.derived_of IS NULL"
+            " AND (? IS NULL OR s.repo=?) AND NOT EXISTS"
             " (SELECT 1 FROM blobs b WHERE b.sha256=f.sha256) ORDER BY 1, 2, 3",
             (str(repo) if repo else None, str(repo) if repo else None),
         )

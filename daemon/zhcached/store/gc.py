@@ -20,6 +20,7 @@ import msgspec
 from zhcache.protocol.messages import GcItem, GcReport
 from zhcached.clock import Clock
 from zhcached.config import StoreConfig
+from zhcached.store import variants
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
@@ -30,6 +31,19 @@ BATCH: Final = 64
 _UNUSED: Final = (
     "SELECT sha256, size, released, boot, mono FROM blobs b WHERE NOT EXISTS"
     " (SELECT 1 FROM files f WHERE f.sha256 = b.sha256)"
+)
+# What a variant shares with its repository's own snapshots counts as theirs.
+_USED: Final = (
+    "SELECT repo, derived_of, variant, SUM(size), COUNT(*) FROM"
+    " (SELECT DISTINCT s.repo, s.derived_of, s.variant, f.sha256, f.size FROM files f"
+    " JOIN snapshots s ON s.id = f.snapshot WHERE s.derived_of IS NULL OR NOT EXISTS"
+    " (SELECT 1 FROM files g JOIN snapshots t ON t.id = g.snapshot WHERE g.sha256 = f.sha256"
+    " AND t.repo = s.repo AND t.derived_of IS NULL))"
+    " GROUP BY repo, derived_of, variant ORDER BY repo, derived_of, variant"
+)
+_LEASED: Final = (
+    "SELECT l.repo, s.derived_of, s.variant, l.uid, l.pid FROM leases l LEFT JOIN snapshots s"
+    " ON s.repo = l.repo AND s.commit_hash = l.commit_hash"
 )
 
 
@@ -43,9 +57,9 @@ class UnusedBlob(msgspec.Struct, frozen=True):
 
 
 class UsedBlobs(msgspec.Struct, frozen=True):
-    """A repository's blobs in sum, and who leases them."""
+    """Blobs of a repository, or those of a variant that are its own, in sum; who leases them."""
 
-    repo: str
+    name: str
     bytes: int
     count: int
     holders: tuple[str, ...]
@@ -132,7 +146,7 @@ def _sort_leftovers(state: GcState, remove: list[GcItem], keep: list[GcItem]) ->
 
 
 def _used(use: UsedBlobs) -> GcItem:
-    reason = f"used by {use.repo}"
+    reason = f"used by {use.name}"
     if use.holders:
         reason += ", leased by " + ", ".join(use.holders)
     return GcItem(
@@ -140,7 +154,7 @@ def _used(use: UsedBlobs) -> GcItem:
         name=f"{use.count} blobs",
         bytes=use.bytes,
         reason=reason,
-        used_by=[use.repo],
+        used_by=[use.name],
     )
 
 
@@ -226,17 +240,15 @@ class Collector:
         )
 
     def _used(self) -> tuple[UsedBlobs, ...]:
-        rows = self._catalog.rows(
-            "SELECT repo, SUM(size), COUNT(*) FROM (SELECT DISTINCT s.repo, f.sha256, f.size"
-            " FROM files f JOIN snapshots s ON s.id = f.snapshot) GROUP BY repo ORDER BY repo"
-        )
         leased: dict[str, list[str]] = {}
-        for repo, uid, pid in self._catalog.rows("SELECT repo, uid, pid FROM leases"):
-            leased.setdefault(str(repo), []).append(f"process {pid} of uid {uid}")
-        return tuple(
-            UsedBlobs(str(repo), int(size), int(number), tuple(leased.get(str(repo), ())))
-            for repo, size, number in rows
-        )
+        for repo, of, variant, uid, pid in self._catalog.rows(_LEASED):
+            name = variants.label(repo, of, variant) if of else str(repo)
+            leased.setdefault(name, []).append(f"process {pid} of uid {uid}")
+        used: list[UsedBlobs] = []
+        for repo, of, variant, size, number in self._catalog.rows(_USED):
+            name = variants.label(repo, of, variant) if of else str(repo)
+            used.append(UsedBlobs(name, int(size), int(number), tuple(leased.get(name, ()))))
+        return tuple(used)
 
     def _age(self, boot: str, mono: float) -> float:
         """Seconds a blob is known; one of another boot is known since this daemon came up."""

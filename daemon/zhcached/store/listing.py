@@ -8,6 +8,7 @@ from typing import Any
 from zhcache.protocol import messages
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.config import StoreConfig
+from zhcached.store import variants
 from zhcached.store.blobs import Blobs, Identity
 from zhcached.store.catalog import Catalog
 from zhcached.store.digest import Promise
@@ -61,15 +62,15 @@ def suspects(catalog: Catalog, repo: RepoId, commit: str) -> list[tuple[str, int
     return [(str(sha256), int(size)) for sha256, size in rows]
 
 
-def holes_of(catalog: Catalog, repo: RepoId, commit: str) -> str:
-    """Returns a path of the snapshot whose blob is not here, or nothing."""
+def holes_of(catalog: Catalog, repo: RepoId, commit: str) -> list[str]:
+    """Returns the paths of the snapshot whose blobs are not here."""
     rows = catalog.rows(
         "SELECT f.path FROM files f JOIN snapshots s ON s.id=f.snapshot WHERE s.repo=?"
         " AND s.commit_hash=? AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.sha256=f.sha256)"
-        " LIMIT 1",
+        " ORDER BY 1",
         (str(repo), commit),
     )
-    return str(rows[0][0]) if rows else ""
+    return [str(row[0]) for row in rows]
 
 
 def commits(catalog: Catalog, repo: RepoId) -> list[str]:
@@ -80,6 +81,15 @@ def commits(catalog: Catalog, repo: RepoId) -> list[str]:
         (str(repo),),
     )
     return [str(row[0]) for row in rows]
+
+
+def sizes(catalog: Catalog) -> dict[tuple[str, str], int]:
+    """Returns the bytes of each (repository, commit), variants by their own commits."""
+    rows = catalog.rows(
+        "SELECT s.repo, s.commit_hash, COALESCE(SUM(f.size), 0) FROM snapshots s"
+        " LEFT JOIN files f ON f.snapshot=s.id GROUP BY s.id"
+    )
+    return {(str(repo), str(commit)): int(size) for repo, commit, size in rows}
 
 
 def refs(catalog: Catalog, repo: RepoId) -> dict[str, str]:
@@ -93,14 +103,40 @@ def snapshots(catalog: Catalog, view: HubView) -> list[messages.Snapshot]:
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for repo, commit, ref in catalog.rows("SELECT repo, commit_hash, ref FROM refs ORDER BY ref"):
         names[repo, commit].append(str(ref))
-    rows = catalog.rows(f"{_SNAPSHOTS} GROUP BY s.id ORDER BY s.repo, s.created")
-    return [messages.Snapshot(**_fields(row, view, names[row[0], row[1]])) for row in rows]
+    rows = catalog.rows(
+        f"{_SNAPSHOTS} AND s.derived_of IS NULL GROUP BY s.id ORDER BY s.repo, s.created"
+    )
+    made = variants.listed(catalog, view)
+    here = [
+        messages.Snapshot(
+            **_fields(row, view, names[row[0], row[1]]), variants=made.pop((row[0], row[1]), {})
+        )
+        for row in rows
+    ]
+    return here + [_unfounded(view, *key, of) for key, of in made.items()]
+
+
+def _unfounded(
+    view: HubView, repo: str, commit: str, made: dict[str, messages.VariantResult]
+) -> messages.Snapshot:
+    """Returns what is left of a snapshot whose own record was lost: variants, and no file."""
+    return messages.Snapshot(
+        repo=repo,
+        commit=commit,
+        path=str(view.snapshot_dir(parse_repo(repo), commit)),
+        revisions=[],
+        bytes=0,
+        files_count=0,
+        trust="first-use",
+        complete=False,
+        variants=made,
+    )
 
 
 def detail(
     catalog: Catalog, view: HubView, blobs: Blobs, repo: RepoId, commit: str
 ) -> messages.SnapshotDetail:
-    """Returns one snapshot with its files; it must be there."""
+    """Returns one snapshot, or one variant, with its files; it must be there."""
     where = "AND s.repo=? AND s.commit_hash=? GROUP BY s.id"
     row = catalog.rows(f"{_SNAPSHOTS} {where}", (str(repo), commit))[0]
     files = catalog.rows(
@@ -109,8 +145,12 @@ def detail(
         (str(repo), commit),
     )
     here = sorted(ref for ref, target in refs(catalog, repo).items() if target == commit)
+    fields = _fields(row, view, here)
+    fields["commit"], variant = variants.origin(catalog, repo, commit)
     return messages.SnapshotDetail(
-        **_fields(row, view, here),
+        **fields,
+        variant=variant,
+        variants={} if variant else variants.listed(catalog, view).get((str(repo), commit), {}),
         files=[
             messages.SnapshotFile(
                 path=path, size=size, sha256=sha256, blob=str(blobs.path(sha256)), trust=trust
@@ -144,15 +184,22 @@ def space(catalog: Catalog, ledger: Space, config: StoreConfig) -> messages.Spac
         " JOIN snapshots s ON s.id=f.snapshot),"
         " shared AS (SELECT sha256, COUNT(*) AS users FROM used GROUP BY sha256)"
         " SELECT used.repo, SUM(used.size), SUM((shared.users=1)*used.size),"
-        " (SELECT COUNT(*) FROM snapshots s WHERE s.repo=used.repo)"
+        " (SELECT COUNT(*) FROM snapshots s WHERE s.repo=used.repo AND s.derived_of IS NULL)"
         " FROM used JOIN shared ON shared.sha256=used.sha256 GROUP BY used.repo ORDER BY 1"
     )
+    made = variants.uses(catalog)
     totals = catalog.rows(
         "SELECT COALESCE(SUM(size), 0), COALESCE(SUM(released*size), 0) FROM blobs"
     )[0]
     return messages.Space(
         repos=[
-            messages.RepoUse(repo=repo, bytes=size, bytes_own=own, snapshots=number)
+            messages.RepoUse(
+                repo=repo,
+                bytes=size,
+                bytes_own=own,
+                snapshots=number,
+                variants=made.get(repo, []),
+            )
             for repo, size, own, number in rows
         ],
         bytes_blobs=int(totals[0]),

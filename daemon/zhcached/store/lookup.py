@@ -17,7 +17,11 @@ def commit_of(catalog: Catalog, repo: RepoId, revision: str | None) -> str:
         NotFound: No such snapshot here.
         UsageError: Malformed, or several commits begin so.
     """
-    if revision is not None and revision in variants.made_of(catalog, repo, None):
+    if (
+        revision is not None
+        and is_commit(revision)
+        and revision in variants.made_of(catalog, repo, None)
+    ):
         return revision
     commits = listing.commits(catalog, repo)
     refs = listing.refs(catalog, repo)
@@ -45,6 +49,30 @@ def commit_of(catalog: Catalog, repo: RepoId, revision: str | None) -> str:
             here=", ".join([*sorted(refs), *commits][:8]),
         )
     return found[0]
+
+
+def to_remove(
+    catalog: Catalog, repo: RepoId, revision: str | None
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the snapshots that a removal means, and the variants (own commit -> name) with them.
+
+    Args:
+        catalog: The index.
+        repo: The repository.
+        revision: As ``commit_of``; None is all.
+
+    Raises:
+        NotFound: Nothing such is here.
+        UsageError: Malformed, or several commits begin so.
+    """
+    if revision is None:
+        commits, made = listing.commits(catalog, repo), variants.made_of(catalog, repo, None)
+        if not commits and not made:
+            raise NotFound("{repo} is not in the store", repo=repo)
+        return commits, made
+    commit = commit_of(catalog, repo, revision)
+    _, name = variants.origin(catalog, repo, commit)
+    return ([], {commit: name}) if name else ([commit], variants.made_of(catalog, repo, commit))
 
 
 def name_of(catalog: Catalog, repo: RepoId, commit: str) -> str:

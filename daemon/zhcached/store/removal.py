@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zhcache.errors import Busy, NotPermitted, UsageError
+from zhcache.protocol.messages import Removed
 from zhcache.protocol.names import RepoId
 from zhcached.store.catalog import Catalog
 from zhcached.store.failpoints import hit
@@ -78,6 +79,35 @@ class Removal:
                     repo=repo,
                     owner=others[commit],
                 )
+
+    def run(
+        self,
+        repo: RepoId,
+        commits: list[str],
+        made: dict[str, str],
+        uid: int | None,
+        *,
+        may_all: bool,
+    ) -> Removed:
+        """Removes snapshots and variants, or nothing.
+
+        Args:
+            repo: The repository.
+            commits: Its snapshots that go.
+            made: Variants that go: own commit -> name.
+            uid: Who asks.
+            may_all: May remove what others brought here too.
+
+        Raises:
+            ZhcacheError: As ``mark``.
+        """
+        # Variants first: a crash never leaves one without what it was made of.
+        order = [*made, *commits]
+        self.mark(repo, order, uid, may_all=may_all)
+        hit("remove.after_mark")
+        released = sum(self.carry_out(repo, commit) for commit in order)
+        names = sorted(set(made.values()))
+        return Removed(repo=str(repo), commits=commits, bytes_released=released, variants=names)
 
     def carry_out(self, repo: RepoId, commit: str) -> int:
         """Removes one marked snapshot; returns the bytes nothing else uses."""

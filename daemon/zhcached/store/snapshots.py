@@ -146,6 +146,8 @@ def merge(old: Manifest, new: Manifest) -> Manifest:
     Raises:
         IntegrityError: They disagree about a file. A commit never changes, so one was lied to.
     """
+    if old.derived is not None or new.derived is not None:
+        return _same(old, new)
     by_path = {file.path: file for file in old.files}
     before = set(by_path)
     for file in new.files:
@@ -176,6 +178,27 @@ def merge(old: Manifest, new: Manifest) -> Manifest:
         complete=_is_complete(old, by_path) or _is_complete(new, by_path),
         left_out=left_out,
     )
+
+
+def _same(old: Manifest, new: Manifest) -> Manifest:
+    """Returns a variant that is made again: its commit follows from its recipe, so must its files.
+
+    Raises:
+        IntegrityError: It came out otherwise.
+    """
+    if old.derived != new.derived or content(old) != content(new):
+        raise IntegrityError(
+            "{repo} has the variant {variant} here already, with other content",
+            hint="to have it made anew, run `zhcache rm {repo} --variant {variant}` first",
+            repo=new.repo,
+            variant=(old.derived or new.derived or Derived("", "", "")).variant,
+        )
+    return msgspec.structs.replace(new, created=old.created, uid=old.uid)
+
+
+def content(manifest: Manifest) -> set[tuple[str, int, str]]:
+    """Returns (path, size, sha256) of each file."""
+    return {(file.path, file.size, file.sha256) for file in manifest.files}
 
 
 def _is_complete(one: Manifest, paths: Collection[str]) -> bool:

@@ -15,11 +15,11 @@ from typing import Self
 
 from zhcache.errors import IntegrityError, NotFound, NotPermitted
 from zhcache.protocol import messages
-from zhcache.protocol.names import RepoId, parse_repo
+from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import StoreConfig
 from zhcached.errors import StoreDamaged
-from zhcached.store import listing, lookup, records, variants
+from zhcached.store import listing, lockfile, lookup, records, variants
 from zhcached.store.blobs import Blobs
 from zhcached.store.catalog import Catalog
 from zhcached.store.digest import Promise
@@ -30,7 +30,7 @@ from zhcached.store.intake import Intake
 from zhcached.store.layout import Layout, StoreLock
 from zhcached.store.leases import Leases, boot_id
 from zhcached.store.removal import Removal
-from zhcached.store.snapshots import Manifest, Manifests
+from zhcached.store.snapshots import Manifest, Manifests, content
 from zhcached.store.view import HubView
 
 _REBUILT = ("files", "snapshots", "blobs", "refs", "pins")
@@ -165,6 +165,8 @@ class Store:
                 self.leases.hold(hold, file.sha256)
             try:
                 self._demand_blobs(manifest)
+                if manifest.derived is not None:
+                    self._make_way(manifest)
                 hit("publish.before_manifest")
                 whole = self.manifests.write(manifest)
                 hit("publish.after_manifest")
@@ -181,6 +183,13 @@ class Store:
             finally:
                 self.leases.release_holds(hold)
         return folder
+
+    def _make_way(self, manifest: Manifest) -> None:
+        """Takes a variant away that misses bytes and is made anew with others."""
+        repo, commit = manifest.repo_id, manifest.commit
+        is_broken = bool(listing.holes_of(self.catalog, repo, commit))
+        if is_broken and content(self._read(repo, commit)) != content(manifest):
+            self._fsck.finish_removal(repo, commit)
 
     def _move_ref(self, repo: RepoId, ref: str, commit: str) -> None:
         self.manifests.set_ref(repo, ref, commit)
@@ -260,7 +269,7 @@ class Store:
             raise IntegrityError(
                 "{path} of {repo} was damaged on disk or is missing",
                 hint="run `zhcache repair`",
-                path=holes,
+                path=holes[0],
                 repo=repo,
             )
         return self._read(repo, commit)
@@ -272,18 +281,26 @@ class Store:
             raise StoreDamaged(reason=f"the manifest of {repo} at {commit} is missing") from None
 
     def snapshots(self) -> list[messages.Snapshot]:
-        """Returns every snapshot here."""
+        """Returns every snapshot here, each with the variants that were made of it."""
         return listing.snapshots(self.catalog, self.view)
 
-    def detail(self, repo: RepoId, revision: str | None) -> messages.SnapshotDetail:
-        """Returns one snapshot with its files.
+    def detail(
+        self, repo: RepoId, revision: str | None, variant: str | None = None
+    ) -> messages.SnapshotDetail:
+        """Returns one snapshot, or a variant of it, with its files.
 
         Raises:
-            NotFound: No such snapshot here.
+            NotFound: No such snapshot or variant here.
             UsageError: The revision is malformed or means several commits.
         """
         commit = lookup.commit_of(self.catalog, repo, revision)
+        if variant is not None:
+            commit = variants.commit_of(self.catalog, repo, commit, variant)
         return listing.detail(self.catalog, self.view, self.blobs, repo, commit)
+
+    def sizes(self) -> dict[tuple[str, str], int]:
+        """Returns the bytes of each (repository, commit), variants by their own commits."""
+        return listing.sizes(self.catalog)
 
     def space_report(self) -> messages.Space:
         """Returns what takes how much room."""
@@ -294,26 +311,11 @@ class Store:
 
         Raises:
             NotFound: One is not here.
-            UsageError: A name is malformed.
+            UsageError: A name is malformed, or means a variant.
         """
-        locked: list[messages.LockedRepo] = []
-        for text in repos:
-            name, _, revision = text.partition("@")
-            repo = parse_repo(name)
-            manifest = self.resolve(repo, revision or None)
-            files = [
-                messages.LockedFile(path=f.path, size=f.size, sha256=f.sha256)
-                for f in manifest.files
-            ]
-            locked.append(
-                messages.LockedRepo(
-                    repo=str(repo),
-                    revision=revision or lookup.name_of(self.catalog, repo, manifest.commit),
-                    commit=manifest.commit,
-                    files=files,
-                )
-            )
-        return messages.LockFile(repos=locked)
+        return messages.LockFile(
+            repos=[lockfile.entry(self.catalog, text, self.resolve) for text in repos]
+        )
 
     # --- letting go ------------------------------------------------------------------------------
 
@@ -361,7 +363,9 @@ class Store:
         *,
         may_all: bool = True,
     ) -> messages.Removed:
-        """Removes one snapshot, or all of a repository; ``gc`` then frees the bytes at once.
+        """Removes one snapshot, or all of a repository, and the variants that were made of them.
+
+        ``gc`` then frees the bytes at once.
 
         Args:
             repo: The repository.
@@ -377,16 +381,40 @@ class Store:
             ZhcacheError: The disk failed.
         """
         with self._writing:
-            if revision is None:
-                commits = listing.commits(self.catalog, repo)
-                if not commits:
-                    raise NotFound("{repo} is not in the store", repo=repo)
-            else:
-                commits = [lookup.commit_of(self.catalog, repo, revision)]
-            self._removal.mark(repo, commits, uid, may_all=may_all)
-            hit("remove.after_mark")
-            released = sum(self._removal.carry_out(repo, commit) for commit in commits)
-        return messages.Removed(repo=str(repo), commits=commits, bytes_released=released)
+            commits, made = lookup.to_remove(self.catalog, repo, revision)
+            return self._removal.run(repo, commits, made, uid, may_all=may_all)
+
+    def remove_variant(
+        self,
+        repo: RepoId,
+        base: str | None,
+        name: str,
+        uid: int | None = None,
+        *,
+        may_all: bool = True,
+    ) -> messages.Removed:
+        """Removes a variant; what it was made of stays.
+
+        Args:
+            repo: The repository.
+            base: Branch, tag or commit of what it was made of; None means any.
+            name: The variant.
+            uid: Who asks.
+            may_all: May remove what others had made too.
+
+        Raises:
+            NotFound: There is none; the message names those that are here.
+            NotPermitted: Another user had it made; nothing was removed.
+            Busy: Somebody leases it; the message names who.
+            UsageError: The repository is pinned.
+            ZhcacheError: The disk failed.
+        """
+        with self._writing:
+            if base is not None and not is_commit(base):
+                base = lookup.commit_of(self.catalog, repo, base)
+            commits = variants.commits_of(self.catalog, repo, base, name)
+            made = dict.fromkeys(commits, name)
+            return self._removal.run(repo, [], made, uid, may_all=may_all)
 
     def gc(self, *, dry_run: bool = False) -> messages.GcReport:
         """Frees what nothing needs, and says why the rest stays.
