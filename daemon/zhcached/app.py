@@ -11,20 +11,20 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal
 
 import structlog
-from aiohttp import web
 
 from zhcache import __version__
 from zhcache.errors import ZhcacheError
 from zhcache.paths import handover_path
 from zhcached import log as logfile
 from zhcached import notify
-from zhcached.api import listen, server
+from zhcached.api import accept, listen, server
 from zhcached.api.handover import Handover
+from zhcached.api.quota import Quota
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config, ResidencyConfig
@@ -64,6 +64,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         ZhcacheError: The store cannot be used; the message says why.
     """
     inherited = notify.inherited()
+    descriptors = accept.raise_descriptor_limit()
     clock = SystemClock()
     store = Store.open(home, config.store, clock)
     try:
@@ -72,7 +73,8 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         # Before anybody can ask for what would otherwise be filled anew.
         services.arenas.take_over(inherited.kept)
         _obey_signals(services.stopping)
-        async with _listening(services, socket_path, inherited.sockets):
+        connections = accept.quota(descriptors)
+        async with _listening(services, socket_path, inherited.sockets, connections):
             again = await services.jobs.restore()
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
@@ -169,7 +171,7 @@ def _host(store: Store, limits: ResidencyConfig) -> Literal["files", "arenas"]:
 
 @contextlib.asynccontextmanager
 async def _listening(
-    services: Services, path: Path, inherited: list[socket.socket]
+    services: Services, path: Path, inherited: list[socket.socket], connections: Quota
 ) -> AsyncIterator[None]:
     """Serves the API and the handover socket; our own sockets vanish at the end."""
     beside = handover_path(path)
@@ -179,24 +181,37 @@ async def _listening(
     ours.append((beside, beside.lstat()))
     runner = server.runner(server.build(services))
     await runner.setup()
+    assert runner.server is not None
+    protocols = runner.server
+    acceptors: list[accept.Acceptor] = []
+
+    def serve_at(listener: socket.socket) -> None:
+        acceptors.append(accept.Acceptor(listener, protocols, connections))
+        acceptors[-1].start()
+
     watching: asyncio.Task[None] | None = None
     try:
         for listener in listeners:
-            await _site(runner, listener).start()
+            serve_at(listener)
         await handover.start()
-        watching = asyncio.create_task(_watch_names(services, runner, path, ours))
+        watching = asyncio.create_task(_watch_names(services, serve_at, path, ours))
         yield
     finally:
         if watching is not None:
             watching.cancel()
         for place, identity in ours:
             listen.remove(place, identity)
+        for acceptor in acceptors:
+            acceptor.stop()
         await handover.stop()
         await runner.cleanup()
 
 
 async def _watch_names(
-    services: Services, runner: web.AppRunner, path: Path, ours: list[tuple[Path, os.stat_result]]
+    services: Services,
+    serve_at: Callable[[socket.socket], None],
+    path: Path,
+    ours: list[tuple[Path, os.stat_result]],
 ) -> None:
     """Notices when the names that lead to this daemon are taken from it.
 
@@ -210,15 +225,10 @@ async def _watch_names(
             services.stopping.set()
         elif ours[0][0] == path and not path.exists():
             try:
-                await _site(runner, listen.bind(path)).start()
+                serve_at(listen.bind(path))
                 ours[0] = (path, path.lstat())
             except (OSError, ZhcacheError) as error:
                 log.warning("daemon.socket_lost", error=str(error))
-
-
-def _site(runner: web.AppRunner, listener: socket.socket) -> web.SockSite:
-    listener.setblocking(False)
-    return web.SockSite(runner, listener, backlog=listen.BACKLOG)
 
 
 def _obey_signals(stopping: asyncio.Event) -> None:

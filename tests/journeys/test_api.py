@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import socket
 import stat
 import subprocess
@@ -54,6 +55,16 @@ def test_daemon_imports_no_torch_and_is_small(daemon):
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     resident_kib = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
     assert resident_kib < 100 * 1024
+
+
+def test_limit_of_descriptors_is_raised_as_far_as_it_may_be(hub, make_daemon):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        daemon = make_daemon(source(hub)).start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_description_names_every_path_that_answers(api):
