@@ -17,18 +17,21 @@ def is_of_transformers(module: torch.nn.Module) -> bool:
     return isinstance(module, PreTrainedModel)
 
 
-def own_names(module: torch.nn.Module, keys: Iterable[str]) -> dict[str, str]:
+def own_names(
+    module: torch.nn.Module, keys: Iterable[str], *, may_fuse: bool = False
+) -> dict[str, str]:
     """Returns the module's name of each published key; a key it does not know keeps its own.
 
     Args:
         module: Without weights.
         keys: Of all the component's files.
+        may_fuse: Whether several keys may have one name, where a tensor is made of several.
 
     Raises:
-        UsageError: Tensors of it are made of several published ones, so that none has a name.
+        UsageError: They may not, and would.
     """
     if is_of_transformers(module):
-        return _of_transformers(module, sorted(keys))
+        return _of_transformers(module, sorted(keys), may_fuse)
     # Older U-Nets and VAEs call their attention's projections by names that are mended at loading.
     named: dict[str, Any] = {key: key for key in keys}
     mend: Any = getattr(module, "_fix_state_dict_keys_on_load", None)
@@ -46,7 +49,7 @@ def written(module: torch.nn.Module, key: str, name: str) -> str:
     return key if is_of_transformers(module) else name
 
 
-def _of_transformers(module: Any, keys: Iterable[str]) -> dict[str, str]:
+def _of_transformers(module: Any, keys: Iterable[str], may_fuse: bool) -> dict[str, str]:
     """Source: ``convert_and_load_state_dict_in_model`` of transformers 5, its step 1."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -70,7 +73,7 @@ def _of_transformers(module: Any, keys: Iterable[str]) -> dict[str, str]:
         name, fused = rename_source_key(key, renamings, converters, prefix, known)
         if name not in known and key in known:
             name, fused = rename_source_key(key, [], [], prefix, known)
-        if fused is not None and name in known:
+        if fused is not None and name in known and not may_fuse:
             raise UsageError(
                 "{kind} makes {name} of several published tensors, which cannot be quantized here",
                 hint="give this component bf16 in the recipe",

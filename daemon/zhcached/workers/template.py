@@ -12,8 +12,9 @@ from pathlib import Path
 
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
+from zhcache.pipeline.quantized import hushed
 
-_ROLES = ("zhcached.workers.fill", "zhcached.workers.resident")
+_ROLES = tuple(f"zhcached.workers.{role}" for role in ("fill", "resident", "convert"))
 # Their modules bring what nearly every family uses; another family imports its own, once a worker.
 _USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 _ENVIRONMENT = {
@@ -50,9 +51,10 @@ def fill_up() -> None:
         ZhcacheError: Something is not installed here, or cannot be imported.
     """
     try:
-        for role in _ROLES:
-            importlib.import_module(role)
-        _add_the_usual()
+        with hushed():
+            for role in _ROLES:
+                importlib.import_module(role)
+            _add_the_usual()
     except Exception as error:
         # Foreign code runs at import and raises what it likes.
         raise ZhcacheError(
