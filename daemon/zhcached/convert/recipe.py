@@ -60,10 +60,17 @@ def of_name(name: str, recipes: Mapping[str, RecipeConfig]) -> Recipe:
     """Returns the recipe of that name: a built-in one, or one of the configuration's.
 
     Raises:
-        UsageError: There is none; the hint names those there are.
+        UsageError: There is none; the hint names those there are. Or it asks for gguf.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name not in recipes and name.startswith("gguf"):
+        # Tried: diffusers 0.42 reads it by from_single_file alone, and docs/decisions/0020.
+        raise UsageError(
+            "{name} is not made: stock from_pretrained reads no folder that holds gguf",
+            hint="take int8 or int4, which it reads",
+            name=name[:64],
+        )
     if name not in recipes:
         raise UsageError(
             "there is no recipe for a variant {name}",

@@ -100,6 +100,7 @@ class Layout:
         self.repos = root / "repos"
         self.hub = root / "hub"
         self.quarantine = root / "quarantine"
+        self.conversions = root / "convert"
         self.logs = root / "logs"
         self.index = root / "index.sqlite"
 
@@ -176,7 +177,7 @@ class Layout:
             self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
             for folder in (self.blobs, self.repos, self.hub, self.logs):
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            for folder in (self.ingests, self.quarantine):
+            for folder in (self.ingests, self.quarantine, self.conversions):
                 folder.mkdir(mode=0o700, exist_ok=True)
             # All at once, so that no commit has a folder to make durable; a backup that leaves
             # out empty folders is put right here too.

@@ -54,7 +54,7 @@ def contents(store: Store, repo: RepoId, commit: str) -> list[Component]:
         manifest = store.manifests.read(repo, commit)
     except FileNotFoundError:
         raise NotFound("{repo} at {commit} is not in the store", repo=repo, commit=commit) from None
-    named = _classes(store, manifest)
+    named = classes(store, manifest)
     by_folder: dict[str, list[ManifestFile]] = {name: [] for name in named}
     for file in manifest.files:
         folder = file.path.partition("/")[0]
@@ -70,7 +70,14 @@ def contents(store: Store, repo: RepoId, commit: str) -> list[Component]:
     ]
 
 
-def _classes(store: Store, manifest: Manifest) -> dict[str, tuple[str, str]]:
+def classes(store: Store, manifest: Manifest) -> dict[str, tuple[str, str]]:
+    """Returns the library and class of each component that the snapshot's index names.
+
+    Raises:
+        UsageError: It is no pipeline of diffusers.
+        IntegrityError: Its index was published malformed.
+        StoreDamaged: The index is not what was taken in.
+    """
     file = next((file for file in manifest.files if file.path == INDEX), None)
     if file is None:
         raise UsageError(
