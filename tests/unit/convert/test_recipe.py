@@ -156,3 +156,11 @@ def test_configuration_that_cannot_be_meant_is_refused(tmp_path, text, told):
     with pytest.raises(UsageError) as caught:
         read(tmp_path, text)
     assert told in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["gguf-q8_0", "gguf-q4_k"])
+def test_gguf_is_refused_with_what_can_be_had(name):
+    with pytest.raises(UsageError, match="from_pretrained reads no folder") as caught:
+        of_name(name, {})
+    assert "int8 or int4" in caught.value.hint
+    assert of_name(name, {name: RecipeConfig(default="bf16")}).name == name
