@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 import msgspec
 
-from zhcache import paths
+from zhcache import paths, resources
 from zhcache.channel import Channel, check_version, dial
 from zhcache.errors import Busy, DaemonUnreachable
 from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
 from zhcache.protocol import messages, residency
-from zhcache.protocol.names import parse_repo, parse_revision
+from zhcache.protocol.names import parse_repo
 from zhcache.results import TERMINAL, checked_path, result_of
 
 _RECONNECT_S = 10.0
@@ -110,14 +110,14 @@ class Client:
 
     def submit(self, request: messages.PrefetchRequest) -> messages.Job:
         """Starts a prefetch, or joins the running one for the same thing."""
-        _check(request.repo, request.revision)
+        resources.check(request.repo, request.revision)
         return self._line().call(
             "POST", "/v1/prefetch", messages.Job, body=request, timeout_s=_LONG_S
         )
 
     def plan(self, request: messages.PrefetchRequest) -> messages.PrefetchPlan:
         """Returns what that prefetch would bring and from where; fetches nothing."""
-        _check(request.repo, request.revision)
+        resources.check(request.repo, request.revision)
         body = msgspec.structs.replace(request, dry_run=True)
         return self._line().call(
             "POST", "/v1/prefetch", messages.PrefetchPlan, body=body, timeout_s=_LONG_S
@@ -246,14 +246,16 @@ class Client:
         """Returns every snapshot in the store."""
         return self._line().call("GET", "/v1/snapshots", messages.Snapshots).snapshots
 
-    def show(self, repo: str, *, revision: str | None = None) -> messages.SnapshotDetail:
-        """Returns one snapshot with its files.
+    def show(
+        self, repo: str, *, variant: str | None = None, revision: str | None = None
+    ) -> messages.SnapshotDetail:
+        """Returns one snapshot, or a variant of it, with its files.
 
         Raises:
             NotFound: Not held.
         """
-        query = {"revision": revision} if revision else None
-        where = _at("snapshots", repo, revision)
+        query = resources.query(revision=revision, variant=variant)
+        where = resources.at("snapshots", repo)
         return self._line().call("GET", where, messages.SnapshotDetail, query=query)
 
     def path(self, repo: str, *, variant: str | None = None, revision: str | None = None) -> Path:
@@ -263,25 +265,40 @@ class Client:
             NotFound: Not held, or not all of it, or no such variant.
             IntegrityError: A file of it is gone from the disk or has another size.
         """
-        return checked_path(self.show(repo, revision=revision), variant)
+        return checked_path(self.show(repo, variant=variant, revision=revision), variant)
 
-    def remove(self, repo: str, *, revision: str | None = None) -> messages.Removed:
-        """Lets a repository go, or one revision of it; the bytes are freed by ``gc``.
+    def remove(
+        self, repo: str, *, revision: str | None = None, variant: str | None = None
+    ) -> messages.Removed:
+        """Lets a repository go, one revision of it, or a variant alone; ``gc`` frees the bytes.
 
         Raises:
             Busy: Leased; names the holders.
         """
-        query = {"revision": revision} if revision else None
-        where = _at("snapshots", repo, revision)
+        query = resources.query(revision=revision, variant=variant)
+        # By a name of its own: a daemon that knows of no variants must not remove the whole.
+        where = resources.at("snapshots" if variant is None else "variants", repo)
         return self._line().call("DELETE", where, messages.Removed, query=query, timeout_s=_LONG_S)
+
+    def keep_quality(
+        self, repo: str, commit: str, variant: str, quality: messages.Quality
+    ) -> messages.Quality:
+        """Has the store keep what was measured of a variant; returns it as it is kept.
+
+        Raises:
+            NotFound: The variant is not held.
+            NotPermitted: Another user brought the model here.
+        """
+        body = messages.QualityRequest(repo=repo, commit=commit, variant=variant, quality=quality)
+        return self._line().call("POST", "/v1/quality", messages.Quality, body=body)
 
     def pin(self, repo: str) -> None:
         """Protects a repository from being removed."""
-        self._line().send("PUT", _at("pins", repo, None))
+        self._line().send("PUT", resources.at("pins", repo))
 
     def unpin(self, repo: str) -> None:
         """Takes that protection back."""
-        self._line().send("DELETE", _at("pins", repo, None))
+        self._line().send("DELETE", resources.at("pins", repo))
 
     def lock(self, repos: Sequence[str]) -> messages.LockFile:
         """Returns the commits and hashes of what is held of ``repos``."""
@@ -298,7 +315,7 @@ class Client:
         Raises:
             NotFound: Not held.
         """
-        _check(repo, revision)
+        resources.check(repo, revision)
         request = messages.LeaseRequest(repo=repo, revision=revision, variant=variant)
         return Lease(self._line(), request)
 
@@ -311,7 +328,7 @@ class Client:
         """
         from zhcache.handover import hand_over
 
-        _check(request.repo, request.revision)
+        resources.check(request.repo, request.revision)
         self.connect()
         return hand_over(self.socket, request, files)
 
@@ -376,7 +393,7 @@ class Client:
             mode: ``resident`` is a pipeline in a worker, ``attach`` its weights alone.
             keep_s: How long in seconds; None as configured, 0 until it is stopped.
         """
-        _check(repo, revision)
+        resources.check(repo, revision)
         request = residency.WarmRequest(
             repo=repo, revision=revision, variant=variant, device=device, mode=mode, keep=keep_s
         )
@@ -509,17 +526,6 @@ def path(repo: str, variant: str | None = None, revision: str | None = None) -> 
 def _several(values: str | Sequence[str]) -> list[str]:
     # A string is a sequence too, of its letters, and ``*`` among them would match everything.
     return [values] if isinstance(values, str) else list(values)
-
-
-def _check(repo: str, revision: str | None) -> None:
-    parse_repo(repo)
-    if revision is not None:
-        parse_revision(revision)
-
-
-def _at(resource: Literal["snapshots", "pins"], repo: str, revision: str | None) -> str:
-    _check(repo, revision)
-    return f"/v1/{resource}/{quote(repo, safe='/')}"
 
 
 def _late(job_id: str, timeout_s: float | None) -> Busy:

@@ -59,16 +59,27 @@ def raise_failure(job: messages.Job) -> None:
 
 
 def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path:
-    """Returns the folder of ``snapshot`` or of its variant, once its files are seen to be there.
+    """Returns the folder of ``snapshot``, once its files are seen to be there.
 
     Sizes are compared, content is not: that is what ``verify`` is for. A snapshot that was fetched
     with ``--include`` is what its user asked for, and its folder is given.
+
+    Args:
+        snapshot: What the daemon showed.
+        variant: What it was asked to show.
 
     Raises:
         NotFound: No such variant.
         IntegrityError: A file is gone or has another size.
         NotPermitted: This user may not read it.
     """
+    if snapshot.variant != variant:  # a daemon of an earlier release does not know of any
+        raise NotFound(
+            "{repo} has no variant {variant} here",
+            hint="make it with `zhcache prefetch {repo} --variant {variant}`",
+            repo=snapshot.repo,
+            variant=variant,
+        )
     check_open(Path(snapshot.path))
     for file in snapshot.files:
         try:
@@ -89,14 +100,4 @@ def checked_path(snapshot: messages.SnapshotDetail, variant: str | None) -> Path
                 repo=snapshot.repo,
                 file=file.path,
             )
-    if variant is not None:
-        made = snapshot.variants.get(variant)
-        if made is None:
-            raise NotFound(
-                "{repo} has no variant {variant} here",
-                hint="zhcache prefetch {repo} --variant {variant}",
-                repo=snapshot.repo,
-                variant=variant,
-            )
-        return Path(made.path)
     return Path(snapshot.path)

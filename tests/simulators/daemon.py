@@ -40,6 +40,7 @@ class DaemonSimulator:
 
     Attributes:
         snapshots: What is held, by repository.
+        variants: What was made of it, by repository and name.
         worker: Holds any pipeline that is asked for and held.
         warm: What was asked to be kept warm and what came of it, by repository.
         error: Raised by the next calls instead of an answer, while set.
@@ -57,6 +58,7 @@ class DaemonSimulator:
         self.socket = socket_path
         self.home = home or socket_path.parent
         self.snapshots: dict[str, m.SnapshotDetail] = {}
+        self.variants: dict[tuple[str, str], m.SnapshotDetail] = {}
         self.incoming: dict[str, m.SnapshotDetail] = {}
         self.jobs: dict[str, m.Job] = {}
         self.error: ZhcacheError | None = None
@@ -109,6 +111,15 @@ class DaemonSimulator:
         """Makes ``folder``'s files a snapshot that is held."""
         self.snapshots[repo] = describe(repo, folder, **fields)
         return self.snapshots[repo]
+
+    def hold_variant(self, repo: str, name: str, folder: Path) -> m.SnapshotDetail:
+        """Makes ``folder``'s files a variant of what is held."""
+        held = describe(repo, folder, variant=name, revisions=[])
+        self.variants[repo, name] = held
+        self.snapshots[repo].variants[name] = m.VariantResult(
+            path=held.path, bytes=held.bytes, state="ready"
+        )
+        return held
 
     def new_job(self, kind: str, repo: str, **fields: object) -> m.Job:
         job = m.Job(id=f"j{len(self.jobs) + 1}", kind=kind, repo=repo, state="queued", **fields)
@@ -336,12 +347,27 @@ class _Api(BaseHTTPRequestHandler):
         del sim.snapshots[held.repo]
         self._json(200, m.Removed(repo=held.repo, commits=[held.commit], bytes_released=held.bytes))
 
+    def _variants_delete(self, sim: DaemonSimulator, *name: str) -> None:
+        held = self._held(sim, "/".join(name))
+        variant = held.variant or ""
+        del sim.variants[held.repo, variant]
+        del sim.snapshots[held.repo].variants[variant]
+        self._json(
+            200,
+            m.Removed(repo=held.repo, commits=[], bytes_released=held.bytes, variants=[variant]),
+        )
+
     def _held(self, sim: DaemonSimulator, repo: str) -> m.SnapshotDetail:
         held = sim.snapshots.get(repo)
         wanted = self.query.get("revision")
         if held is None or (wanted and wanted != held.commit and wanted not in held.revisions):
             raise NotFound("{repo} is not held", hint="zhcache prefetch {repo}", repo=repo)
-        return held
+        name = self.query.get("variant")
+        if name is None:
+            return held
+        if (repo, name) not in sim.variants:
+            raise NotFound("{repo} has no variant {variant} here", repo=repo, variant=name)
+        return sim.variants[repo, name]
 
     def _pins_put(self, sim: DaemonSimulator, *name: str) -> None:
         sim.pins.add(self._held(sim, "/".join(name)).repo)

@@ -25,7 +25,12 @@ def command(session: Session, output: Output) -> None:
 
 
 def _lines(space: Space) -> Iterator[str]:
-    rows = [(u.repo, str(u.snapshots), size(u.bytes), size(u.bytes_own)) for u in space.repos]
+    rows: list[tuple[str, str, str, str]] = []
+    for use in space.repos:
+        rows.append((use.repo, str(use.snapshots), size(use.bytes), size(use.bytes_own)))
+        for made in use.variants:
+            name = f"  {made.commit[:12]} ({made.variant})"
+            rows.append((name, "", size(made.bytes), size(made.bytes_own)))
     yield from table(_HEADS, rows, right=(1, 2, 3))
     yield ""
     unlimited = translate(mark("none"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
-from zhcache.cli.table import table
+from zhcache.cli.table import named, table
 from zhcache.i18n import mark
 from zhcache.progress import size
 from zhcache.protocol.messages import Snapshots
@@ -17,6 +17,7 @@ HEADS = (
     mark("FILES"),
     mark("SIZE"),
     mark("TRUST"),
+    mark("VARIANTS"),
 )
 
 
@@ -39,6 +40,7 @@ def command(session: Session, output: Output) -> None:
                     str(snapshot.files_count),
                     size(snapshot.bytes),
                     snapshot.trust,
+                    ", ".join(named(*item) for item in snapshot.variants.items()) or "-",
                 )
                 for snapshot in held
             ],

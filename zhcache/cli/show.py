@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.table import table, when
+from zhcache.cli.table import named, table, when
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
 from zhcache.protocol.messages import SnapshotDetail
@@ -17,12 +17,15 @@ _HEADS = (mark("PATH"), mark("SIZE"), "SHA256", mark("TRUST"))
 
 @click.command("show", cls=Command, help=mark("Show one snapshot: files, hashes, variants, trust."))
 @click.argument("repo")
+@click.option("--variant", cls=Option, metavar="V", help=mark("A variant instead of the original."))
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @output_options
 @pass_session
-def command(session: Session, repo: str, revision: str | None, output: Output) -> None:
+def command(
+    session: Session, repo: str, variant: str | None, revision: str | None, output: Output
+) -> None:
     """Shows one snapshot."""
-    snapshot = session.client.show(repo, revision=revision)
+    snapshot = session.client.show(repo, variant=variant, revision=revision)
     output.emit(snapshot, ids=[file.path for file in snapshot.files], text=lambda: _lines(snapshot))
 
 
@@ -30,6 +33,7 @@ def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
     facts = (
         (mark("Repository"), snapshot.repo),
         (mark("Commit"), snapshot.commit),
+        *([(mark("Variant"), snapshot.variant)] if snapshot.variant else []),
         (mark("Revisions"), ", ".join(snapshot.revisions) or "-"),
         (mark("Path"), snapshot.path),
         (mark("Size"), size(snapshot.bytes)),
@@ -42,7 +46,8 @@ def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
     for name, value in facts:
         yield f"{translate(name)}: {value}"
     for name, variant in snapshot.variants.items():
-        yield f"{translate(mark('Variant'))}: {name} {size(variant.bytes)} {variant.path}"
+        shown = f"{named(name, variant)} {size(variant.bytes)} {variant.path}"
+        yield f"{translate(mark('Variant'))}: {shown}"
     yield ""
     yield from table(
         _HEADS,

@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from zhcache.i18n import translate
+from zhcache.i18n import mark, translate
+from zhcache.protocol.messages import VariantResult
 
 
 def width(text: str) -> int:
@@ -34,6 +35,13 @@ def table(
     for row in shown:
         cells = [_pad(cell, widths[i], to_right=i in right) for i, cell in enumerate(row)]
         yield "  ".join(cells).rstrip()
+
+
+def named(name: str, variant: VariantResult) -> str:
+    """Returns a variant's name, and that it is damaged if it is."""
+    if variant.state != "damaged":
+        return name
+    return translate(mark("{variant} (damaged)"), variant=name)
 
 
 def when(seconds: float | None) -> str:

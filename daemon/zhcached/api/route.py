@@ -14,7 +14,14 @@ import msgspec
 from aiohttp import web
 
 from zhcache.errors import UsageError
-from zhcache.protocol.names import RepoId, Revision, parse_repo, parse_revision
+from zhcache.protocol.names import (
+    RepoId,
+    Revision,
+    Variant,
+    parse_repo,
+    parse_revision,
+    parse_variant,
+)
 
 if TYPE_CHECKING:
     from zhcached.api.peer import Peer
@@ -46,6 +53,15 @@ class Call:
         """
         text = self.request.query.get("revision")
         return parse_revision(text) if text else None
+
+    def variant(self) -> Variant | None:
+        """Returns the ``variant`` of the query, if there is one.
+
+        Raises:
+            UsageError: It is not a variant's name.
+        """
+        text = self.request.query.get("variant")
+        return None if text is None else parse_variant(text)
 
     def flag(self, name: str) -> bool:
         """Tells whether the query has ``name`` switched on."""

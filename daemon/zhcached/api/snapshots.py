@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from zhcache.errors import UsageError
 from zhcache.protocol.messages import (
     LockFile,
     LockRequest,
@@ -20,16 +21,32 @@ async def list_snapshots(call: Call) -> Snapshots:
 
 
 async def show(call: Call) -> SnapshotDetail:
-    """Shows one snapshot with its files."""
-    return await asyncio.to_thread(call.services.store.detail, call.repo(), call.revision())
+    """Shows one snapshot, or a variant of it, with its files."""
+    detail = call.services.store.detail
+    return await asyncio.to_thread(detail, call.repo(), call.revision(), call.variant())
 
 
 async def remove(call: Call) -> Removed:
-    """Lets a repository go, or one of its revisions."""
+    """Lets a repository go, or one of its revisions, with the variants made of it."""
     return await asyncio.to_thread(
         call.services.store.remove,
         call.repo(),
         call.revision(),
+        call.peer.uid,
+        may_all=call.peer.may_all,
+    )
+
+
+async def remove_variant(call: Call) -> Removed:
+    """Lets a variant go, of one revision or of all."""
+    name = call.variant()
+    if name is None:
+        raise UsageError("which variant is to go is not said")
+    return await asyncio.to_thread(
+        call.services.store.remove_variant,
+        call.repo(),
+        call.revision(),
+        name,
         call.peer.uid,
         may_all=call.peer.may_all,
     )
@@ -58,6 +75,7 @@ ROUTES = (
     Route("GET", "/v1/snapshots", list_snapshots, "List snapshots", gives=Snapshots),
     Route("GET", f"/v1/snapshots/{_REPO}", show, "Show a snapshot", gives=SnapshotDetail),
     Route("DELETE", f"/v1/snapshots/{_REPO}", remove, "Remove snapshots", gives=Removed),
+    Route("DELETE", f"/v1/variants/{_REPO}", remove_variant, "Remove a variant", gives=Removed),
     Route("PUT", f"/v1/pins/{_REPO}", pin, "Pin a repository", status=204),
     Route("DELETE", f"/v1/pins/{_REPO}", unpin, "Unpin a repository", status=204),
     Route("POST", "/v1/locks", lock, "Write a lock file", takes=LockRequest, gives=LockFile),
