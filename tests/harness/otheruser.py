@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 from harness.daemon import Daemon
 
@@ -17,10 +21,16 @@ os.setuid({UID})
 """What a script does once it has imported all it needs: the interpreter may be closed to others."""
 
 
+@contextlib.contextmanager
+def common_folder() -> Iterator[Path]:
+    """Yields a folder that other users may enter; pytest closes its own whenever it starts."""
+    with tempfile.TemporaryDirectory(prefix="zhcache-common-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 def let_in(daemon: Daemon) -> None:
     """Has other users reach the daemon's sockets. Its store is as closed to them as ever."""
     for name in ("api.sock", "handover.sock"):
         os.chmod(daemon.socket.with_name(name), 0o666)
-    for folder in (daemon.folder, *daemon.folder.parents):
-        if "pytest" in str(folder):
-            os.chmod(folder, 0o755)
+    os.chmod(daemon.folder, 0o755)

@@ -12,9 +12,9 @@ import pytest
 
 from harness import families
 from harness.attachkit import House
-from harness.daemon import source, until
+from harness.daemon import Daemon, source, until
 from harness.fillkit import files_of
-from harness.otheruser import BECOME, UID, let_in
+from harness.otheruser import BECOME, UID, common_folder, let_in
 from harness.storekit import open_store, publish
 from zhcache.errors import NotFound, NotPermitted
 from zhcache.handover import small_files
@@ -55,7 +55,8 @@ with zhcache.load_pipeline("org/pipe", device="cpu") as pipe:
     assert "memfd:zhcache-arena" in maps and str(store) not in maps
     assert Path(pipe.name_or_path).is_relative_to(store), pipe.name_or_path
     for name, part in {"": pipe, **pipe.components}.items():
-        assert not any(str(scratch) in word for word in words(part)), name
+        named = [word for word in words(part) if str(scratch) in word]
+        assert not named, (name, named)
 assert numpy.array_equal(drawn, stock)
 assert not list(scratch.iterdir()), list(scratch.iterdir())
 print("equal")
@@ -81,18 +82,34 @@ def script(daemon, text: str, *arguments: str, **environ: str) -> subprocess.Com
     )
 
 
+@pytest.fixture(scope="module")
+def common():
+    with common_folder() as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def daemon_of(daemon: Daemon):
+    daemon.start()
+    try:
+        let_in(daemon)
+        yield
+    finally:
+        daemon.stop()
+
+
 @pytest.mark.parametrize("family", ["sd15", "qwen-image"])
-def test_pipeline_of_closed_files_draws_what_stock_draws(hub, make_daemon, family):
+def test_pipeline_of_closed_files_draws_what_stock_draws(hub, common, family):
     folder = families.folder(family)
     hub.add(
         "org/pipe",
         {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()},
     )
-    daemon = make_daemon(source(hub)).start()
-    let_in(daemon)
-    scratch = daemon.folder / "other" / "run"
-    # What is not there yet is fetched first, as for everybody.
-    done = script(daemon, LOAD, family, str(daemon.home), str(scratch))
+    daemon = Daemon(common / family, source(hub))
+    with daemon_of(daemon):
+        scratch = daemon.folder / "other" / "run"
+        # What is not there yet is fetched first, as for everybody.
+        done = script(daemon, LOAD, family, str(daemon.home), str(scratch))
     assert done.stdout.splitlines() == ["the store is closed", "equal"], (
         done.stderr[-3000:] + daemon.tail()
     )
@@ -107,7 +124,8 @@ from zhcache.completeness import is_closed
 from zhcache.lease import Lease
 from zhcache.pipeline import closed
 from zhcache.protocol import messages
-import httpx
+# What a request needs is imported by one.
+Lease(Channel(Path(sys.argv[1])), messages.LeaseRequest(repo=sys.argv[2])).end()
 """
     + BECOME
     + """
@@ -149,8 +167,8 @@ HELD = KEEP + "there = closed.Readable(api, lease)\nprint(there.folder, flush=Tr
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    with contextlib.closing(House(tmp_path_factory.mktemp("house"))) as made:
+def house(common):
+    with contextlib.closing(House(common)) as made:
         many = files_of(unet=b"u" * 3000) | {
             f"tokenizer/part-{number:03}.json": f"{number}".encode() for number in range(150)
         }

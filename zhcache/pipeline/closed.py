@@ -93,7 +93,9 @@ class Readable:
         if self.folder == self.shown:
             return
         for part in (pipeline, *pipeline.components.values()):
-            self._name_part(part)
+            # Models of transformers hold others that name it as well.
+            for one in part.modules() if hasattr(part, "modules") else (part,):
+                self._name_part(one)
 
     def _name_part(self, part: Any) -> None:
         if hasattr(part, "register_to_config"):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,7 +106,11 @@ def test_shard_that_neither_came_nor_is_in_the_store_is_missing(front, base):
         assert there.gaps() == ["unet/d-2.safetensors"]
 
 
-@pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+# Half a character cannot be sent: what comes is UTF-8.
+SENDABLE = {kind: name for kind, name in HOSTILE_NAMES.items() if kind != "lone_surrogate"}
+
+
+@pytest.mark.parametrize("name", SENDABLE.values(), ids=SENDABLE)
 def test_name_that_cannot_be_meant_is_refused_and_nothing_is_left(front, base, name):
     with pytest.raises(IntegrityError):
         front(lambda line: send(line, [("model_index.json", INDEX), (name, b"evil")]))
@@ -188,12 +193,17 @@ def test_daemon_that_goes_away_is_unreachable(front, base):
     assert list(base.iterdir()) == []
 
 
-def test_full_disk_is_told(front, base, monkeypatch):
-    monkeypatch.setattr(closed, "_base", lambda: Path("/dev"))
-    monkeypatch.setattr(closed, "_new_folder", lambda: (base, os.open(base, os.O_RDONLY)))
-    (base / "a").symlink_to("/dev/full")
-    with pytest.raises(NoSpace, match="a cannot be copied"):
-        front(lambda line: send(line, [("b", b"1" * 2**17)]))
+@pytest.mark.skipif("os.geteuid() != 0", reason="mounting a small file system needs root")
+def test_full_disk_is_told(front, base):
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(base)]
+    if subprocess.run(mounting, check=False, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        with pytest.raises(NoSpace, match="a cannot be copied"):
+            front(lambda line: send(line, [("a", b"1" * 2**17)]))
+        assert list(base.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "-l", str(base)], check=True)
 
 
 def test_errors_name_the_snapshot_and_not_the_copies(front, base, tmp_path):
