@@ -42,7 +42,16 @@ def send(line: socket.socket, message: msgspec.Struct, fds: Sequence[int] = ()) 
         OSError: The connection failed.
         ValueError: The message or the number of descriptors is over the limit; nothing was sent.
     """
-    body = msgspec.json.encode(message)
+    send_encoded(line, msgspec.json.encode(message), fds)
+
+
+def send_encoded(line: socket.socket, body: bytes, fds: Sequence[int] = ()) -> None:
+    """Sends one frame whose JSON is made already; the caller keeps its descriptors.
+
+    Raises:
+        OSError: As ``send``.
+        ValueError: As ``send``.
+    """
     if len(body) > MAX_FRAME or len(fds) > MAX_FDS:
         raise ValueError(f"a frame of {len(body)} bytes and {len(fds)} descriptors")
     head = _LENGTH.pack(len(body))
