@@ -150,7 +150,7 @@ class Residency:
             StoreDamaged: The index is damaged.
         """
         self._store.leases.prune_dead()
-        sizes = {(s.repo, s.commit): s.bytes for s in self._store.snapshots()}
+        sizes = self._store.sizes()
         others = self._arenas.listing() + self._residents.listing()
         return merged(self._pages.listing(), others, self._mapping(), sizes)
 
