@@ -19,7 +19,10 @@ from zhcached.config import PartConfig, RecipeConfig
 PUBLISHED = ("fp16", "bf16")
 """Variants that hubs publish under these names: their files are used where they are there."""
 
-QUANTIZED = frozenset({"fp8", "int8", "int4"})
+PACKAGES = {"fp8": "torchao", "int8": "torchao", "int4": "sdnq"}
+"""What makes each quantized scheme, in the workers' environment."""
+
+QUANTIZED = frozenset(PACKAGES)
 FORMAT = 1
 """Changes when the same recipe begins to give other bytes."""
 
@@ -94,7 +97,8 @@ def parts(recipe: Recipe, components: Mapping[str, tuple[str, str]]) -> dict[str
         components: Those that have weights: name -> (library, class).
 
     Raises:
-        UsageError: None of the components that the recipe names is among them.
+        UsageError: None of the components that the recipe names is among them, or one cannot
+            become what it is to.
     """
     found: dict[str, Part] = {}
     has_meant = not recipe.components and recipe.denoisers is None
@@ -104,6 +108,14 @@ def parts(recipe: Recipe, components: Mapping[str, tuple[str, str]]) -> dict[str
             named = recipe.denoisers
         has_meant |= named is not None
         found[name] = named or recipe.default
+        if found[name].scheme == "int4" and library != "diffusers":
+            raise UsageError(
+                "{component} cannot become {scheme}: stock transformers reads no such weights",
+                hint="give it int8, fp8 or bf16 in [recipe.{name}]",
+                component=name,
+                scheme="int4",
+                name=recipe.name,
+            )
     if not has_meant:
         raise UsageError(
             "the recipe {name} is for {meant}, and the pipeline's components are {components}",
@@ -144,6 +156,29 @@ def commit(recipe: str, tools: Mapping[str, str]) -> str:
 def is_quantized(parts: Collection[Part]) -> bool:
     """Tells whether any of the components is quantized."""
     return any(part.scheme in QUANTIZED for part in parts)
+
+
+def tools(parts: Collection[Part], found: Mapping[str, str | None]) -> dict[str, str]:
+    """Returns the versions on which the bytes depend: casts give the same with any.
+
+    Args:
+        parts: What the components become.
+        found: Versions of what is in the workers' environment, None where it is not.
+
+    Raises:
+        UsageError: A package is needed that is not there.
+    """
+    needed = {PACKAGES[part.scheme]: part.scheme for part in parts if part.scheme in PACKAGES}
+    for package, scheme in needed.items():
+        if not found.get(package):
+            raise UsageError(
+                "{scheme} is made with {package}, which the environment of the workers lacks",
+                hint="pip install 'zhcache[quant]' there",
+                scheme=scheme,
+                package=package,
+            )
+    names = ("torch", *sorted(needed)) if needed else ()
+    return {name: version for name in names if (version := found.get(name))}
 
 
 def _part(config: str | PartConfig) -> Part:

@@ -34,7 +34,6 @@ from zhcached.store.snapshots import DERIVED, Derived, Manifest, ManifestFile
 from zhcached.store.store import Store
 
 TICK_S = 0.2
-_TOOLS = ("torch", "torchao", "sdnq")
 
 log = structlog.get_logger()
 
@@ -131,7 +130,8 @@ class Variants:
             show: Told how far it is.
 
         Raises:
-            UsageError: There is no such recipe, or none that fits; or it is no pipeline.
+            UsageError: There is no such recipe, or none that fits; or it is no pipeline; or the
+                workers lack a package.
             Incomplete: Weights of it are not here.
             UnsafeWeights: Weights of it are pickle.
             IntegrityError: Its index, a shard index or its weights cannot be used.
@@ -192,11 +192,11 @@ class Variants:
         return found if is_same else None
 
     def _tools(self, planned: Plan) -> dict[str, str]:
-        """Returns the versions on which the bytes depend: casts give the same with any."""
-        if not recipes.is_quantized(planned.parts.values()):
+        parts = planned.parts.values()
+        if not recipes.is_quantized(parts):
+            # Workers are asked only where it matters.
             return {}
-        found = self._launcher.abilities().parts
-        return {name: version for name in _TOOLS if (version := found.get(name))}
+        return recipes.tools(parts, self._launcher.abilities().parts)
 
     def _make(
         self, of: Manifest, planned: Plan, tools: Mapping[str, str], commit: str, asked: _For

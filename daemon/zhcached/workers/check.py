@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from zhcache.protocol.residency import Abilities
 
-_PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+_PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "torchao", "sdnq")
 
 
 def abilities(lacking: Sequence[str]) -> Abilities:

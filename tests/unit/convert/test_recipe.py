@@ -6,7 +6,7 @@ from zhcache.errors import UsageError
 from zhcache.protocol.conversion import Part
 from zhcached import config
 from zhcached.config import PartConfig, RecipeConfig
-from zhcached.convert.recipe import BUILT_IN, commit, digest, is_quantized, of_name, parts
+from zhcached.convert.recipe import BUILT_IN, commit, digest, is_quantized, of_name, parts, tools
 from zhcached.convert.recipe import published as precisions
 
 SD = {
@@ -164,3 +164,23 @@ def test_gguf_is_refused_with_what_can_be_had(name):
         of_name(name, {})
     assert "int8 or int4" in caught.value.hint
     assert of_name(name, {name: RecipeConfig(default="bf16")}).name == name
+
+
+def test_text_encoder_in_int4_is_refused_before_any_work():
+    mine = {"small": RecipeConfig(components={"unet": "int4", "text_encoder": "int4"})}
+    with pytest.raises(UsageError, match="text_encoder cannot become int4") as caught:
+        schemes("small", SD, **mine)
+    assert "[recipe.small]" in caught.value.hint
+    assert schemes("small", {"unet": SD["unet"]}, **mine) == {"unet": "int4"}
+
+
+def test_tools_are_those_that_make_it_and_must_be_there():
+    found = {"torch": "2.13", "torchao": "0.18", "sdnq": None, "diffusers": "0.42"}
+    assert tools([Part(scheme="int8"), Part(scheme="bf16")], found) == {
+        "torch": "2.13",
+        "torchao": "0.18",
+    }
+    assert tools([Part(scheme="fp16")], {}) == {}
+    with pytest.raises(UsageError, match="int4 is made with sdnq") as caught:
+        tools([Part(scheme="bf16"), Part(scheme="int4")], found)
+    assert "zhcache[quant]" in caught.value.hint
