@@ -457,7 +457,8 @@ def draw(pipeline: Any) -> Any:
     """Returns the picture ``(height, width, 3) float32`` of one seed, after two steps."""
     import torch
 
-    pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "set_progress_bar_config"):
+        pipeline.set_progress_bar_config(disable=True)
     # PixArt draws in a few fixed sizes otherwise, all of them large.
     fixed = {"use_resolution_binning": False}
     takes = inspect.signature(pipeline.__call__).parameters

@@ -14,6 +14,16 @@ def in_memory(*paths: Path) -> int:
     return sum(pagecache.cached_path(path.resolve(), path.stat().st_size) for path in paths)
 
 
+def mapped_file(address: int) -> str:
+    """Returns which file this process has mapped there; "" where there is none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, path = f"{line} ".split(" ", 5)
+        start, end = (int(part, 16) for part in span.split("-"))
+        if start <= address < end:
+            return path.strip()
+    return ""
+
+
 def drop(*paths: Path) -> None:
     """Has the kernel forget the files' pages, those apart that are dirty, mapped or locked."""
     for path in paths:

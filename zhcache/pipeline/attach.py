@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from zhcache.errors import IntegrityError, VersionMismatch
-from zhcache.pipeline import mapping, private, skeleton
+from zhcache.pipeline import mapping, private, skeleton, wrapping
 from zhcache.pipeline.refusals import told
 from zhcache.protocol.frames import close_all
 
@@ -106,11 +106,17 @@ def module(folder: Path, table: Table, flat: torch.Tensor) -> torch.nn.Module:
     made = skeleton.build(folder, table.library, table.class_name, dtype)
     _check_names(made, table)
     parts = dict(made.named_modules(remove_duplicate=False))
+    views = {entry.name: _view(entry, flat) for entry in table.tensors}
     owners: dict[str, torch.Tensor] = {}
-    for entry in table.tensors:
-        owners[entry.name] = tensor = _owner(entry, _view(entry, flat), parts, table)
+    for entry in _own(table):
+        owners[entry.name] = tensor = _owner(entry, views[entry.name], parts, table)
         _put(parts, entry.name, tensor, entry.kind)
-    kinds = {entry.name: entry.kind for entry in table.tensors}
+    for name, wrapped in table.wrapped.items():
+        inner = {field: views[part] for field, part in wrapped.tensors.items() if part in views}
+        whole = wrapping.rebuilt(name, wrapped, inner)
+        owners[name] = tensor = _parameter(name, whole, parts, table)
+        _put(parts, name, tensor, "parameter")
+    kinds = _kinds(table)
     for alias, name in table.aliases.items():
         _put(parts, alias, owners[name], kinds[name])
     if mapping.is_read_only(flat):
@@ -143,11 +149,17 @@ def _owner(
         return view.clone()
     if entry.kind == "attribute":
         return view.to(CPU, copy=True)
-    path, _, leaf = entry.name.rpartition(".")
+    return _parameter(entry.name, view, parts, table)
+
+
+def _parameter(
+    name: str, tensor: torch.Tensor, parts: Mapping[str, torch.nn.Module], table: Table
+) -> torch.Tensor:
+    path, _, leaf = name.rpartition(".")
     built = parts[path]._parameters[leaf]
-    if built is None or built.shape != view.shape:
-        raise _differs(table, f"{entry.name} is {list(view.shape)}")
-    return torch.nn.Parameter(view, requires_grad=built.requires_grad)
+    if built is None or built.shape != tensor.shape:
+        raise _differs(table, f"{name} is {list(tensor.shape)}")
+    return torch.nn.Parameter(tensor, requires_grad=built.requires_grad)
 
 
 def _put(parts: Mapping[str, torch.nn.Module], name: str, tensor: torch.Tensor, kind: str) -> None:
@@ -159,12 +171,23 @@ def _put(parts: Mapping[str, torch.nn.Module], name: str, tensor: torch.Tensor, 
         setattr(part, leaf, tensor)
 
 
+def _own(table: Table) -> list[Tensor]:
+    """Returns those tensors that are the module's own, not parts of one."""
+    parts = {part for wrapped in table.wrapped.values() for part in wrapped.tensors.values()}
+    return [entry for entry in table.tensors if entry.name not in parts]
+
+
+def _kinds(table: Table) -> dict[str, str]:
+    own = {entry.name: entry.kind for entry in _own(table)}
+    return {**own, **dict.fromkeys(table.wrapped, "parameter")}
+
+
 def _check_names(made: torch.nn.Module, table: Table) -> None:
     """Refuses a table that does not name exactly the tensors of ``made``."""
     built = {name: "parameter" for name, _ in made.named_parameters(remove_duplicate=False)}
     for name, _ in made.named_buffers(remove_duplicate=False):
         built[name] = "buffer"
-    kinds = {entry.name: entry.kind for entry in table.tensors}
+    kinds = _kinds(table)
     told = kinds | {alias: kinds.get(name, "") for alias, name in table.aliases.items()}
     told = {name: kind for name, kind in told.items() if kind != "attribute"}
     if built == told:
@@ -180,7 +203,7 @@ def _differs(table: Table, what: str) -> VersionMismatch:
     return VersionMismatch(
         "{component} was laid out with {theirs}; this environment has {ours}, which make another"
         " module of it: {what}",
-        hint="bring both environments to the same versions, or use device='cpu' or mode='resident'",
+        hint="bring both environments to the same versions, or use mode='resident'",
         component=table.component,
         theirs=spelt(table.versions),
         ours=spelt(skeleton.versions()),

@@ -33,7 +33,7 @@ def plain(folder: Path, form: Published, without: Collection[str]) -> dict[str, 
     """
     made: dict[str, torch.nn.Module] = {}
     for name, (library, kind) in components(folder).items():
-        if name in without or name not in form.dtypes:
+        if name in without or name in form.quantized or name not in form.dtypes:
             continue
         dtype = getattr(torch, form.dtypes[name])
         if _is_widened(skeleton.component_class(library, kind), dtype):

@@ -17,6 +17,7 @@ import torch
 
 from zhcache.errors import IntegrityError
 from zhcache.pipeline.checksum import checksum
+from zhcache.pipeline.wrapping import memory
 
 if TYPE_CHECKING:
     from zhcache.protocol.residency import Arena
@@ -60,13 +61,13 @@ def damaged(mapped: Mapped) -> list[str]:
 
 
 def is_shared(tensor: torch.Tensor) -> bool:
-    """Tells whether ``tensor`` lies in an arena."""
-    return bool(_places) and _place(tensor) in _places
+    """Tells whether ``tensor`` lies in an arena, or any that it wraps."""
+    return bool(_places) and any(_place(part) in _places for part in memory(tensor))
 
 
 def is_read_only(tensor: torch.Tensor) -> bool:
     """Tells whether a write into ``tensor`` would fault."""
-    return bool(_places) and _places.get(_place(tensor), False)
+    return bool(_places) and any(_places.get(_place(part), False) for part in memory(tensor))
 
 
 def note(flat: torch.Tensor, *, read_only: bool) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from zhcache.errors import UsageError
-from zhcache.pipeline import mapping
+from zhcache.pipeline import mapping, wrapping
 
 Target = TypeVar("Target")
 
@@ -40,7 +40,12 @@ def make_private(target: Target) -> Target:
 def own(parameters: Iterable[torch.Tensor]) -> None:
     """Copies those that lie in an arena."""
     for parameter in parameters:
-        if mapping.is_shared(parameter):
+        if not mapping.is_shared(parameter):
+            continue
+        # Setting the data of one that wraps others leaves those as they are.
+        for field, part in wrapping.inner(parameter).items():
+            setattr(parameter, field, part.clone())
+        if not wrapping.inner(parameter):
             parameter.data = parameter.data.clone()
 
 

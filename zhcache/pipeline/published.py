@@ -37,6 +37,9 @@ _WEIGHTS = re.compile(
     r"(?:\.(?P<late>[A-Za-z0-9_]+))?"
     r"\.safetensors"
 )
+_OF_QUANTIZED = re.compile(r"(?:scale|zero_point|svd_up|svd_down)(?:_2)?$")
+"""Names that torchao and sdnq give to what a quantized weight is restored with."""
+
 _PREFERRED = ("fp16", "bf16", "fp32")
 
 
@@ -50,12 +53,14 @@ class Published:
             published under a variant's file names alone; else None.
         with_variant: The components that have files of it.
         files: The weights that are read, for each component.
+        quantized: The components whose weights are quantized; ``dtypes`` has what they compute in.
     """
 
     dtypes: Mapping[str, str]
     variant: str | None
     with_variant: frozenset[str] = field(default=frozenset(), compare=False)
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict, compare=False)
+    quantized: frozenset[str] = frozenset()
 
     @property
     def default(self) -> str:
@@ -78,15 +83,16 @@ def published(folder: Path) -> Published:
     by_component = {name: _by_variant(folder / name) for name in components(folder)}
     weighted = {name: files for name, files in by_component.items() if files}
     variant = _needed_variant(list(weighted.values()))
+    quantized = frozenset(name for name in weighted if _is_quantized(folder / name))
     dtypes: dict[str, str] = {}
     read: dict[str, list[Path]] = {}
     for name, files in weighted.items():
         read[name] = files.get(variant) or files.get(None) or next(iter(files.values()))
-        dtype = None if _is_quantized(folder / name) else _dtype(read[name])
+        dtype = _dtype(read[name], of_rest=name in quantized)
         if dtype is not None:
             dtypes[name] = dtype
     has_it = frozenset(name for name, files in weighted.items() if variant in files)
-    return Published(dtypes, variant, has_it, read)
+    return Published(dtypes, variant, has_it, read, quantized)
 
 
 def components(folder: Path) -> dict[str, tuple[str, str]]:
@@ -163,11 +169,16 @@ def _is_quantized(component: Path) -> bool:
     return isinstance(config, dict) and "quantization_config" in config
 
 
-def _dtype(files: list[Path]) -> str | None:
-    """Returns the dtype that holds most bytes: norms are often kept wider than the rest."""
+def _dtype(files: list[Path], *, of_rest: bool) -> str | None:
+    """Returns the dtype that holds most bytes: norms are often kept wider than the rest.
+
+    With ``of_rest`` what belongs to quantized weights is left out: it may be of any.
+    """
     held: Counter[str] = Counter()
     for file in files:
         for name, tensor in header(file).items():
+            if of_rest and (_OF_QUANTIZED.search(name) or tensor.get("dtype", "").startswith("F8")):
+                continue
             if name != "__metadata__" and tensor["dtype"] in _DTYPES:
                 start, end = tensor["data_offsets"]
                 held[_DTYPES[tensor["dtype"]]] += end - start

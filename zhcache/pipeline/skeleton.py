@@ -27,6 +27,7 @@ _MAKERS = frozenset(
     }
 )
 _INITIALISERS = ("torch.nn.init", "transformers.initialization")
+_QUANTIZERS = ("torchao", "sdnq")
 _ANSWERS: Mapping[Any, Any] = {torch.Tensor.item: 0.0, torch.Tensor.__bool__: False}
 
 
@@ -111,16 +112,58 @@ def build(
 
     kind = component_class(library, name)
     if issubclass(kind, ModelMixin):
-        return _of_diffusers(kind, folder).eval()
+        return _of_diffusers(kind, folder, dtype).eval()
     return _of_transformers(kind, folder, dtype, real_buffers).eval()
 
 
-def _of_diffusers(kind: Any, folder: Path) -> torch.nn.Module:
+def _of_diffusers(kind: Any, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     config = kind.load_config(str(folder), local_files_only=True)
+    quantizer = _quantizer(config, dtype)
     with Weightless(everything=False):
         module = kind.from_config(config)
-    module.register_to_config(_name_or_path=str(folder))
+    noted: dict[str, Any] = {"_name_or_path": str(folder)}
+    if quantizer is not None:
+        wide = getattr(kind, "_keep_in_fp32_modules", None) or []
+        if not getattr(quantizer, "use_keep_in_fp32_modules", False):
+            wide = []
+        # Before the weights are in place: what it does to them was done where they were laid out.
+        quantizer.preprocess_model(
+            model=module,
+            device_map=None,
+            keep_in_fp32_modules=list(wide) if isinstance(wide, list) else [wide],
+        )
+        quantizer.postprocess_model(module)
+        module.hf_quantizer = quantizer
+        noted["_pre_quantization_dtype"] = dtype
+    module.register_to_config(**noted)
     return module
+
+
+def _quantizer(config: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Returns what makes the layers of a quantized module, as ``from_pretrained`` asks for it.
+
+    Raises:
+        UsageError: It is of a library whose modules are not shared.
+        ImportError: That library is not installed.
+    """
+    told = config.get("quantization_config")
+    if told is None:
+        return None
+    method = told.get("quant_method") if isinstance(told, dict) else None
+    if method not in _QUANTIZERS:
+        raise UsageError(
+            "weights that are quantized with {method} cannot be shared",
+            hint="weight-only int8 and float8 of torchao, and sdnq, are",
+            method=method,
+        )
+    from diffusers.quantizers import auto
+
+    kind: Any = auto.DiffusersAutoQuantizer
+    config["quantization_config"] = kind.merge_quantization_configs(told, None)
+    quantizer = kind.from_config(config["quantization_config"], pre_quantized=True)
+    quantizer.validate_environment(torch_dtype=dtype, device_map=None)
+    quantizer.update_torch_dtype(dtype)
+    return quantizer
 
 
 def _of_transformers(

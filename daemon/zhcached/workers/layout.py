@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from zhcache.errors import UsageError
+from zhcache.pipeline import wrapping
 from zhcache.protocol.residency import ALIGNMENT, Table, Tensor
 
 Kind = Literal["parameter", "buffer", "attribute"]
@@ -47,20 +48,20 @@ def lay_out(module: torch.nn.Module, table: Table) -> Layout:
             table.aliases[name] = first[id(held)]
             continue
         first[id(held)] = name
-        tensor = _plain(held, table, name)
-        table.tensors.append(
-            Tensor(
-                name=name,
-                dtype=str(tensor.dtype).removeprefix("torch."),
-                shape=list(tensor.shape),
-                strides=list(tensor.stride()),
-                offset=end if tensor.numel() else 0,
-                kind=kind,
-                persistent=persistent,
+        for part, tensor in _parts(held, table, name, kind):
+            table.tensors.append(
+                Tensor(
+                    name=part,
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    shape=list(tensor.shape),
+                    strides=list(tensor.stride()),
+                    offset=end if tensor.numel() else 0,
+                    kind=kind,
+                    persistent=persistent,
+                )
             )
-        )
-        tensors.append(tensor)
-        end = aligned(end + tensor.numel() * tensor.element_size())
+            tensors.append(tensor)
+            end = aligned(end + tensor.numel() * tensor.element_size())
     return Layout(table, tensors, max(end, ALIGNMENT))
 
 
@@ -90,6 +91,20 @@ def _walk(module: torch.nn.Module) -> Iterator[tuple[str, Kind, bool, torch.Tens
             # On meta it has no content here, so nobody can need it.
             if isinstance(value, torch.Tensor) and not value.is_meta:
                 yield prefix + name, "attribute", False, value
+
+
+def _parts(
+    held: torch.Tensor, table: Table, name: str, kind: Kind
+) -> list[tuple[str, torch.Tensor]]:
+    """Returns what lies in the arena for one tensor, by name: several, where it wraps others."""
+    inner = wrapping.inner(held) if kind == "parameter" else {}
+    if not inner:
+        return [(name, _plain(held, table, name))]
+    path, dot, leaf = name.rpartition(".")
+    # Such names are those that torchao gives them in files.
+    names = {field: f"{path}{dot}_{leaf}_{field}" for field in inner}
+    table.wrapped[name] = wrapping.recipe(held, names)
+    return [(names[field], _plain(one, table, names[field])) for field, one in inner.items()]
 
 
 def _plain(held: torch.Tensor, table: Table, name: str) -> torch.Tensor:

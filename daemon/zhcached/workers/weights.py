@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from zhcache.pipeline import wrapping
+
 
 class Weights:
     """Remembers each parameter's and buffer's memory, and which object computes which attention.
@@ -23,6 +25,8 @@ class Weights:
         parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
         modules: list[Any] = [module for part in parts for module in part.modules()]
         self._kept = [(one, one.data) for part in parts for one in part.parameters()]
+        # Of one that wraps others the data are a new wrapper each time: those are what counts.
+        self._inner = [(one, wrapping.inner(one)) for one, _ in self._kept]
         self._buffers = [
             (module, name, buffer) for module in modules for name, buffer in module._buffers.items()
         ]
@@ -35,7 +39,8 @@ class Weights:
     @property
     def bytes(self) -> int:
         """Of all parameters; tied ones count once."""
-        return sum({kept.data_ptr(): kept.nbytes for _, kept in self._kept}.values())
+        held = [part for _, kept in self._kept for part in wrapping.memory(kept)]
+        return sum({part.data_ptr(): part.nbytes for part in held}.values())
 
     def restore(self) -> None:
         """Gives everything back what it was loaded with."""
@@ -43,7 +48,13 @@ class Weights:
         for module, processor in self._processors:
             if module.processor is not processor:
                 module.set_processor(processor)
+        for parameter, inner in self._inner:
+            for field, part in inner.items():
+                if getattr(parameter, field) is not part:
+                    setattr(parameter, field, part)
         for parameter, kept in self._kept:
+            if wrapping.inner(parameter):
+                continue
             if parameter.data_ptr() != kept.data_ptr() or parameter.dtype != kept.dtype:
                 parameter.data = kept
         for module, name, buffer in self._buffers:
