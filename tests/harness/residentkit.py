@@ -119,6 +119,9 @@ class Arenas:
     def bytes_on(self, device):
         return self.bytes
 
+    def idle_on(self, device):
+        return 0
+
     def released(self, lease_id):
         if lease_id in self.held:
             self.held.remove(lease_id)
@@ -201,11 +204,22 @@ PIPELINE = {
 class House:
     """A store with pipelines, and the residents over it."""
 
-    def __init__(self, store, clock, told=None, *, ram=2**40, vram=2**40, timeouts=None, **config):
+    def __init__(
+        self,
+        store,
+        clock,
+        told=None,
+        *,
+        ram=2**40,
+        vram=2**40,
+        timeouts=None,
+        arenas=None,
+        **config,
+    ):
         for name in ("lab/one", "lab/two", "lab/three"):
             publish(store, PIPELINE, repo=parse_repo(name))
         self.launcher = Launcher(**(told or {}))
-        self.arenas = Arenas()
+        self.arenas: Any = arenas or Arenas()
         settings = ResidencyConfig(**config)
         times = {"keep_alive": settings.keep_alive, "call": settings.call_timeout}
         self.residents = Residents(

@@ -1,15 +1,19 @@
 """Which workers stay, for how long, and which make room."""
 
+import contextlib
 import os
 import threading
 import time
 
 import pytest
 
+from harness.fillkit import Control, FillLauncher, arenas_of, put_pipeline
 from harness.residentkit import WAIT_S
+from harness.storekit import COMMIT
 from zhcache.errors import Busy, Cancelled, NoSpace, NotFound, NotPermitted, ZhcacheError
 from zhcache.protocol import residency
 from zhcache.protocol.names import parse_repo
+from zhcached.clock import SystemClock
 from zhcached.residency.stopping import Stopping
 
 ME = os.getuid()
@@ -206,6 +210,23 @@ def test_arenas_on_the_cpu_leave_less_room(make):
     for repo in ("lab/one", "lab/two"):
         used_and_left(house, repo)
     assert repos(house) == ["lab/two"]
+
+
+@pytest.mark.parametrize("is_leased", [False, True])
+def test_arenas_nobody_has_make_room_before_an_idle_worker_does(make, store, tmp_path, is_leased):
+    put_pipeline(store, "lab/four", COMMIT, unet=b"u" * 1000)
+    lease = store.leases.grant(parse_repo("lab/four"), COMMIT, uid=7, pid=os.getpid())
+    with contextlib.closing(FillLauncher(Control(tmp_path / "control"))) as launcher:
+        arenas = arenas_of(store, SystemClock(), launcher)
+        house = make(ram=2500, arenas=arenas)
+        used_and_left(house, "lab/one")
+        arenas.attach(lease, "lab/four", COMMIT, 7, "cpu")
+        if not is_leased:
+            arenas.released(lease)
+        house.client("lab/two").do()
+        shown = ["lab/two"] if is_leased else ["lab/one", "lab/two"]
+        assert (repos(house), arenas.bytes_on("cpu") > 0) == (shown, is_leased)
+        arenas.close()
 
 
 def test_idle_workers_make_room_for_arenas_and_busy_ones_do_not(make):

@@ -301,6 +301,22 @@ class Arenas:
         with self._changed:
             return self._supply.bytes_on(device)
 
+    def idle_on(self, device: str) -> int:
+        """Returns what those arenas take on a device that nobody leases."""
+        with self._changed:
+            idle = [h.arena for h in self._shelf if not h.leases]
+            return sum(arena.bytes for arena in idle if arena.device == device)
+
+    def let_go(self, device: str, need_bytes: int) -> bool:
+        """Frees so many bytes on a device, if that much is leased by nobody; tells whether it is.
+
+        What goes first is as where arenas make room for another.
+        """
+        with self._changed:
+            if gone := self._supply.let_go(device, need_bytes):
+                self._changed.notify_all()
+            return gone
+
     def _holder(self, lease: str) -> str:
         # Under our lock: neither the store nor the residents ask here under theirs.
         return self._store.leases.holder(lease) or self.holder(lease) or f"lease {lease}"

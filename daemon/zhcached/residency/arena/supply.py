@@ -134,10 +134,22 @@ class Supply:
             who = "; ".join(decided.holders[:3]) or "others of this daemon"
             note = f"waits for room on {device}: {who}"
             return Progress(note=note, bytes_total=need, holders=decided.holders)
+        self._evict(decided, device)
+        return self._start(wanted, left, need)
+
+    def let_go(self, device: str, need_bytes: int) -> bool:
+        """Frees so many bytes that nobody leases; tells whether there were as many."""
+        items = self._shelf.items(device)
+        # As if it were to come to a device that is full of just these.
+        decided = plan(items, need_bytes, sum(item.bytes for item in items))
+        if isinstance(decided, Evict):
+            self._evict(decided, device)
+        return isinstance(decided, Evict)
+
+    def _evict(self, decided: Evict, device: str) -> None:
         for key in decided.keys:
             log.info("arena.evicted", key=key, device=device)
             self._shelf.withdraw(key)
-        return self._start(wanted, left, need)
 
     def _has_some(self, wanted: Wanted) -> bool:
         """Tells whether who asks has memory on the device: those before may wait for just that."""

@@ -1,7 +1,8 @@
 """Which idle workers make room for a new one. Pure: decides, and ends nothing.
 
-Only idle workers go: first those whom nobody asked to keep, then those kept warm, each time the one
-longest unused. Where that is not enough, it is said who is waited for.
+Arenas that nobody leases go before idle workers do: to fill one anew takes less than to load a
+pipeline. Of the workers only idle ones go: first those whom nobody asked to keep, then those kept
+warm, each time the one longest unused. Where that is not enough, it is said who is waited for.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class LetGo:
-    """There is room once these have ended."""
+    """There is room once these have ended, and so many bytes of arenas are gone."""
 
     names: tuple[int, ...]
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def plan(
     need_bytes: int,
     room_bytes: int,
     workers: int,
+    spare_bytes: int = 0,
 ) -> Admit | LetGo | Wait:
     """Returns how a worker of ``need_bytes`` on ``device`` comes to its place.
 
@@ -70,9 +73,13 @@ def plan(
         need_bytes: What it takes.
         room_bytes: What all workers on the device may take together.
         workers: How many workers there may be on all devices.
+        spare_bytes: What arenas would give up there, which ``room_bytes`` is without.
     """
     over_bytes = sum(p.bytes for p in places if p.device == device) + need_bytes - room_bytes
     over_count = len(places) + 1 - workers
+    ending = sum(p.bytes for p in places if p.is_ending and p.device == device)
+    spared = max(0, min(over_bytes - ending, spare_bytes))
+    over_bytes -= spared
     going: list[Place] = []
     candidates = sorted(
         (p for p in places if p.is_idle or p.is_ending),
@@ -93,4 +100,4 @@ def plan(
             p.holder for p in places if p not in going and (over_count > 0 or p.device == device)
         ]
         return Wait(tuple(sorted(set(blocking))))
-    return LetGo(tuple(p.name for p in going)) if going else Admit()
+    return LetGo(tuple(p.name for p in going), spared) if going or spared else Admit()

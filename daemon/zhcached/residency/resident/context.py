@@ -38,6 +38,14 @@ class ArenaSource(Protocol):
         """Returns what all arenas take on a device."""
         ...
 
+    def idle_on(self, device: str) -> int:
+        """Returns what those of them take that nobody leases."""
+        ...
+
+    def let_go(self, device: str, need_bytes: int) -> bool:
+        """Frees so many bytes of those that nobody leases; tells whether there were as many."""
+        ...
+
 
 class Context(Protocol):
     """What a supervisor needs of ``Residents``."""

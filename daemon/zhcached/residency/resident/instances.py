@@ -164,14 +164,20 @@ class Instances:
             # Asked without the lock, since arenas ask here in turn. On a GPU our own weights are
             # arenas: whoever else has some there is waited for when they are asked for.
             room = capacity - (self.arenas.bytes_on(CPU) if is_cpu else 0)
+            spare = self.arenas.idle_on(CPU) if is_cpu else 0
             with self.lock:
                 if not instance.is_wanted or instance.is_ending:
                     return False
-                if self._has_place(instance, need, room):
+                decided = self._decide(instance, need, room, spare)
+                if isinstance(decided, admission.Admit):
                     instance.bytes = need
                     instance.is_placed = True
                     return True
-                self.lock.wait(WAIT_S)
+                spared = decided.bytes if isinstance(decided, admission.LetGo) else 0
+                if not spared:
+                    self.lock.wait(WAIT_S)
+            if spared:
+                self.arenas.let_go(CPU, spared)
 
     def folder(self, instance: Instance) -> str:
         """Returns where the instance's snapshot lies."""
@@ -186,7 +192,9 @@ class Instances:
         for thread in threads:
             thread.join(max(until - time.monotonic(), 0.0))
 
-    def _has_place(self, instance: Instance, need: int, room: int) -> bool:
+    def _decide(
+        self, instance: Instance, need: int, room: int, spare: int
+    ) -> admission.Admit | admission.LetGo | admission.Wait:
         placed = {s.number: s for s in self.all() if s.is_placed and s is not instance}
         decided = admission.plan(
             [_place(other) for other in placed.values()],
@@ -194,6 +202,7 @@ class Instances:
             need_bytes=need,
             room_bytes=room,
             workers=self._config.workers,
+            spare_bytes=spare,
         )
         if isinstance(decided, admission.LetGo):
             for number in decided.names:
@@ -203,7 +212,7 @@ class Instances:
         if isinstance(decided, admission.Wait):
             note = "waits for room: " + ("; ".join(decided.holders[:3]) or "others hold it")
             instance.tell_waiting(residency.Progress(note=note, holders=list(decided.holders)))
-        return isinstance(decided, admission.Admit)
+        return decided
 
     def _gpu_name(self, uuid: str) -> str:
         return next((gpu.name for gpu in self._devices.list() if gpu.uuid == uuid), uuid)
