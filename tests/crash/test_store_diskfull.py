@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.storekit import REPO, TINY, open_store, promise_of, publish_tiny, put, sha256
+from harness.storekit import (
+    COMMIT,
+    HALF,
+    REPO,
+    TINY,
+    open_store,
+    promise_of,
+    publish_tiny,
+    publish_variant,
+    put,
+    sha256,
+    variant_of,
+)
 from zhcache.errors import NoSpace
 
 pytestmark = pytest.mark.crash
@@ -52,6 +64,32 @@ def test_ingest_on_a_disk_that_others_fill_says_no_space_and_resumes_after(small
     assert again.missing().pairs() == [(MIB, 2 * MIB)]
     again.write(MIB, content[MIB:], "hub")
     assert again.commit().sha256 == sha256(content)
+    store.close()
+
+
+def test_disk_that_fills_up_while_a_variant_is_made_shows_nothing_of_it(small_disk):
+    store = open_store(small_disk / "store")
+    publish_tiny(store)
+    content = os.urandom(2 * MIB)
+    with store.intake.draft(len(content), "convert") as draft:
+        draft.write(content[:MIB])
+        ballast = fill(small_disk)
+        with pytest.raises(NoSpace) as raised:
+            draft.write(content[MIB:])
+        assert raised.value.exit_code == 6
+        assert store.variants(REPO, COMMIT) == {}
+    ballast.unlink()
+    for own in HALF.values():
+        store.intake.put(own, "convert")
+    ballast = fill(small_disk)
+    with pytest.raises(NoSpace):
+        store.publish(variant_of(left_out={"p" * 200: "r" * 300_000}), None)
+    assert [snapshot.variants for snapshot in store.snapshots()] == [{}]
+    assert os.listdir(store.layout.ingests) == []
+    ballast.unlink()
+    publish_variant(store, {**HALF, "unet/model.safetensors": content})
+    assert store.variant(REPO, COMMIT, "fp16").bytes > 2 * MIB
+    assert store.verify().missing == []
     store.close()
 
 

@@ -26,8 +26,10 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("point", NAMES)
-def test_store_killed_at_a_point_loses_nothing_and_goes_on(root, point):
-    said, code = run_and_kill(root, point)
+@pytest.mark.parametrize("since", ["opened", "published"])
+def test_store_killed_at_a_point_loses_nothing_and_goes_on(root, point, since):
+    """Since ``published`` it is a variant that the points of commit and publish are met with."""
+    said, code = run_and_kill(root, point, since=since)
     assert code == -9, f"{point} was never reached: {said}"
     check_survivor(root, said)
     said, code = run_and_kill(root)

@@ -8,6 +8,8 @@ from huggingface_hub import scan_cache_dir
 
 from harness.storekit import (
     COMMIT,
+    HALF,
+    MADE,
     REPO,
     TINY,
     TINY_GIT,
@@ -16,6 +18,7 @@ from harness.storekit import (
     open_store,
     promise_of,
     publish_tiny,
+    publish_variant,
     sha256,
 )
 from zhcached.store import failpoints
@@ -26,11 +29,13 @@ NEXT = {**TINY, "unet/model.safetensors": LARGE}
 
 
 def live(root, say):
-    """Fetches, publishes, moves on to a new commit, removes the old one, collects."""
+    """Fetches, publishes, makes a variant, moves on to a new commit, removes the old, collects."""
     store = open_store(root, Clock())
     say("opened")
     publish_tiny(store)
     say("published")
+    publish_variant(store)
+    say("made")
     ingest = store.intake.begin(promise_of(LARGE), "job")
     for start, end in ingest.missing():
         middle = (start + end) // 2
@@ -50,8 +55,11 @@ def live(root, say):
     store.close()
 
 
-def run_and_kill(root, point=None, *, before=None):
-    """Lives once in a child, killed at ``point``; returns what it said and how it ended."""
+def run_and_kill(root, point=None, *, since="opened", before=None):
+    """Lives once in a child, killed at ``point`` once it said ``since``.
+
+    Returns what it said and how it ended.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -62,7 +70,7 @@ def run_and_kill(root, point=None, *, before=None):
                 before()
 
             def say(word):
-                if word == "opened" and point:
+                if word == since and point:
                     failpoints.ARMED[point] = "kill"
                 os.write(writer, word.encode() + b"\n")
 
@@ -87,10 +95,15 @@ def check_survivor(root, said):
         known = {COMMIT: TINY, OTHER: NEXT}
         for snapshot in store.snapshots():
             assert snapshot.complete
-            for path, content in known[snapshot.commit].items():
-                full = os.path.join(snapshot.path, path)
-                with open(full, "rb") as file:
-                    assert file.read() == content, path
+            check_folder(snapshot.path, known[snapshot.commit])
+            for made in snapshot.variants.values():
+                assert made.state == "ready"
+                check_folder(made.path, {**TINY, **HALF})
+        seen = store.view.snapshot_dir(REPO, MADE)
+        if seen.exists():
+            assert store.variant(REPO, COMMIT, "fp16").commit == MADE
+        if "made" in said and "moved" not in said:
+            check_folder(seen, {**TINY, **HALF})
         assert store.catalog.rows("SELECT * FROM snapshots WHERE removing") == []
         commits = {snapshot.commit for snapshot in store.snapshots()}
         if "published" in said and "moved" not in said:
@@ -110,6 +123,12 @@ def check_survivor(root, said):
         assert scan_cache_dir(store.layout.hub).warnings == []
     finally:
         store.close()
+
+
+def check_folder(folder, contents):
+    for path, content in contents.items():
+        with open(os.path.join(folder, path), "rb") as file:
+            assert file.read() == content, path
 
 
 def check_end(root):

@@ -7,10 +7,11 @@ from pathlib import Path
 from zhcache.protocol.names import parse_repo
 from zhcached.config import StoreConfig
 from zhcached.store.digest import Promise
-from zhcached.store.snapshots import Manifest, ManifestFile
+from zhcached.store.snapshots import DERIVED, Derived, Manifest, ManifestFile
 from zhcached.store.store import Store
 
 COMMIT = "c0ffee" + "0" * 34
+MADE = "deadbeef" + "0" * 32
 REPO = parse_repo("lab/tiny")
 GRACE = 100.0
 
@@ -88,6 +89,35 @@ TINY_GIT = ("model_index.json", "unet/config.json")
 
 def publish_tiny(store, **fields):
     return publish(store, TINY, git=TINY_GIT, **fields)
+
+
+HALF = {"unet/model.safetensors": bytes(range(256)) * 150, "zhcache-variant.json": b"{}"}
+"""What the variant ``fp16`` of ``TINY`` has of its own; the rest are the same blobs."""
+
+
+def draft(store, content, *, job="job", step=10_000):
+    """Makes a blob of ``content`` in steps and returns what came."""
+    with store.intake.draft(len(content), job) as file:
+        for start in range(0, len(content), step):
+            file.write(memoryview(content)[start : start + step])
+        return file.commit()
+
+
+def variant_of(own=HALF, *, name="fp16", commit=MADE, of=COMMIT, source=TINY, **fields):
+    """Returns the manifest of a variant with these files in place of the source's."""
+    derived = Derived(of, name, hashlib.sha256(name.encode()).hexdigest())
+    contents = {**source, **own}
+    settings = {"source": DERIVED, "derived": derived, **fields}
+    return manifest_of(contents, git=TINY_GIT, commit=commit, **settings)
+
+
+def publish_variant(store, own=HALF, *, job="convert", **fields):
+    """Makes a variant's own files and publishes it; the source's are here."""
+    for content in own.values():
+        draft(store, content, job=job)
+    folder = store.publish(variant_of(own, **fields), None)
+    store.leases.release_holds(job)
+    return folder
 
 
 def tree_of(path):
