@@ -24,6 +24,7 @@ _STATES = {
     "resolving": mark("asking the sources"),
     "fetching": mark("fetching"),
     "publishing": mark("publishing"),
+    "converting": mark("converting"),
     "running": mark("running"),
     "done": mark("done"),
     "failed": mark("failed"),

@@ -28,6 +28,7 @@ from zhcached.api.quota import Quota
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config, ResidencyConfig
+from zhcached.convert.variants import Variants
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.perform import Performer
@@ -113,8 +114,18 @@ async def _join(
     sources = build_sources(config.sources, transport)
     health = Health(store.catalog, config.sources, clock)
     fetcher = Fetcher(store, transport, config.download, health)
-    prefetcher = Prefetcher(fetcher, sources, config.alias, clock)
     limits, devices, launcher = config.residency, Devices(), chosen(home)
+    variants = Variants(
+        store,
+        config.convert,
+        config.recipe,
+        clock=clock,
+        launcher=launcher,
+        hold=fetcher.claims.hold,
+        make_room=fetcher.make_room,
+    )
+    variants.sweep()
+    prefetcher = Prefetcher(fetcher, sources, config.alias, clock, variants)
     host = _host(store, limits)
     arenas = Arenas(store, limits, clock, launcher, devices)
     residents = Residents(store, limits, clock, launcher, devices, arenas)

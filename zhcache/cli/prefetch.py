@@ -25,6 +25,12 @@ from zhcache.protocol.messages import (
 )
 from zhcache.results import result_of
 
+_VARIANT_STATES = {
+    "made": mark("made"),
+    "present": mark("held already"),
+    "published": mark("published by the hub"),
+}
+_PLANNED_STATES = {**_VARIANT_STATES, "made": mark("to be made")}
 _PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
 
 
@@ -153,6 +159,10 @@ def _result_lines(result: PrefetchResult) -> Iterator[str]:
         yield translate(mark("from {sources}"), sources=shares)
     for path, reason in result.left_out.items():
         yield translate(mark("left out: {path}: {reason}"), path=path, reason=translate(reason))
+    for name, made in result.variants.items():
+        state, held = translate(_VARIANT_STATES.get(made.state, made.state)), size(made.bytes)
+        yield translate(mark("variant {name}, {state}: {size}"), name=name, state=state, size=held)
+        yield made.path
     yield result.path
 
 
@@ -188,6 +198,14 @@ def _plan_lines(plan: PrefetchPlan) -> Iterator[str]:
     yield from table(_PLAN, rows, right=(1, 2))
     for path, reason in plan.left_out.items():
         yield translate(mark("left out: {path}: {reason}"), path=path, reason=translate(reason))
+    for name, planned in plan.variants.items():
+        yield translate(
+            mark("variant {name}, {state}: about {size}, of {sources}"),
+            name=name,
+            state=translate(_PLANNED_STATES[planned.state]),
+            size=size(planned.bytes),
+            sources=", ".join(planned.sources),
+        )
 
 
 def _locks(file: Path | None) -> dict[str, LockedRepo]:

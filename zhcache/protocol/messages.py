@@ -14,7 +14,15 @@ import msgspec
 
 Trust = Literal["pinned", "quorum", "first-use"]
 JobState = Literal[
-    "queued", "resolving", "fetching", "publishing", "running", "done", "failed", "cancelled"
+    "queued",
+    "resolving",
+    "fetching",
+    "publishing",
+    "converting",
+    "running",
+    "done",
+    "failed",
+    "cancelled",
 ]
 JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
 SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
@@ -115,6 +123,17 @@ class PlannedFile(Message):
     sources: list[str]
 
 
+class PlannedVariant(Message):
+    """One variant of a dry run: what it is made of, and roughly how large it would be.
+
+    ``state`` as in ``VariantResult``: what it would be.
+    """
+
+    state: Literal["made", "present", "published"]
+    bytes: int
+    sources: list[str]
+
+
 class PrefetchPlan(Message):
     """The answer to a dry run: what would be fetched, from where, and what is left out."""
 
@@ -126,6 +145,7 @@ class PrefetchPlan(Message):
     bytes: int
     bytes_present: int
     left_out: dict[str, str] = {}
+    variants: dict[str, PlannedVariant] = {}
     schema: int = 1
 
 

@@ -28,12 +28,14 @@ from zhcached.jobs.prefetch import key_of
 
 MAX_PATTERNS = 100
 MAX_PATTERN = 1024
+MAX_VARIANTS = 16
 
 
 async def prefetch(call: Call) -> Job | PrefetchPlan | web.Response:
     """Starts or joins a prefetch; a dry run is answered at once with its plan."""
     request: PrefetchRequest = call.body
     _check(request)
+    call.services.prefetcher.variants.check(request.variants)
     if request.dry_run:
         plan = await call.services.planner.plan(request, call.peer.uid)
         return web.Response(body=line(plan), content_type="application/json")
@@ -58,12 +60,8 @@ def _check(request: PrefetchRequest) -> None:
             raise UsageError("a pattern is longer than {limit} characters", limit=MAX_PATTERN)
     if request.lock is not None:
         _check_lock(request.lock)
-    if request.variants:
-        raise UsageError(
-            "this release makes no variants yet: {names}",
-            hint="leave --variant out; what the repository publishes is fetched as it is",
-            names=", ".join(request.variants),
-        )
+    if len(request.variants) > MAX_VARIANTS:
+        raise UsageError("more than {limit} variants", limit=MAX_VARIANTS)
 
 
 def _check_lock(lock: LockedRepo) -> None:

@@ -6,7 +6,7 @@ what the user selected and whom to believe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from zhcache.errors import UsageError
@@ -113,8 +113,17 @@ def prepare(
     health: Health,
     aliases: Mapping[str, HubNames],
     check: Callable[[], None] = lambda: None,
+    precisions: Collection[str | None] = (None,),
 ) -> Brief:
     """Asks the sources and returns the brief.
+
+    Args:
+        request: What was asked.
+        sources: All there are.
+        health: What is known of each.
+        aliases: The user's own names for repositories.
+        check: Raises when the job is to end.
+        precisions: Of which published ``only_pipeline`` takes the weights.
 
     Raises:
         NotFound: No source has the repository or the revision, or the globs leave nothing.
@@ -131,13 +140,13 @@ def prepare(
     if not answers.found:
         raise explain(repo, answers.failures)
     resolutions = answers.found
-    selection, comparison = _decide(request, resolutions)
+    selection, comparison = _decide(request, resolutions, precisions)
     for name, proof in comparison.liars.items():
         health.observe(name, ranking.Lied(proof))
     if resolutions[0].source in comparison.liars:
         # What a liar lists is no ground to select from.
         resolutions = [r for r in resolutions if r.source not in comparison.liars]
-        selection, comparison = _decide(request, resolutions)
+        selection, comparison = _decide(request, resolutions, precisions)
     return Brief(
         repo=repo,
         ref=_ref(request),
@@ -151,7 +160,9 @@ def prepare(
 
 
 def _decide(
-    request: PrefetchRequest, resolutions: Sequence[Resolution]
+    request: PrefetchRequest,
+    resolutions: Sequence[Resolution],
+    precisions: Collection[str | None],
 ) -> tuple[Selection, Comparison]:
     listing = _locked_files(request.lock) if request.lock else resolutions[0].files
     selection = select(
@@ -159,6 +170,7 @@ def _decide(
         include=request.include,
         exclude=request.exclude,
         only_pipeline=request.only_pipeline,
+        variants=precisions,
     )
     paths = [file.path for file in selection.taken]
     return selection, compare(resolutions, paths, lock=request.lock)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from zhcache.errors import IntegrityError, UsageError
+from zhcache.errors import Cancelled, IntegrityError, Partial, UsageError, ZhcacheError
+from zhcache.i18n import mark
 from zhcache.protocol.messages import VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.jobs import state
@@ -12,6 +13,7 @@ from zhcached.jobs.arrivals import Arrivals
 from zhcached.jobs.imports import take_in
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Control
+from zhcached.jobs.variants import Making
 from zhcached.jobs.warm import make_warm
 from zhcached.residency.door import Residency
 from zhcached.store.store import Store
@@ -86,8 +88,29 @@ class Performer:
             control.check()
             self._prefetcher.restore(repo, ref, record, control)
             found.refetched += 1
-        found.missing = []
+        found.missing = self._remake(record, control)
+        if found.missing:
+            raise _Unmended(found)
         return state.Done(verify=found)
+
+    def _remake(self, record: state.Record, control: Control) -> list[str]:
+        """Makes variants anew that miss bytes; returns those that cannot be made, and why."""
+        making = Making(self._store, self._prefetcher.variants, record, control)
+        unmade: list[str] = []
+        try:
+            for repo, of, name, own in self._store.broken_variants():
+                try:
+                    made = making.one(self._store.resolve(repo, of), name)
+                    if made.path != str(self._store.view.snapshot_dir(repo, own)):
+                        # The recipe is another by now, or the tools: nobody can make that one.
+                        self._store.remove(repo, own)
+                except Cancelled:
+                    raise
+                except ZhcacheError as error:
+                    unmade.append(f"{repo} {name}: {error}")
+        finally:
+            self._store.leases.release_holds(record.id)
+        return unmade
 
     def _hash(self, repo: RepoId | None, control: Control) -> VerifyResult:
         done = 0
@@ -100,6 +123,19 @@ class Performer:
         return self._store.verify(repo, count, control.cancelled)
 
 
+class _Unmended(Partial):
+    """A repair that could not make all variants anew; carries its report."""
+
+    def __init__(self, found: VerifyResult) -> None:
+        self.verify = found
+        super().__init__(
+            mark("{count} damaged variants cannot be made anew: {reasons}"),
+            hint=mark("`zhcache rm REPO --variant V` lets one go"),
+            count=len(found.missing),
+            reasons="; ".join(found.missing),
+        )
+
+
 class _Damaged(IntegrityError):
     """A verification that found damage; carries its report."""
 
@@ -107,8 +143,8 @@ class _Damaged(IntegrityError):
         self.verify = found
         names = {user for blob in found.damaged for user in blob.used_by} | set(found.missing)
         super().__init__(
-            "{count} files are damaged or missing; they concern {names}",
-            hint="zhcache repair fetches them again",
+            mark("{count} files are damaged or missing; they concern {names}"),
+            hint=mark("zhcache repair fetches them again"),
             count=len(found.damaged) + len(found.missing),
             names=", ".join(sorted(names)) or "nothing that is in use",
         )

@@ -21,14 +21,17 @@ from zhcache.protocol.messages import (
     PrefetchPlan,
     PrefetchRequest,
     PrefetchResult,
+    VariantResult,
 )
 from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
+from zhcached.convert.variants import Variants
 from zhcached.jobs import state
 from zhcached.jobs.brief import Brief, prepare
 from zhcached.jobs.gather import Fetcher, Gathering
 from zhcached.jobs.meter import Meter
 from zhcached.jobs.queue import Control
+from zhcached.jobs.variants import Making, Wanted, holds, planned
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Source
 from zhcached.sources.trust import overall
@@ -42,7 +45,10 @@ def key_of(request: PrefetchRequest) -> str:
     """Returns the key by which equal requests join one job."""
     canonical = msgspec.json.encode(
         msgspec.structs.replace(
-            request, include=sorted(request.include), exclude=sorted(request.exclude)
+            request,
+            include=sorted(request.include),
+            exclude=sorted(request.exclude),
+            variants=sorted(set(request.variants)),
         ),
         order="deterministic",
     )
@@ -58,6 +64,7 @@ class Prefetcher:
         sources: Sequence[Source],
         aliases: Mapping[str, HubNames],
         clock: Clock,
+        variants: Variants,
     ) -> None:
         self.health = fetcher.health
         self._fetcher = fetcher
@@ -65,10 +72,14 @@ class Prefetcher:
         self._sources = sources
         self._aliases = aliases
         self._clock = clock
+        self.variants = variants
 
     def plan(self, request: PrefetchRequest) -> PrefetchPlan:
         """Returns what ``run`` would do, having asked the sources and fetched nothing."""
-        brief = prepare(request, self._sources, self.health, self._aliases)
+        wanted = Wanted(request, self.variants)
+        brief = prepare(
+            request, self._sources, self.health, self._aliases, precisions=wanted.precisions
+        )
         files = [
             PlannedFile(
                 path=file.path,
@@ -87,34 +98,44 @@ class Prefetcher:
             bytes=sum(file.size for file in files),
             bytes_present=sum(file.present for file in files),
             left_out=brief.selection.left_out,
+            variants=planned(self._store, self.variants, brief, wanted),
         )
 
     def run(self, request: PrefetchRequest, record: state.Record, control: Control) -> state.Done:
         """Does one prefetch.
 
         Raises:
-            ZhcacheError: As ``prepare`` and ``obtain`` do; what was fetched stays for the next
-                time.
+            ZhcacheError: As ``prepare``, ``obtain`` and ``Variants.make`` do; what was fetched
+                and made stays for the next time.
         """
         started = self._clock.monotonic()
         control.enter(state.Resolving())
-        if held := self._held(request):
-            outcome = _Outcome(reused=held.bytes)
-            return self._done(held, request.revision, outcome, started)
+        wanted = Wanted(request, self.variants)
         try:
-            brief = self._prepare(request, control)
-            try:
-                return self._bring(brief, record, control, started)
-            except IntegrityError:
-                # A branch may have moved under the download: then the listing is another now.
-                control.enter(state.Resolving())
-                again = self._prepare(request, control)
-                if _promises(again) == _promises(brief):
-                    raise
-                log.warning("prefetch.moved", was=brief.primary.commit, now=again.primary.commit)
-                return self._bring(again, record, control, started)
+            brought = self._obtain(request, wanted, record, control)
+            making = Making(self._store, self.variants, record, control)
+            made = making.all(brought.manifest, wanted)
         finally:
             self._store.leases.release_holds(record.id)
+        brought.warnings.extend(making.warnings)
+        return self._done(brought, made, started)
+
+    def _obtain(
+        self, request: PrefetchRequest, wanted: Wanted, record: state.Record, control: Control
+    ) -> _Brought:
+        if held := self._held(request, wanted):
+            return _Brought(held, request.revision or held.commit, reused=held.bytes)
+        brief = self._prepare(request, control, wanted)
+        try:
+            return self._bring(brief, record, control)
+        except IntegrityError:
+            # A branch may have moved under the download: then the listing is another now.
+            control.enter(state.Resolving())
+            again = self._prepare(request, control, wanted)
+            if _promises(again) == _promises(brief):
+                raise
+            log.warning("prefetch.moved", was=brief.primary.commit, now=again.primary.commit)
+            return self._bring(again, record, control)
 
     def refetch(
         self, manifest: Manifest, paths: Collection[str], job: str, control: Control
@@ -156,23 +177,27 @@ class Prefetcher:
         finally:
             self._store.leases.release_holds(record.id)
 
-    def _prepare(self, request: PrefetchRequest, control: Control) -> Brief:
-        return prepare(request, self._sources, self.health, self._aliases, control.check)
+    def _prepare(
+        self, request: PrefetchRequest, control: Control, wanted: Wanted | None = None
+    ) -> Brief:
+        precisions = wanted.precisions if wanted else {None}
+        return prepare(
+            request, self._sources, self.health, self._aliases, control.check, precisions
+        )
 
-    def _held(self, request: PrefetchRequest) -> Manifest | None:
-        """Returns the snapshot if it cannot have changed and all of it is here."""
-        plain = not (request.include or request.exclude or request.lock or request.only_pipeline)
+    def _held(self, request: PrefetchRequest, wanted: Wanted) -> Manifest | None:
+        """Returns the snapshot if it cannot have changed and all that is wanted of it is here."""
+        plain = not (request.include or request.exclude or request.lock)
         if not plain or request.revision is None or not is_commit(request.revision):
             return None
         try:
             manifest = self._store.resolve(parse_repo(request.repo), request.revision)
         except (NotFound, IntegrityError):
             return None
-        return manifest if manifest.complete else None
+        is_whole = holds(manifest, wanted.precisions, only_pipeline=request.only_pipeline)
+        return manifest if is_whole else None
 
-    def _bring(
-        self, brief: Brief, record: state.Record, control: Control, started: float
-    ) -> state.Done:
+    def _bring(self, brief: Brief, record: state.Record, control: Control) -> _Brought:
         total = sum(file.promise.size for file in brief.comparison.files)
         for warning in brief.warnings:
             log.warning("prefetch.warning", text=warning)
@@ -185,8 +210,13 @@ class Prefetcher:
         manifest = _manifest(brief, gathering, record)
         self._displace_import(manifest)
         self._store.publish(manifest, brief.ref)
-        outcome = _Outcome(dict(gathering.fetched), gathering.reused, brief.warnings)
-        return self._done(manifest, brief.revision, outcome, started)
+        return _Brought(
+            manifest,
+            brief.revision,
+            dict(gathering.fetched),
+            gathering.reused,
+            brief.warnings,
+        )
 
     def _displace_import(self, manifest: Manifest) -> None:
         """Lets go of files that a user once imported as this commit and that are others."""
@@ -201,30 +231,34 @@ class Prefetcher:
             self._store.remove(manifest.repo_id, manifest.commit)
 
     def _done(
-        self, manifest: Manifest, revision: str | None, outcome: _Outcome, started: float
+        self, brought: _Brought, variants: dict[str, VariantResult], started: float
     ) -> state.Done:
+        manifest = brought.manifest
         result = PrefetchResult(
             repo=manifest.repo,
-            revision=revision or manifest.commit,
+            revision=brought.revision,
             commit=manifest.commit,
             path=str(self._store.view.snapshot_dir(manifest.repo_id, manifest.commit)),
             files=len(manifest.files),
             bytes=manifest.bytes,
-            bytes_fetched=sum(outcome.fetched.values()),
-            bytes_reused=outcome.reused,
+            bytes_fetched=sum(brought.fetched.values()),
+            bytes_reused=brought.reused,
             seconds=round(self._clock.monotonic() - started, 3),
-            sources=outcome.fetched,
+            sources=brought.fetched,
             trust=manifest.trust,
+            variants=variants,
             left_out=manifest.left_out,
-            warnings=outcome.warnings,
+            warnings=brought.warnings,
         )
         return state.Done(result=result)
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the line did for a result."""
+class _Brought:
+    """A snapshot that is here now, and what the line did for it."""
 
+    manifest: Manifest
+    revision: str
     fetched: dict[str, int] = field(default_factory=dict[str, int])
     reused: int = 0
     warnings: list[str] = field(default_factory=list[str])

@@ -45,6 +45,12 @@ class Publishing(msgspec.Struct, frozen=True, tag="publishing"):
     bytes_total: int
 
 
+class Converting(msgspec.Struct, frozen=True, tag="converting"):
+    """The snapshot is here; workers make the variants of it that were asked for."""
+
+    bytes_total: int = 0
+
+
 class Running(msgspec.Struct, frozen=True, tag="running"):
     """Local work: hashing, rebuilding, taking in files."""
 
@@ -72,16 +78,19 @@ class Cancelled(msgspec.Struct, frozen=True, tag="cancelled"):
     by_uid: int
 
 
-State = Queued | Resolving | Fetching | Publishing | Running | Done | Failed | Cancelled
+State = (
+    Queued | Resolving | Fetching | Publishing | Converting | Running | Done | Failed | Cancelled
+)
 
 ENDED = (Done, Failed, Cancelled)
 _ENDINGS = frozenset({Failed, Cancelled})
 
 STEPS: dict[type[State], frozenset[type[State]]] = {
     Queued: frozenset({Resolving, Running}) | _ENDINGS,
-    Resolving: frozenset({Fetching, Done, Queued}) | _ENDINGS,
+    Resolving: frozenset({Fetching, Converting, Done, Queued}) | _ENDINGS,
     Fetching: frozenset({Publishing, Resolving, Queued}) | _ENDINGS,
-    Publishing: frozenset({Done, Resolving, Queued}) | _ENDINGS,
+    Publishing: frozenset({Converting, Done, Resolving, Queued}) | _ENDINGS,
+    Converting: frozenset({Done, Queued}) | _ENDINGS,
     Running: frozenset({Done, Queued}) | _ENDINGS,
     Done: frozenset(),
     Failed: frozenset(),
