@@ -42,6 +42,7 @@ COMMANDS = {
     "lock": "lock",
     "import": "import_",
     "export": "export",
+    "bench": "bench",
     "daemon": "daemon",
     "doctor": "doctor",
     "completion": "completion",

@@ -10,7 +10,7 @@ from zhcache.cli.base import Command, Option, Output, Session, output_options, p
 from zhcache.cli.table import named, table, when
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
-from zhcache.protocol.messages import SnapshotDetail
+from zhcache.protocol.messages import Quality, SnapshotDetail
 
 _HEADS = (mark("PATH"), mark("SIZE"), "SHA256", mark("TRUST"))
 
@@ -48,9 +48,28 @@ def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
     for name, variant in snapshot.variants.items():
         shown = f"{named(name, variant)} {size(variant.bytes)} {variant.path}"
         yield f"{translate(mark('Variant'))}: {shown}"
+        if variant.quality is not None:
+            yield f"  {_told(variant.quality)}"
     yield ""
     yield from table(
         _HEADS,
         [(file.path, size(file.size), file.sha256, file.trust) for file in snapshot.files],
         right=(1,),
+    )
+
+
+def _told(quality: Quality) -> str:
+    text = mark(
+        "measured {when} by uid {uid}, {pairs} images:"
+        " PSNR {psnr} dB, SSIM {ssim}, latents {latents}"
+    )
+    latents = quality.latent_cosine
+    return translate(
+        text,
+        when=when(quality.measured),
+        uid=quality.uid,
+        pairs=quality.pairs,
+        psnr="=" if quality.psnr is None else f"{quality.psnr:.1f}",
+        ssim=f"{quality.ssim:.4f}",
+        latents="-" if latents is None else f"{latents:.5f}",
     )

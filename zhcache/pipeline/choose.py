@@ -66,11 +66,9 @@ def _there(
 ) -> set[str | None]:
     if device.type != "cuda":
         return set()
-    import torch
+    from zhcache.pipeline import cuda
 
-    from zhcache.pipeline import vmm
-
-    place = vmm.uuid_of(torch.cuda.current_device() if device.index is None else device.index)
+    place = cuda.uuid_of(device)
     return {
         each.variant
         for each in warm

@@ -31,6 +31,7 @@ from zhcache.protocol.names import (
 from zhcached.errors import StoreDamaged
 from zhcached.store import files
 from zhcached.store.layout import Layout
+from zhcached.store.quality import Qualities
 
 _RANK: dict[Trust, int] = {"first-use": 0, "quorum": 1, "pinned": 2}
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -277,6 +278,7 @@ class Manifests:
         path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
             files.sync_dir(path.parent)
+        Qualities(self._layout).drop(repo, commit)
         self._drop_empty(repo)
 
     def set_ref(self, repo: RepoId, ref: str, commit: str) -> None:

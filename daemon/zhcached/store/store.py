@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from zhcache.errors import IntegrityError, NotFound, NotPermitted
 from zhcache.protocol import messages
@@ -29,10 +29,12 @@ from zhcached.store.gc import Collector
 from zhcached.store.intake import Intake
 from zhcached.store.layout import Layout, StoreLock
 from zhcached.store.leases import Leases, boot_id
+from zhcached.store.quality import Qualities
 from zhcached.store.removal import Removal
 from zhcached.store.snapshots import Manifest, Manifests, content
 from zhcached.store.view import HubView
 
+_S = TypeVar("_S", bound=messages.Snapshot)
 _REBUILT = ("files", "snapshots", "blobs", "refs", "pins")
 
 
@@ -51,6 +53,7 @@ class Store:
         self._writing = threading.RLock()
         self.blobs = Blobs(layout)
         self.manifests = Manifests(layout)
+        self.qualities = Qualities(layout)
         self.view = HubView(layout)
         self.catalog = Catalog(layout.index)
         self.leases = Leases(self.catalog, clock)
@@ -282,7 +285,7 @@ class Store:
 
     def snapshots(self) -> list[messages.Snapshot]:
         """Returns every snapshot here, each with the variants that were made of it."""
-        return listing.snapshots(self.catalog, self.view)
+        return [self._with_quality(each) for each in listing.snapshots(self.catalog, self.view)]
 
     def detail(
         self, repo: RepoId, revision: str | None, variant: str | None = None
@@ -296,7 +299,15 @@ class Store:
         commit = lookup.commit_of(self.catalog, repo, revision)
         if variant is not None:
             commit = variants.commit_of(self.catalog, repo, commit, variant)
-        return listing.detail(self.catalog, self.view, self.blobs, repo, commit)
+        found = listing.detail(self.catalog, self.view, self.blobs, repo, commit)
+        return self._with_quality(found)
+
+    def _with_quality(self, snapshot: _S) -> _S:
+        """Adds what was measured of the variants."""
+        repo = parse_repo(snapshot.repo)
+        for made in snapshot.variants.values():
+            made.quality = self.qualities.of(repo, Path(made.path).name)
+        return snapshot
 
     def sizes(self) -> dict[tuple[str, str], int]:
         """Returns the bytes of each (repository, commit), variants by their own commits."""
