@@ -76,6 +76,7 @@ class StandIn:
         if isinstance(frame, residency.Call):
             self.calls += 1
             if self.told.get("untaken") == "crash":
+                self.note("untaken")
                 os.kill(os.getpid(), 9)
             self.send(residency.Taken(id=frame.id))
             self.call(frame, fds)

@@ -139,7 +139,7 @@ def test_client_that_lets_much_memory_gather_is_told_and_let_go(pair):
     assert "bytes together were not read" in last.error.message
 
 
-def test_what_lies_in_the_socket_unread_is_one_answer(pair):
+def test_few_answers_lie_in_the_socket_unread(pair):
     ours, theirs = pair
     memory = Memory()
     with Outbox(ours) as outbox:
@@ -147,8 +147,8 @@ def test_what_lies_in_the_socket_unread_is_one_answer(pair):
             outbox.tell(returned(number), [sparse(memory, MAX_UNREAD // 10)])
             until(lambda: not (outbox._unread and is_writable(ours)), "it is sent or held back")
         events = received(theirs)
-    # One in the socket, perhaps one that was to follow, and the error.
-    assert [event.id for event in events] in ([1, 2, 0], [1, 0])
+    # The few that the least buffer takes, one that was to follow, and the error.
+    assert (events[-1].id, len(events) < 10) == (0, True)
 
 
 def is_writable(line):

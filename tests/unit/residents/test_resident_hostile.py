@@ -148,7 +148,7 @@ def test_client_that_does_not_read_is_let_go_and_holds_nobody_up(make):
 
 
 def test_one_user_cannot_take_all_sessions(make, monkeypatch):
-    monkeypatch.setattr("zhcached.residency.resident.residents.MAX_SEATS_PER_UID", 2)
+    monkeypatch.setattr("zhcached.residency.resident.seats.MAX_SEATS_PER_UID", 2)
     house = make()
     kept = [house.client(uid=1) for _ in range(2)]
     for client in kept:

@@ -83,6 +83,10 @@ class Instances:
         """Returns the instances there are."""
         return list(self._by_kind.values())
 
+    def loaded(self, repo: str) -> list[Kind]:
+        """Returns the kinds of a repository that a worker holds now."""
+        return [s.kind for s in self.all() if s.kind.repo == repo and s.loaded is not None]
+
     def of(self, kind: Kind, uid: int) -> Instance:
         """Returns the instance of a kind, made for ``uid`` if there is none."""
         if kind not in self._by_kind:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import structlog
 
-from zhcache.errors import Busy, Cancelled, DaemonUnreachable, NotFound, ZhcacheError
+from zhcache.errors import Cancelled, DaemonUnreachable, NotFound, ZhcacheError
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import Resident
-from zhcache.protocol.names import parse_repo, parse_revision
+from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
 from zhcached.residency.devices import Devices
@@ -31,13 +31,14 @@ from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.instances import Instances, holder, line_of
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.listener import BlockingListener
+from zhcached.residency.resident.seats import Seats
 from zhcached.residency.resident.sessions import Session
 from zhcached.residency.resident.stopped import Letting, is_meant
 from zhcached.residency.resident.tenants import Tenant
 from zhcached.residency.resident.timeouts import Timeouts
+from zhcached.store.meant import meant
 from zhcached.store.store import Store
 
-MAX_SEATS_PER_UID = 64
 PRUNE_S = 3600.0
 STOP_S = 10.0
 
@@ -75,8 +76,7 @@ class Residents:
         self._devices = devices
         self._timeouts = chosen
         self._allowance = Allowance()
-        self._sessions: Counter[int] = Counter()
-        self._leases: Counter[tuple[str, str, int]] = Counter()
+        self._seats = Seats()
         self._pruned = clock.monotonic()
 
     # --- clients ---------------------------------------------------------------------------------
@@ -102,51 +102,33 @@ class Residents:
         """
         kinds.check_version(request)
         repo = parse_repo(request.repo)
-        revision = parse_revision(request.revision) if request.revision is not None else None
         # First of all: what is not held is fetched next, which a device that is absent makes vain.
         self._devices.resolve(request.device)
-        if not self._has_worker(str(repo)):
+        with self._lock:
+            warm = self._instances.loaded(str(repo))
+        if not warm:
             # Its imports take seconds, which go by beside the fetching and the waiting for room.
             self._instances.launcher.prepare()
-        commit = self._store.resolve(repo, revision).commit
-        prefer = self._warm_on(str(repo), commit)
+        held = meant(self._store, request.repo, request.revision, request.variant)
+        prefer = {kind.device for kind in warm if kind.commit == held.commit}
         device = self._devices.resolve(request.device, None, prefer=prefer)
-        kind = kinds.kind_of(request, commit, device)
+        kind = kinds.kind_of(request, held, device)
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
-        lease = self._store.leases.grant(repo, commit, uid=uid, pid=pid, pid_start=-1)
+        lease = self._store.leases.grant(repo, held.commit, uid=uid, pid=pid, pid_start=-1)
         try:
             return self._take_session(kind, Tenant(uid, pid, lease, listener, is_wish))
         except BaseException:
             self._store.leases.end(lease)
             raise
 
-    def _has_worker(self, repo: str) -> bool:
-        with self._lock:
-            return any(s.kind.repo == repo and s.loaded for s in self._instances.all())
-
-    def _warm_on(self, repo: str, commit: str) -> set[str]:
-        with self._lock:
-            return {
-                instance.kind.device
-                for instance in self._instances.all()
-                if (instance.kind.repo, instance.kind.commit) == (repo, commit) and instance.loaded
-            }
-
     def _take_session(self, kind: Kind, tenant: Tenant) -> Session:
         with self._lock:
             if self._instances.is_closed:
                 raise DaemonUnreachable("the daemon is being stopped")
-            if self._sessions[tenant.uid] >= MAX_SEATS_PER_UID:
-                raise Busy(
-                    "uid {uid} has {limit} resident pipelines open",
-                    hint="close some of them with zhcache.release(pipe)",
-                    uid=tenant.uid,
-                    limit=MAX_SEATS_PER_UID,
-                )
+            self._seats.check(tenant.uid)
             instance = self._instances.of(kind, tenant.uid)
             instance.crashes.check_rested()
-            self._sessions[tenant.uid] += 1
-            self._leases[kind.repo, kind.commit, tenant.uid] += 1
+            self._seats.take(kind, tenant.uid)
             instance.join(tenant)
             self._instances.tend(instance)
         return Session(
@@ -159,10 +141,8 @@ class Residents:
         )
 
     def _left_session(self, instance: Instance, tenant: Tenant) -> None:
-        kind = instance.kind
         with self._lock:
-            self._sessions[tenant.uid] -= 1
-            self._leases[kind.repo, kind.commit, tenant.uid] -= 1
+            self._seats.give_back(instance.kind, tenant.uid)
             if instance.has_expired:
                 instance.end()
             self._instances.drop_if_empty(instance)
@@ -301,7 +281,7 @@ class Residents:
     def leases(self) -> Counter[tuple[str, str, int]]:
         """Returns how many of the store's leases are here, by repository, commit and uid."""
         with self._lock:
-            return +self._leases
+            return self._seats.leases()
 
     def holder(self, lease: str) -> str | None:
         """Returns whose worker leases arenas by that name, in words; None if no worker does."""
