@@ -59,12 +59,16 @@ def module_index() -> str:
 
 
 def state_diagram() -> str:
-    """Returns the diagram of job states, from the one table that allows the steps."""
+    """Returns the diagram of job states, from the one table that allows the steps.
+
+    Those that every state allows which has not ended are left to the text beside it.
+    """
     steps = importlib.import_module("zhcached.jobs.state").STEPS
+    everywhere = frozenset.intersection(*(following for following in steps.values() if following))
     names = {state: state.__name__.lower() for state in steps}
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {names[next(iter(steps))]}"]
     for state, following in steps.items():
-        after = sorted(names[other] for other in following)
+        after = sorted(names[other] for other in following - everywhere)
         lines += [f"    {names[state]} --> {other}" for other in after]
         if not after:
             lines.append(f"    {names[state]} --> [*]")

@@ -129,12 +129,14 @@ KEYS = [
     *defaults("[[source]]", config.SourceConfig),
     *defaults("[download]", config.DownloadConfig),
     *defaults("[residency]", config.ResidencyConfig),
+    *defaults("[recipe.NAME]", config.RecipeConfig),
+    *defaults("[convert]", config.ConvertConfig),
 ]
 
 
 def documented(readme: str) -> dict[tuple[str, str], str]:
     text = (ROOT / readme).read_text("utf-8")
-    rows = re.findall(r"^\| `(\[+\w+\]+)` `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\[+[\w.]+\]+)` `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
     return {(section, key): default.strip().strip("`") for section, key, default in rows}
 
 

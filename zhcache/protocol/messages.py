@@ -14,16 +14,9 @@ import msgspec
 
 Trust = Literal["pinned", "quorum", "first-use"]
 JobState = Literal[
-    "queued",
-    "resolving",
-    "fetching",
-    "publishing",
-    "converting",
-    "running",
-    "done",
-    "failed",
-    "cancelled",
-]
+    "queued", "resolving", "fetching", "publishing", "converting", "running",
+    "done", "failed", "cancelled",
+]  # fmt: skip
 JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
 SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
 SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]

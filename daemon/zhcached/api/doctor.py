@@ -11,13 +11,14 @@ import shutil
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import Check, Checks
 from zhcached.api.route import Call, Route
 from zhcached.api.services import Services
+from zhcached.convert.recipe import PACKAGES
 
 _SQLITE_SOUND = (3, 51, 3)
 _MIN_FILES = 4096
@@ -113,12 +114,13 @@ def _workers(services: Services) -> Iterator[Check]:
         yield Check(
             name="workers",
             status="ok",
-            detail=f"{', '.join(absent)} not found: no weights in VRAM and no resident pipelines, "
-            "until pip install 'zhcache[daemon,torch]' in the daemon's environment",
+            detail=f"{', '.join(absent)} not found: no weights in VRAM, no resident pipelines and "
+            "no variants, until pip install 'zhcache[daemon,torch]' in the daemon's environment",
         )
         return
     versions = [f"{name} {version}" for name, version in found.parts.items() if version]
     yield Check(name="workers", status="ok", detail=", ".join(versions))
+    yield from _quantizers(found.parts)
     if found.lacking:
         yield Check(
             name="workers' sandbox",
@@ -126,6 +128,19 @@ def _workers(services: Services) -> Iterator[Check]:
             detail=f"they are not kept from {'; '.join(found.lacking)}",
             fix="use a kernel with Landlock and seccomp, and leave ZHCACHE_WORKER_SANDBOX unset",
         )
+
+
+def _quantizers(parts: Mapping[str, str | None]) -> Iterator[Check]:
+    absent = sorted({name for name in PACKAGES.values() if parts.get(name) is None})
+    if not absent:
+        return
+    lost = ", ".join(scheme for scheme, name in PACKAGES.items() if name in absent)
+    yield Check(
+        name="variants",
+        status="ok",
+        detail=f"{', '.join(absent)} not found: {lost} cannot be made, until "
+        "pip install 'zhcache[quant]' in the daemon's environment",
+    )
 
 
 def _sources(services: Services) -> Iterator[Check]:
