@@ -156,7 +156,7 @@ def test_more_than_was_agreed_on_is_refused(front, base, count, size):
             except OSError:
                 return
 
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match="not what it may"):
         front(answer)
     assert list(base.iterdir()) == []
 
@@ -229,7 +229,13 @@ def test_forked_child_leaves_its_parents_copies(front, base):
 
 def test_runtime_folder_that_is_not_ones_own_is_not_used(front, base, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for named in ("", str(tmp_path / "nowhere"), "/proc/1/cwd/nowhere"):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    if os.geteuid() == 0:
+        os.chown(foreign, 4321, 4321)
+    else:
+        foreign.chmod(0o500)
+    for named in ("", str(tmp_path / "nowhere"), str(foreign)):
         monkeypatch.setenv("XDG_RUNTIME_DIR", named)
         with front(lambda line: send(line, [("a", b"1")])) as there:
             assert there.folder.parent == tmp_path
