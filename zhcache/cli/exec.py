@@ -18,7 +18,8 @@ _FORMS = {"-m": "module", "-c": "command"}
     options_metavar="",
     help=mark(
         "Run a script, or with -m a module or -c code, as python does, in a process that has torch"
-        " and diffusers already imported.\n\nThe first run of an environment imports them."
+        " and diffusers already imported.\n\nThe first run of an environment imports them. The"
+        " script reads and writes the terminal, but /dev/tty cannot be opened: none controls it."
     ),
 )
 @click.argument("script")

@@ -37,6 +37,9 @@ from zhcache.protocol import frames
 _FROM_KERNEL = 0x80
 """SI_KERNEL, what a terminal's signals carry. Source: asm-generic/siginfo.h."""
 
+_ROOM = 19
+"""Descriptors that server and keeper have open besides the script's."""
+
 _TRIES = 5
 _KEPT_BACK = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
 
@@ -235,7 +238,7 @@ def _inherited() -> list[int]:
     """Returns the descriptors that a program started from here would have.
 
     Raises:
-        UsageError: There are more than one message holds.
+        UsageError: There are more than one message holds, or than may be open beside others.
     """
     found = []
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
@@ -250,6 +253,16 @@ def _inherited() -> list[int]:
             hint="run it with `python`, or close some",
             count=len(found),
             limit=frames.MAX_FDS - 1,
+        )
+    # They are received under other numbers before each is put in its place.
+    needed = max([2, *found]) + len(found) + _ROOM
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if limit < needed:
+        raise UsageError(
+            "{limit} descriptors may be open here, and with those inherited {needed} are needed",
+            hint="raise the hard limit (`ulimit -n {needed}`), or run it with `python`",
+            limit=limit,
+            needed=needed,
         )
     return sorted(found)
 

@@ -90,8 +90,9 @@ def _script(
     """
     # Out of the way of the numbers that the client's descriptors will have.
     base = max([2, *run.fds]) + 1
-    awaited, told = (fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, base) for number in pipes)
+    told = pipes[1]
     try:
+        awaited, told = (fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, base) for number in pipes)
         os.setpgid(0, 0)
         become.die_with_parent(keeper)
         become.take_over(run, fds, {*kept, awaited, told})

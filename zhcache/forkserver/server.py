@@ -11,6 +11,7 @@ import fcntl
 import functools
 import gc
 import os
+import resource
 import signal
 import socket
 import struct
@@ -50,6 +51,9 @@ def main(bare: set[str]) -> top.Call:
         # Of `python -c`: the working folder. A script's own is put here in its process.
         del sys.path[0]
     os.set_inheritable(pipe, False)
+    # The soft limit is not among what tells servers apart: scripts of others need more numbers.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     lock = _lock(lock_of(place, key))
     if lock is None:
         os.write(pipe, b"busy")

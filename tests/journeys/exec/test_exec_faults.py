@@ -134,6 +134,18 @@ def test_keeper_that_is_killed_at_any_moment_runs_no_script_twice(alone: Pair) -
         mark.unlink()
 
 
+def test_server_started_under_a_low_soft_limit_serves_more(alone: Pair) -> None:
+    def exec_under(shell: str) -> subprocess.CompletedProcess[bytes]:
+        line = f'{shell} exec {" ".join(alone.zhcache)} -c "import os; os.fstat(7)"'
+        return alone.run(["bash", "-c"], [line])
+
+    few = exec_under("ulimit -S -n 64; exec 7>/dev/null;")
+    assert few.returncode == 0, few.stderr
+    many = exec_under("exec 7>/dev/null 200>/dev/null;")
+    assert many.returncode == 0, many.stderr
+    assert len(list(Path(alone.environ["XDG_RUNTIME_DIR"]).rglob("*.sock"))) == 1
+
+
 def test_two_clients_at_once_share_one_server(alone: Pair) -> None:
     def start():
         return subprocess.Popen(
