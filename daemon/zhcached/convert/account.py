@@ -36,6 +36,7 @@ SLACK = 64 * 2**20
 """Bytes that headers and scales of a small component may take above that."""
 
 MAX_TENSORS = 200_000
+MAX_NAME = 1000
 MAX_DISCARDS = 1000
 MAX_CHUNKS = 100_000
 """Of a small component; larger ones may have more."""
@@ -145,6 +146,8 @@ class Account:
         self._open = None
         if len(tensors) + sum(map(len, self.tensors.values())) > MAX_TENSORS:
             raise FrameError(f"it tells of more than {MAX_TENSORS} tensors")
+        if any(max(len(t.name), len(t.dtype_in), len(t.dtype_out)) > MAX_NAME for t in tensors):
+            raise FrameError("it names a tensor by more than there is to say")
         self.tensors[path] = tensors
 
     def _discard(self, path: str) -> None:
