@@ -205,7 +205,10 @@ class SmallFiles(Event):
 
 
 class Opened(Event):
-    """Answer to ``resident``: the worker holds the pipeline."""
+    """Answer to ``resident``: the worker holds the pipeline.
+
+    Of a variant ``commit`` is the one that it was made of.
+    """
 
     lease: str
     repo: str
@@ -214,6 +217,7 @@ class Opened(Event):
     class_name: str
     parameters: list[str]
     bytes: int = 0
+    variant: str | None = None
 
 
 class Queued(Event):

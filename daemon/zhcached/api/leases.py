@@ -11,12 +11,12 @@ import asyncio
 
 from aiohttp import web
 
-from zhcache.errors import NotFound, NotPermitted, UsageError
+from zhcache.errors import NotFound, NotPermitted
 from zhcache.protocol.messages import Lease, LeaseRequest
-from zhcache.protocol.names import parse_repo, parse_revision
 from zhcached.api.peer import Peer
 from zhcached.api.route import Call, Route, line, stream
 from zhcached.api.services import Services
+from zhcached.store.meant import meant, told
 
 HEARTBEAT_S = 20.0
 
@@ -63,15 +63,15 @@ async def _granted(services: Services, request: LeaseRequest, peer: Peer) -> Lea
 
 def _grant(services: Services, request: LeaseRequest, peer: Peer) -> Lease:
     store = services.store
-    if request.variant is not None:
-        raise UsageError("this release makes no variants yet: {name}", name=request.variant)
-    repo = parse_repo(request.repo)
-    manifest = store.resolve(repo, parse_revision(request.revision) if request.revision else None)
+    manifest = meant(store, request.repo, request.revision or None, request.variant)
+    repo = manifest.repo_id
     lease = store.leases.grant(repo, manifest.commit, uid=peer.uid, pid=peer.pid)
+    commit, variant = told(manifest)
     return Lease(
         id=lease,
         repo=manifest.repo,
-        commit=manifest.commit,
+        commit=commit,
+        variant=variant,
         path=str(store.view.snapshot_dir(repo, manifest.commit)),
         bytes=manifest.bytes,
         host=services.host,

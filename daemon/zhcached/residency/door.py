@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
 import psutil
 import structlog
 
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import Device, Resident, WarmResult
-from zhcache.protocol.names import parse_repo, parse_revision
+from zhcache.protocol.names import parse_repo, parse_revision, parse_variant
 from zhcache.protocol.residency import (
     Progress,
     ResidentRequest,
@@ -32,6 +33,7 @@ from zhcached.residency.pages.reader import Report
 from zhcached.residency.resident.residents import Residents
 from zhcached.residency.stopping import Stopping
 from zhcached.residency.uses import merged
+from zhcached.store.meant import known_as, meant, told
 from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
 
@@ -103,8 +105,7 @@ class Residency:
             ZhcacheError: Store or worker failed.
         """
         check(request)
-        revision = parse_revision(request.revision) if request.revision else None
-        manifest = self._store.resolve(parse_repo(request.repo), revision)
+        manifest = meant(self._store, request.repo, request.revision or None, request.variant)
         keep_s = self._config.keep_alive if request.keep is None else request.keep or None
         until = None if keep_s is None else self._clock.wall() + keep_s
 
@@ -112,11 +113,9 @@ class Residency:
             report(progress.bytes_done, progress.bytes_total, progress.note)
 
         if request.mode == "resident":
+            commit, variant = told(manifest)
             wanted = ResidentRequest(
-                repo=manifest.repo,
-                revision=manifest.commit,
-                variant=request.variant,
-                device=request.device,
+                repo=manifest.repo, revision=commit, variant=variant, device=request.device
             )
             shown = self._residents.warm(
                 wanted, uid, until=until, on_progress=tell, cancelled=cancelled
@@ -152,7 +151,14 @@ class Residency:
         self._store.leases.prune_dead()
         sizes = self._store.sizes()
         others = self._arenas.listing() + self._residents.listing()
-        return merged(self._pages.listing(), others, self._mapping(), sizes)
+        return [
+            self._known(row)
+            for row in merged(self._pages.listing(), others, self._mapping(), sizes)
+        ]
+
+    def _known(self, row: Resident) -> Resident:
+        commit, variant = known_as(self._store, row.repo, row.commit)
+        return msgspec.structs.replace(row, commit=commit, variant=variant)
 
     def stop(self, request: StopRequest, uid: int, *, may_all: bool) -> Stopped:
         """Lets go what is warm of a repository and not in use.
@@ -170,15 +176,21 @@ class Residency:
             UsageError: The request cannot be meant, or there is no such device.
         """
         repo = parse_repo(request.repo)
-        _check_variant(request.variant)
+        variant = None if request.variant is None else parse_variant(request.variant)
         device = None if request.device is None else self._devices.resolve(request.device)
         self._store.leases.prune_dead()
-        stopping = Stopping(repo, device, uid, may_all=may_all, force=request.force)
+
+        def has(commit: str) -> bool:
+            return variant is None or known_as(self._store, str(repo), commit)[1] == variant
+
+        stopping = Stopping(
+            repo, device, uid, may_all=may_all, force=request.force, variant=variant, has=has
+        )
         stopping.residents(self._residents)
         stopping.arenas(self._arenas)
-        is_mapped = any(name == str(repo) for name, _, _ in self._mapping())
-        holders = self._store.leases.holders(repo) if is_mapped else []
-        stopping.pages(self._pages, holders)
+        mapped = {commit for name, commit, _ in self._mapping() if name == str(repo)}
+        found = (self._store.leases.holders(repo, one) for one in sorted(mapped) if has(one))
+        stopping.pages(self._pages, [holder for holders in found for holder in holders])
         return stopping.outcome()
 
     def _mapping(self) -> Counter[tuple[str, str, int]]:
@@ -215,23 +227,20 @@ def check(request: WarmRequest) -> None:
     parse_repo(request.repo)
     if request.revision is not None:
         parse_revision(request.revision)
-    _check_variant(request.variant)
+    if request.variant is not None:
+        parse_variant(request.variant)
     if request.keep is not None and not 0 <= request.keep < float("inf"):
         raise UsageError("a model is kept warm for a time of at least 0 seconds")
-
-
-def _check_variant(variant: str | None) -> None:
-    if variant is not None:
-        raise UsageError("this release makes no variants yet: {name}", name=variant)
 
 
 def _result(
     manifest: Manifest, shown: Resident, until: float | None, *, is_locked: bool
 ) -> WarmResult:
+    commit, variant = told(manifest)
     return WarmResult(
         repo=manifest.repo,
-        commit=manifest.commit,
-        variant=shown.variant,
+        commit=commit,
+        variant=variant,
         device=shown.device,
         mode=shown.mode,
         bytes=shown.bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from zhcache.errors import Busy, NotFound, NotPermitted
 from zhcache.protocol.names import RepoId
@@ -23,13 +23,25 @@ class Stopping:
         uid: Who asks.
         may_all: May stop what others keep.
         force: What is in use as well.
+        variant: Only this variant of it, or None.
+        has: Tells the same of a snapshot's own commit.
     """
 
     def __init__(
-        self, repo: RepoId, device: str | None, uid: int, *, may_all: bool, force: bool
+        self,
+        repo: RepoId,
+        device: str | None,
+        uid: int,
+        *,
+        may_all: bool,
+        force: bool,
+        variant: str | None = None,
+        has: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._repo = repo
         self._device = device
+        self._variant = variant
+        self._has = has
         self._uid = uid
         self._may_all = may_all
         self._force = force
@@ -44,6 +56,7 @@ class Stopping:
                 str(self._repo),
                 uid=self._uid,
                 may_all=self._may_all,
+                variant=self._variant,
                 device=self._device,
                 force=self._force,
             )
@@ -70,6 +83,7 @@ class Stopping:
                 self._device,
                 lambda uid: self._may_all or uid == self._uid,
                 force=self._force,
+                has=self._has,
             )
         except NotPermitted as error:
             self._refused = error
@@ -90,12 +104,14 @@ class Stopping:
         """
         if self._device not in (None, CPU):
             return
-        kept = [row.uid for row in pages.listing() if row.repo == str(self._repo)]
+        repo = str(self._repo)
+        kept = [r.uid for r in pages.listing() if r.repo == repo and self._has(r.commit)]
         mine = [uid for uid in kept if self._may_all or uid == self._uid]
         if holders and not self._force:
             self._holders += holders
         elif mine:
-            self._freed[CPU] += pages.stop(self._repo, None if self._may_all else self._uid)
+            whose = None if self._may_all else self._uid
+            self._freed[CPU] += pages.stop(self._repo, whose, self._has)
         elif kept:
             self._refused = self._kept_by(kept)
 

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from harness.daemon import until
-from harness.fillkit import GPU, Devices, put_pipeline
-from harness.storekit import COMMIT
+from harness.fillkit import GPU, Devices, files_of, put_pipeline
+from harness.storekit import COMMIT, MADE, publish_variant
 from zhcache.errors import Busy, Cancelled, NoSpace, NotPermitted, UsageError
 
 OTHER = "beef" + "0" * 36
@@ -409,6 +409,19 @@ def test_stop_leaves_what_another_repository_uses_too(desk, store):
         desk.release(lease)
     assert desk.arenas.stop("lab/pipe", None, lambda uid: True) == (3000, ["cpu"])
     assert {(line.repo, line.bytes) for line in desk.arenas.listing()} == {("lab/tuned", 1500)}
+
+
+def test_stop_of_a_variant_leaves_its_source_and_what_both_use(desk, store):
+    own = {"unet/diffusion_pytorch_model.safetensors": b"h" * 500}
+    publish_variant(store, own, repo="lab/pipe", source=files_of(unet=b"u" * 3000, vae=VAE))
+    for commit in (COMMIT, MADE):
+        lease = desk.lease("lab/pipe", commit)
+        desk.attach(lease, "lab/pipe", commit)
+        desk.release(lease)
+    assert desk.arenas.bytes_on("cpu") == 4500
+    stopped = desk.arenas.stop("lab/pipe", None, lambda uid: True, has=MADE.__eq__)
+    assert stopped == (500, ["cpu"])
+    assert {(line.commit, line.bytes) for line in desk.arenas.listing()} == {(COMMIT, 4000)}
 
 
 # --- who shares -----------------------------------------------------------------------------------

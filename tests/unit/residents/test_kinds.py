@@ -1,12 +1,18 @@
 import pytest
+from msgspec import structs
 
 from zhcache.errors import UsageError, VersionMismatch
 from zhcache.protocol.residency import ResidentRequest
 from zhcached.residency.resident import kinds
+from zhcached.store.snapshots import Derived, Manifest
+
+HELD = Manifest(
+    repo="lab/tiny", commit="c" * 40, created=1.0, source="hub", trust="first-use", uid=7, files=()
+)
 
 
-def kind(**fields):
-    return kinds.kind_of(ResidentRequest(repo="lab/tiny", **fields), "c" * 40, "cpu")
+def kind(held=HELD, **fields):
+    return kinds.kind_of(ResidentRequest(repo="lab/tiny", **fields), held, "cpu")
 
 
 def test_equal_options_in_any_order_are_one_kind():
@@ -64,9 +70,12 @@ def test_attention_backend_is_a_plain_name(name):
         kind(attention=name)
 
 
-def test_variant_is_not_made_yet():
-    with pytest.raises(UsageError, match="variant"):
-        kind(variant="fp16")
+def test_variant_is_another_kind_known_by_what_it_was_made_of():
+    derived = Derived(HELD.commit, "fp16", "0" * 64)
+    made = kind(structs.replace(HELD, commit="d" * 40, derived=derived), variant="fp16")
+    assert (made.commit, made.made_of, made.variant) == ("d" * 40, HELD.commit, "fp16")
+    assert made != kind()
+    assert str(made) == "lab/tiny (fp16) on cpu"
 
 
 def test_other_protocol_is_refused():

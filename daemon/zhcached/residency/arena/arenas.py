@@ -256,6 +256,7 @@ class Arenas:
         uid_may: Callable[[int], bool],
         *,
         force: bool = False,
+        has: Callable[[str], bool] = lambda _: True,
     ) -> tuple[int, list[str]]:
         """Lets the arenas of a repository go; returns bytes and devices.
 
@@ -265,6 +266,7 @@ class Arenas:
             uid_may: Tells whether the caller may end what is this user's.
             force: Takes leased ones from the shelf too: who has them goes on, nobody gets them
                 any more, and their memory is freed with their last user.
+            has: Tells of a snapshot of it, by its own commit, whether it is meant.
 
         Raises:
             Busy: Somebody has them; named. What nobody had is gone all the same.
@@ -272,7 +274,7 @@ class Arenas:
         """
         with self._changed:
             try:
-                return letting.stop(self._shelf, repo, device, uid_may, force=force)
+                return letting.stop(self._shelf, repo, device, uid_may, force=force, has=has)
             finally:
                 self._changed.notify_all()
 

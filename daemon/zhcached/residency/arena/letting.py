@@ -55,29 +55,35 @@ def stop(
     uid_may: Callable[[int], bool],
     *,
     force: bool,
+    has: Callable[[str], bool],
 ) -> tuple[int, list[str]]:
-    """Lets the arenas of a repository go; returns bytes and devices.
+    """Lets the arenas of the snapshots that are meant go; returns bytes and devices.
 
-    One that another repository uses too stays for that one.
+    One that another snapshot uses too stays for that one.
 
     Raises:
         Busy: Somebody has some of them; the others are gone.
         NotPermitted: Some are another user's; nothing of his went.
     """
-    of_repo = [
+
+    def is_meant(name: str, commit: str) -> bool:
+        return name == repo and has(commit)
+
+    meant = [
         held
         for held in shelf
-        if device in (None, held.arena.device) and any(name == repo for name, _ in held.snapshots)
+        if device in (None, held.arena.device) and any(is_meant(*one) for one in held.snapshots)
     ]
     freed, devices, owners, holders = 0, set[str](), set[int](), set[str]()
-    for held in of_repo:
-        users = {use.uid for use in held.leases.values() if use.repo == repo} or {held.uid}
+    for held in meant:
+        uses = [use for use in held.leases.values() if is_meant(use.repo, use.commit)]
+        users = {use.uid for use in uses} or {held.uid}
         if not all(uid_may(uid) for uid in users):
             owners |= users
-        elif any(use.repo == repo for use in held.leases.values()) and not force:
+        elif uses and not force:
             holders.update(shelf.holders(held))
         else:
-            freed += _let_go(shelf, held, repo)
+            freed += _let_go(shelf, held, is_meant)
             devices.add(held.arena.device)
     if owners:
         raise NotPermitted(
@@ -96,8 +102,8 @@ def stop(
     return freed, sorted(devices)
 
 
-def _let_go(shelf: Shelf, held: Held, repo: str) -> int:
-    others = {snapshot for snapshot in held.snapshots if snapshot[0] != repo}
+def _let_go(shelf: Shelf, held: Held, is_meant: Callable[[str, str], bool]) -> int:
+    others = {snapshot for snapshot in held.snapshots if not is_meant(*snapshot)}
     if others:
         held.snapshots = others
         return 0

@@ -105,12 +105,19 @@ class Pages:
         self._write()
         return self._shown(kept)
 
-    def stop(self, repo: RepoId, uid: int | None = None) -> int:
-        """Lets go what ``uid``, or anybody, wants of a repository; returns its bytes."""
+    def stop(
+        self, repo: RepoId, uid: int | None = None, has: Callable[[str], bool] = lambda _: True
+    ) -> int:
+        """Lets go what ``uid``, or anybody, wants of a repository; returns its bytes.
+
+        ``has`` tells of a snapshot of it whether it is meant.
+        """
         going = [
             kept
             for kept in self._all()
-            if kept.wish.repo == str(repo) and uid in (None, kept.wish.uid)
+            if kept.wish.repo == str(repo)
+            and has(kept.wish.commit)
+            and uid in (None, kept.wish.uid)
         ]
         self._drop(going)
         if going:

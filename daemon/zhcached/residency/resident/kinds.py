@@ -16,6 +16,7 @@ import msgspec
 from zhcache.errors import UsageError
 from zhcache.protocol import version
 from zhcache.protocol.residency import ResidentRequest
+from zhcached.store.snapshots import Manifest
 
 MAX_OPTIONS = 32 * 2**10
 """Bytes of all options as JSON."""
@@ -40,12 +41,16 @@ _NO_TAGS = {"image", "tensor", "generator"}
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What one worker holds. ``options`` are JSON with sorted keys: equal ones are equal."""
+    """What one worker holds. ``options`` are JSON with sorted keys: equal ones are equal.
+
+    ``commit`` is the snapshot's own; a variant is known by its name and ``made_of``.
+    """
 
     repo: str
     commit: str
     device: str
     variant: str | None = None
+    made_of: str | None = None
     options: bytes = b"{}"
     attention: str | None = None
     compile: bool = False
@@ -55,17 +60,16 @@ class Kind:
         return msgspec.json.decode(self.options)
 
     def __str__(self) -> str:
-        return f"{self.repo} on {self.device}"
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"{self.repo}{variant} on {self.device}"
 
 
-def kind_of(request: ResidentRequest, commit: str, device: str) -> Kind:
-    """Returns what ``request`` asks for, with its revision and device resolved.
+def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
+    """Returns what ``request`` asks for, with its snapshot and device resolved.
 
     Raises:
-        UsageError: An option, variant or attention backend that cannot be meant.
+        UsageError: An option or attention backend that cannot be meant.
     """
-    if request.variant is not None:
-        raise UsageError("this release makes no variants yet: {name}", name=request.variant[:80])
     if request.attention is not None and not _BACKEND.fullmatch(request.attention):
         raise UsageError(
             "{name} is no attention backend",
@@ -74,8 +78,10 @@ def kind_of(request: ResidentRequest, commit: str, device: str) -> Kind:
         )
     return Kind(
         repo=request.repo,
-        commit=commit,
+        commit=manifest.commit,
         device=device,
+        variant=None if manifest.derived is None else manifest.derived.variant,
+        made_of=None if manifest.derived is None else manifest.derived.of,
         options=_options(request.options),
         attention=request.attention,
         compile=request.compile,
@@ -115,7 +121,7 @@ def _check_name(name: str) -> None:
     if name in _PRECISION:
         raise UsageError(
             "{name} is not taken here: a cast would copy weights that are shared",
-            hint="leave it out for the published precision; a later release takes variant=",
+            hint='leave it out for the published precision, or take variant="fp16" and the like',
             name=name,
         )
     if name in _PLACE:

@@ -37,7 +37,8 @@ class Tenant:
             residency.Opened(
                 lease=self.lease,
                 repo=kind.repo,
-                commit=kind.commit,
+                commit=kind.made_of or kind.commit,
+                variant=kind.variant,
                 device=kind.device,
                 class_name=loaded.class_name,
                 parameters=loaded.parameters,
