@@ -8,9 +8,9 @@ import torch
 
 from zhcache.protocol.conversion import TensorError
 
-STEP = 2**17
-"""Elements that are dealt with at once: half a MiB of float32, a few of which a core's cache holds.
-Measured: 6.6 GB/s of float32 in all passes here, 4.8 with twice as much, 3 with eight times."""
+STEP = 2**16
+"""Elements that are dealt with at once: a quarter MiB of float32, a few of which a core's cache
+holds. Measured with the reading and the sending: a fifth faster than four times as many."""
 
 # Sums of squares beyond these lose digits in float32, or all of them; such pieces are summed wider.
 _SMALL, _LARGE = 1e-16, 1e30
@@ -99,7 +99,7 @@ class Work:
 
     def __init__(self) -> None:
         self._single = torch.empty(2, STEP, dtype=torch.float32)
-        self._double = torch.empty(0, STEP, dtype=torch.float64)
+        self._double = torch.empty(STEP, dtype=torch.float64)
 
     def over(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns ``source`` in a dtype that holds it exactly, and a place for differences.
@@ -108,9 +108,7 @@ class Work:
         """
         count = source.numel()
         if source.dtype == torch.float64:
-            if not self._double.numel():
-                self._double = torch.empty(1, STEP, dtype=torch.float64)
-            return source, self._double[0, :count]
+            return source, self._double[:count]
         if source.dtype == torch.float32:
             return source, self._single[0, :count]
         return self._single[1, :count].copy_(source), self._single[0, :count]
