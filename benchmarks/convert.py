@@ -1,12 +1,14 @@
 """From float32 to float16: zhcache's conversion, stock's load and save, and plain copying.
 
 A full-size Stable Diffusion 1.5 and a large sharded FLUX of random weights. Copying the output and
-hashing it is the floor: less than that no store that knows its bytes can do. Memory is what all
+hashing it is the floor: less than that no store that knows its bytes can do. Ours alone is durable
+when it returns. Memory is what all
 processes of a way have beyond what was there before, as PSS, looked at ten times a second.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import statistics
@@ -81,7 +83,9 @@ def _measure(name: str, build: Callable[[Path], Path], options: Any) -> dict[str
             # All ways read the store's files, so that each byte is on the disk once.
             shutil.rmtree(model)
             (snapshot,) = daemon.json("ls")["snapshots"]
-            found = _rounds(daemon, repo, snapshot, folder, options)
+            # Before the first worker: what starts them stays for minutes and is counted as ours.
+            idle = _pss(psutil.Process(_pid(daemon)))
+            found = _rounds(daemon, repo, snapshot, folder, options, idle)
         finally:
             daemon.stop()
     _tell(name, snapshot["bytes"] / 2**30, found)
@@ -89,7 +93,7 @@ def _measure(name: str, build: Callable[[Path], Path], options: Any) -> dict[str
 
 
 def _rounds(
-    daemon: Daemon, repo: str, snapshot: dict[str, Any], folder: Path, options: Any
+    daemon: Daemon, repo: str, snapshot: dict[str, Any], folder: Path, options: Any, idle: int
 ) -> dict[str, Found]:
     found = {way: Found() for way in WAYS}
     commit, model = snapshot["commit"], snapshot["path"]
@@ -107,12 +111,22 @@ def _rounds(
             if way == WAYS[2]:
                 daemon.cli("rm", repo, "--variant", "fp16")
                 daemon.cli("gc")
-            seconds, memory = _watched(ways[way], daemon if way == WAYS[2] else None)
+            is_ours = way == WAYS[2]
+            root = psutil.Process(_pid(daemon) if is_ours else None)
+            before = idle if is_ours else _pss(root)
+            os.sync()  # What another way wrote is not to be waited for in this one.
+            seconds, memory = _watched(ways[way], root, before)
             found[way].seconds.append(seconds)
             found[way].memory.append(memory)
             shutil.rmtree(output, ignore_errors=True)
             shutil.rmtree(copy, ignore_errors=True)
     return found
+
+
+def _pid(daemon: Daemon) -> int:
+    if daemon.process is None:
+        raise RuntimeError("the daemon does not run")
+    return daemon.process.pid
 
 
 def _convert(daemon: Daemon, repo: str, commit: str) -> None:
@@ -131,16 +145,14 @@ def _run(command: Sequence[str]) -> None:
         sys.exit(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
-def _watched(way: Callable[[], None], daemon: Daemon | None) -> tuple[float, float]:
-    """Returns the seconds that ``way`` took and the GiB by which memory grew at most."""
-    root = psutil.Process(daemon.process.pid) if daemon and daemon.process else psutil.Process()
-    own = 0 if daemon else _pss(psutil.Process(), children=False)
-    before, peak, ended = _pss(root), 0, threading.Event()
+def _watched(way: Callable[[], None], root: psutil.Process, before: int) -> tuple[float, float]:
+    """Returns the seconds that ``way`` took and the GiB by which ``root``'s tree grew at most."""
+    peak, ended = 0, threading.Event()
 
     def look() -> None:
         nonlocal peak
         while not ended.wait(SAMPLE_S):
-            peak = max(peak, _pss(root) - own)
+            peak = max(peak, _pss(root))
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -151,12 +163,13 @@ def _watched(way: Callable[[], None], daemon: Daemon | None) -> tuple[float, flo
         seconds = time.perf_counter() - began
         ended.set()
         watcher.join()
-    return seconds, (peak - (before if daemon else 0)) / 2**20
+    return seconds, (peak - before) / 2**20
 
 
-def _pss(root: psutil.Process, *, children: bool = True) -> int:
+def _pss(root: psutil.Process) -> int:
+    """Returns KiB of a process and of all that it started, by itself or by others."""
     total = 0
-    for process in (root, *(root.children(recursive=True) if children else ())):
+    for process in (root, *root.children(recursive=True)):
         try:
             total += memory_kib(process.pid)["Pss"]
         except (OSError, KeyError):
