@@ -130,7 +130,8 @@ class ResidentRequest(Message):
     """``op: resident``: a pipeline held by a worker. The connection is the lease.
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID. ``options`` are further
-    arguments of ``from_pretrained``, encoded as ``zhcache.resident.values`` does.
+    arguments of ``from_pretrained``, encoded as ``zhcache.resident.values`` does. ``memory`` is
+    ``auto``, ``low`` or a number of bytes.
     """
 
     repo: str
@@ -140,6 +141,7 @@ class ResidentRequest(Message):
     options: dict[str, Any] = {}
     attention: str | None = None
     compile: bool = False
+    memory: str | None = None
     op: Literal["resident"] = "resident"
     protocol: int = PROTOCOL
 
@@ -218,6 +220,7 @@ class Opened(Event):
     parameters: list[str]
     bytes: int = 0
     variant: str | None = None
+    memory_report: str = ""
 
 
 class Queued(Event):
@@ -298,14 +301,17 @@ class Load(Event):
     compile: bool = False
     arenas: list[Arena] = []
     artifacts: bool = False
+    variant: str | None = None
+    memory: str | None = None
 
 
 class Loaded(Event):
-    """The resident worker is ready."""
+    """The resident worker is ready. ``memory_report`` says how it was made to fit."""
 
     class_name: str
     parameters: list[str]
     bytes: int
+    memory_report: str = ""
 
 
 class Taken(Event):

@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zhcache.errors import IntegrityError, UsageError
-from zhcache.pipeline import reading
+from zhcache.pipeline import lean, reading
+from zhcache.pipeline.choose import free
+from zhcache.pipeline.fit import Fit, fit, parse
+from zhcache.pipeline.needs import form, needs
 from zhcache.pipeline.published import index as index_of
 from zhcache.pipeline.quick import paused_collector
 from zhcache.pipeline.tuning import compile_blocks
@@ -105,10 +109,11 @@ def _read(
     if not request.arenas:
         note("reading the pipeline")
         pipeline = reading.over_files(folder, options)
-        if device.type != "cpu":
+        chosen = _chosen(folder, request, device)
+        if device.type != "cpu" and not (chosen and chosen.is_offloaded):
             note(f"moving it to {device}")
             pipeline.to(device)
-        return pipeline
+        return lean.apply(pipeline, chosen, device) if chosen else pipeline
     note("attaching the weights")
     came = {
         arena.table.component: (arena, fd) for arena, fd in zip(request.arenas, fds, strict=False)
@@ -123,7 +128,18 @@ def _read(
             )
         return [(came[name][0], os.dup(came[name][1])) for name in wanted]
 
-    return reading.over_arenas(folder, device, options, hand)
+    pipeline = reading.over_arenas(folder, device, options, hand)
+    chosen = _chosen(folder, request, device)
+    return lean.apply(pipeline, chosen, device) if chosen else pipeline
+
+
+def _chosen(folder: Path, request: Load, device: torch.device) -> Fit | None:
+    """Returns how the pipeline is made to fit, where that was asked for."""
+    if request.memory is None:
+        return None
+    wanted = parse(int(request.memory) if request.memory.isdigit() else request.memory)
+    weights = replace(form(folder, request.variant), is_there=bool(request.arenas))
+    return fit([weights], needs(folder), wanted, free=free(device), is_cuda=device.type == "cuda")
 
 
 def device_of(name: str) -> torch.device:

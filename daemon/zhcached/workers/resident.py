@@ -106,7 +106,12 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
     own = held.as_class(None)
     _send(
         line,
-        Loaded(class_name=type(own).__name__, parameters=parameters(own), bytes=held.weights.bytes),
+        Loaded(
+            class_name=type(own).__name__,
+            parameters=parameters(own),
+            bytes=held.weights.bytes,
+            memory_report=getattr(own, "memory_report", ""),
+        ),
     )
     _keep_quiet()
     inbox = Inbox(line)

@@ -26,6 +26,7 @@ MAX_DEPTH = 8
 
 _KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _BACKEND = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MEMORY = re.compile(r"auto|low|[1-9][0-9]{0,17}")
 _PRECISION = {"torch_dtype", "dtype", "quantization_config", "low_cpu_mem_usage"}
 _PLACE = {"device", "device_map", "max_memory", "offload_folder", "offload_state_dict",
           "offload_buffers"}  # fmt: skip
@@ -54,6 +55,7 @@ class Kind:
     options: bytes = b"{}"
     attention: str | None = None
     compile: bool = False
+    memory: str | None = None
 
     def decoded_options(self) -> dict[str, Any]:
         """Returns the options as a ``Load`` carries them."""
@@ -68,8 +70,16 @@ def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
     """Returns what ``request`` asks for, with its snapshot and device resolved.
 
     Raises:
-        UsageError: An option or attention backend that cannot be meant.
+        UsageError: An option, attention backend or memory that cannot be meant.
     """
+    if request.memory is not None and not _MEMORY.fullmatch(request.memory):
+        raise UsageError(
+            "{name}={value} cannot be meant",
+            hint="it takes {allowed}",
+            name="memory",
+            value=repr(request.memory[:80]),
+            allowed="'auto' | 'low' | bytes",
+        )
     if request.attention is not None and not _BACKEND.fullmatch(request.attention):
         raise UsageError(
             "{name} is no attention backend",
@@ -85,6 +95,7 @@ def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
         options=_options(request.options),
         attention=request.attention,
         compile=request.compile,
+        memory=request.memory,
     )
 
 
@@ -121,7 +132,7 @@ def _check_name(name: str) -> None:
     if name in _PRECISION:
         raise UsageError(
             "{name} is not taken here: a cast would copy weights that are shared",
-            hint='leave it out for the published precision, or take variant="fp16" and the like',
+            hint='leave it out for the published precision, or take variant="fp16" or another',
             name=name,
         )
     if name in _PLACE:

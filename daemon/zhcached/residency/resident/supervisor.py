@@ -135,6 +135,9 @@ class Supervisor:
         if kind.device == "cpu":
             # The page cache is the tier there: the worker maps the files themselves.
             return ()
+        if kind.memory == "low":
+            # Weights that come layer by layer stay in the page cache.
+            return ()
         return self._context.arenas.attach(
             lease,
             kind.repo,
@@ -157,6 +160,8 @@ class Supervisor:
                 compile=kind.compile,
                 arenas=[arena for arena, _ in arenas],
                 artifacts=compiled is not None,
+                variant=kind.variant,
+                memory=kind.memory,
             )
             fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
             frames.send(line, request, fds)

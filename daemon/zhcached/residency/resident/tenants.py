@@ -43,6 +43,7 @@ class Tenant:
                 class_name=loaded.class_name,
                 parameters=loaded.parameters,
                 bytes=loaded.bytes,
+                memory_report=loaded.memory_report,
             )
         )
 
