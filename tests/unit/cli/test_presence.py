@@ -15,5 +15,5 @@ def test_files_that_are_closed_are_left_to_the_worker(tmp_path, monkeypatch):
     with DaemonSimulator(tmp_path / "api.sock") as daemon, Client(daemon.socket) as client:
         daemon.hold("lab/pipe", folder)
         session = SimpleNamespace(client=client)
-        assert presence.ensure(session, "lab/pipe", None, None) == COMMIT
+        assert presence.ensure(session, "lab/pipe", None, variant=None, output=None) == COMMIT
         assert daemon.submitted == []
