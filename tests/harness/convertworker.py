@@ -70,6 +70,9 @@ class Worker:
         if "again" in self.do:
             self.say(Discard(path=outputs[0], reason="too large for float16"))
             self.file(outputs[0], b"anew", 0)
+        if "same-after-all" in self.do:
+            self.say(Discard(path=outputs[0], reason="nothing of it may be cast"))
+            self.say(Same(path=self.request.weights[0].path))
         if (name := self.request.index) is not None:
             index = {"weight_map": {str(n): path for n, path in enumerate(outputs)}}
             self.say(Small(path=self.request.rename.get(name, name), content=json.dumps(index)))

@@ -362,11 +362,11 @@ def _picture(conversions: Sequence[Conversion], variant: str) -> Picture:
 def _files(work: Work, converted: Converted, of: Manifest) -> dict[str, ManifestFile]:
     """Returns the files that a component has become, by their path in the variant."""
     found: dict[str, ManifestFile] = {}
-    for name, made in converted.files.items():
-        path = f"{work.component}/{name}"
-        found[path] = ManifestFile(path, made.size, made.sha256, trust=of.trust)
     for file in work.weights.files:
         if base(file.path) in converted.same:
             path = f"{work.component}/{work.weights.plain[base(file.path)]}"
             found[path] = msgspec.structs.replace(file, path=path)
+    for name, made in converted.files.items():
+        path = f"{work.component}/{name}"
+        found[path] = ManifestFile(path, made.size, made.sha256, trust=of.trust)
     return found

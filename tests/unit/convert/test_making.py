@@ -37,6 +37,7 @@ def test_variant_is_a_snapshot_with_what_workers_sent_and_the_base_besides(shop)
         assert {f.path: f.sha256 for f in manifest.files}[path] == base[path].sha256
     assert (manifest.derived.of, manifest.derived.variant) == (COMMIT, "fp16")
     assert (manifest.source, manifest.trust, manifest.uid) == ("derived", shop.base.trust, 7)
+    assert manifest.created == shop.clock.wall()
     folder = shop.store.view.snapshot_dir(shop.repo, manifest.commit)
     assert (folder / UNET_FILE).read_bytes() == shop.unet[::2]
     assert shop.store.variant(shop.repo, COMMIT, "fp16").commit == manifest.commit
@@ -98,6 +99,11 @@ def test_discarded_file_comes_again(shop, control, word, content):
     assert shop.scraps == []
 
 
+def test_discarded_file_may_turn_out_to_need_no_change(shop, control):
+    control.do("unet:same-after-all")
+    assert shop.content(shop.make().manifest, UNET_FILE) == shop.unet
+
+
 def test_config_of_a_quantized_component_takes_the_place_of_the_base_s(shop, control):
     control.do("unet:config")
     manifest = shop.make("int8").manifest
@@ -118,12 +124,15 @@ def test_newer_tools_are_no_reason_to_make_it_again_but_a_damaged_one_gets_its_o
 
 
 def test_recipe_that_was_changed_and_changed_back_is_the_newest_again(shop):
+    commits = []
     for default in ("fp16", "bf16", "fp16"):
         shop.renew(recipes={"mine": RecipeConfig(default=default)})
         shop.clock.pass_s(10)
         made = shop.make("mine").manifest
         assert shop.store.variant(shop.repo, COMMIT, "mine").commit == made.commit
         assert shop.make("mine").state == "present"
+        commits.append(made.commit)
+    assert commits[0] == commits[2] != commits[1]
 
 
 def test_shards_are_made_with_an_index_of_their_own(shop, store):
@@ -208,6 +217,7 @@ def test_full_disk_is_told_before_any_worker_starts(shop):
 
 def test_cancelled_job_ends_its_workers(shop, control):
     control.do("gate-midway")
+    shop.renew(stall_s=600.0)
     caught = []
 
     def make():
