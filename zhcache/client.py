@@ -18,7 +18,7 @@ import msgspec
 
 from zhcache import paths, resources
 from zhcache.channel import Channel, check_version, dial
-from zhcache.errors import Busy, DaemonUnreachable
+from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
 from zhcache.protocol import messages, residency
@@ -257,6 +257,19 @@ class Client:
         query = resources.query(revision=revision, variant=variant)
         where = resources.at("snapshots", repo)
         return self._line().call("GET", where, messages.SnapshotDetail, query=query)
+
+    def settled(self, repo: str, revision: str | None) -> str | None:
+        """Returns the commit that a revision means in the store, which no hub need be asked for.
+
+        ``revision`` itself where that is not in the store.
+
+        Raises:
+            ZhcacheError: What the daemon reported.
+        """
+        try:
+            return self.show(repo, revision=revision).commit
+        except NotFound:
+            return revision
 
     def path(self, repo: str, *, variant: str | None = None, revision: str | None = None) -> Path:
         """Returns the folder of a snapshot, checked to hold what ``from_pretrained`` reads.

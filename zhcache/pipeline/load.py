@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,20 @@ from zhcache.client import Client
 from zhcache.errors import NotFound, UsageError
 from zhcache.lease import Lease
 from zhcache.pipeline.closed import Readable
+from zhcache.pipeline.fit import Fit, Memory, parse
 from zhcache.pipeline.leased import Held, bind, release
+from zhcache.pipeline.options import (
+    check_device,
+    check_kinds,
+    check_options,
+    check_parts,
+    single,
+)
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from zhcache.protocol.residency import Arena
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "use_auth_token")
-_NEEDS = ("torch", "diffusers", "transformers", "accelerate")
 
 
 def load_pipeline(
@@ -35,6 +39,7 @@ def load_pipeline(
     timeout: float | None = None,
     attention: str | None = None,
     compile: bool = False,
+    memory: str | int | None = None,
     **from_pretrained_kwargs: Any,
 ) -> DiffusionPipeline:
     """Returns a diffusers pipeline whose weights stay leased while it lives.
@@ -48,7 +53,8 @@ def load_pipeline(
 
     Args:
         repo: ``OWNER/NAME``.
-        variant: None, as published.
+        variant: None, as published; or ``"fp16"``, ``"bf16"``, ``"fp8"``, ``"int8"``, ``"int4"`` or
+            one of the configuration's, which the daemon makes once where it is not there yet.
         revision: Branch, tag or commit; None is the default branch.
         mode: ``"attach"``: in this process. ``"resident"``: a stand-in that is called the same way
             and has a warm worker do it; needs no torch here.
@@ -59,17 +65,23 @@ def load_pipeline(
             progress.
         attention: A backend of diffusers' ``set_attention_backend``.
         compile: Whether blocks that repeat are compiled at their first use.
+        memory: ``"auto"``: made to fit into what the device has free; ``"low"``: to take as little
+            as can be; ``"6GiB"`` or bytes: no more than that. Chooses among the variants that are
+            here, where ``variant`` is None and in this process; tiles; weights that stay in host
+            memory. ``pipe.memory_report`` says what was chosen, and why.
         **from_pretrained_kwargs: Passed on: ``scheduler=``, ``safety_checker=None`` and so on.
 
     Raises:
         UsageError: An option that cannot be meant, or that this release does not have.
         NotFound: No such repository or revision.
         Busy: ``timeout`` is over; the download goes on.
+        NoSpace: ``memory`` is less than the pipeline needs.
         VersionMismatch: The daemon's diffusers makes other modules of the files than this one.
         ZhcacheError: What else the daemon reported.
     """
-    _check_kinds(repo, revision, timeout)
-    _check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
+    check_kinds(repo, variant, revision, timeout)
+    check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
+    bound = None if memory is None else parse(memory)
     if mode == "resident":
         from zhcache.resident.open import open_resident
 
@@ -77,35 +89,75 @@ def load_pipeline(
             repo,
             variant=variant,
             revision=revision,
-            device=_single(device),
+            device=single(device),
             chinese=chinese,
             timeout=timeout,
             attention=attention,
             compile=compile,
+            memory=bound,
             options=from_pretrained_kwargs,
         )
         return stand_in
-    named = _single(device)
+    named = single(device)
     if "device_map" in from_pretrained_kwargs and named != "auto":
         raise UsageError("device and device_map exclude each other", hint="leave one out")
-    _check_parts()
-    _check_device(named)
+    check_parts()
+    check_device(named)
     until = None if timeout is None else time.monotonic() + timeout
     client = Client()
     try:
-        lease, there = _lease(client, repo, revision, until)
+        chosen = None
+        if bound is not None:
+            chosen, revision = _chosen(client, repo, variant, revision, named, bound, until)
+            variant = chosen.variant
+        lease, there = _lease(client, repo, variant, revision, until)
     except BaseException:
         client.close()
         raise
     held = Held(client, lease)
     try:
+        # What is offloaded comes from the host.
+        place = "cpu" if chosen is not None and chosen.is_offloaded else named
         with there:
-            pipeline = _read(client, lease, there, named, from_pretrained_kwargs, until)
+            pipeline = _read(client, lease, there, place, from_pretrained_kwargs, until)
         _tune(pipeline, attention, compile)
+        if chosen is not None:
+            _lean(pipeline, chosen, named)
     except BaseException:
         held.end()
         raise
     return bind(pipeline, held)
+
+
+def _chosen(
+    client: Client,
+    repo: str,
+    variant: str | None,
+    revision: str | None,
+    device_name: str,
+    memory: Memory,
+    until: float | None,
+) -> tuple[Fit, str]:
+    """Returns how the model is made to fit, and its commit; fetches it first if need be."""
+    # What is chosen from has to be here, and to stay until it is leased.
+    held, there = _lease(client, repo, variant, revision, until)
+    there.close()
+    try:
+        from zhcache.pipeline import choose, reading
+
+        commit = held.granted.commit
+        snapshot = client.show(repo, revision=commit)
+        device = reading.device_of(device_name)
+        warm = client.resident()
+        return choose.choose(snapshot, variant, memory, device, warm), commit
+    finally:
+        held.end()
+
+
+def _lean(pipeline: Any, chosen: Fit, device_name: str) -> None:
+    from zhcache.pipeline import lean, reading
+
+    lean.apply(pipeline, chosen, reading.device_of(device_name))
 
 
 def _read(
@@ -158,10 +210,10 @@ def _tune(pipeline: Any, attention: str | None, compile: bool) -> None:
 
 
 def _lease(
-    client: Client, repo: str, revision: str | None, until: float | None
+    client: Client, repo: str, variant: str | None, revision: str | None, until: float | None
 ) -> tuple[Lease, Readable]:
     try:
-        lease = client.lease(repo, revision=revision)
+        lease = client.lease(repo, variant=variant, revision=revision)
     except NotFound:
         pass
     else:
@@ -171,120 +223,30 @@ def _lease(
         there.close()
         lease.end()
     left = None if until is None else max(until - time.monotonic(), 0.0)
-    result = _fetch(client, repo, revision, left)
+    result = _fetch(client, repo, variant, revision, left)
     # By commit: the branch may have moved on since, and what was fetched is what is read.
-    lease = client.lease(result.repo, revision=result.commit)
+    lease = client.lease(result.repo, variant=variant, revision=result.commit)
     return lease, Readable(client.socket, lease)
 
 
-def _fetch(client: Client, repo: str, revision: str | None, timeout_s: float | None) -> Any:
+def _fetch(
+    client: Client,
+    repo: str,
+    variant: str | None,
+    revision: str | None,
+    timeout_s: float | None,
+) -> Any:
     from zhcache.progress import display
 
     with display(is_quiet=not sys.stderr.isatty()) as shown:
         return client.prefetch(
             repo,
-            revision=revision,
+            revision=client.settled(repo, revision) if variant else revision,
+            variants=[variant] if variant else (),
             only_pipeline=True,
             on_progress=shown.update,
             timeout_s=timeout_s,
         )
-
-
-def _check_kinds(repo: object, revision: object, timeout: object) -> None:
-    is_time = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
-    wrong = {
-        "repo": (repo, isinstance(repo, str), "OWNER/NAME"),
-        "revision": (revision, revision is None or isinstance(revision, str), "a name or None"),
-        "timeout": (timeout, timeout is None or is_time, "seconds from 0 on, or None"),
-    }
-    for name, (value, is_right, allowed) in wrong.items():
-        if not is_right:
-            raise UsageError(
-                "{name}={value} cannot be meant",
-                hint="it takes {allowed}",
-                name=name,
-                value=repr(value)[:80],
-                allowed=allowed,
-            )
-
-
-def _check_options(
-    variant: str | None,
-    mode: str,
-    placement: str,
-    chinese: str | None,
-    options: Mapping[str, Any],
-) -> None:
-    for name in ("torch_dtype", "dtype"):
-        if name in options:
-            raise UsageError(
-                "{name} is not taken here: a cast would copy weights that are shared",
-                hint="leave it out for the published precision; a later release takes variant=",
-                name=name,
-            )
-    for name in _HUB_OPTIONS:
-        if name in options:
-            raise UsageError(
-                "{name} means nothing here: the daemon fetches",
-                hint="configure sources and their tokens in config.toml",
-                name=name,
-            )
-    known = {
-        "variant": (variant, (None,)),
-        "mode": (mode, ("attach", "resident")),
-        "placement": (placement, ("auto", "single")),
-        "chinese": (chinese, ("auto", None)),
-    }
-    for name, (value, allowed) in known.items():
-        if value not in allowed:
-            raise _not_yet(f"{name}={value!r}", " | ".join(repr(one) for one in allowed))
-
-
-def _single(device: object) -> str:
-    # A torch.device is known by its name: in resident mode there is no torch to ask.
-    if isinstance(device, str) or type(device).__module__ == "torch":
-        return str(device)
-    if not isinstance(device, (list, tuple)):
-        raise UsageError(
-            "{name}={value} cannot be meant",
-            hint="it takes {allowed}",
-            name="device",
-            value=repr(device)[:80],
-            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N'",
-        )
-    raise _not_yet(f"device={list(device)!r}", "'auto' | 'cpu' | 'cuda' | 'cuda:N'")
-
-
-def _not_yet(option: str, allowed: str) -> UsageError:
-    return UsageError(
-        "{option} is not in this release of zhcache",
-        hint="it takes {allowed}",
-        option=option,
-        allowed=allowed,
-    )
-
-
-def _check_parts() -> None:
-    # Asked before a download of gigabytes, not after.
-    lacking = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise UsageError(
-            "load_pipeline needs {missing} in this environment",
-            hint="pip install 'zhcache[torch]'",
-            missing=", ".join(lacking),
-        )
-
-
-def _check_device(name: str) -> None:
-    # Before a download as well. The CPU is there, and torch is slow to import.
-    if name in ("auto", "cpu"):
-        return
-    from zhcache.pipeline.quick import paused_collector
-
-    with paused_collector():
-        from zhcache.pipeline import reading
-
-        reading.device_of(name)
 
 
 __all__ = ["load_pipeline", "release"]

@@ -29,6 +29,7 @@ def open_resident(
     timeout: float | None = None,
     attention: str | None = None,
     compile: bool = False,
+    memory: str | int | None = None,
     options: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     unaided: bool = False,
@@ -44,13 +45,15 @@ def open_resident(
         timeout: Seconds to wait until it is ready; None waits as long as there is progress.
         attention: A backend of diffusers' ``set_attention_backend``.
         compile: Whether the repeated blocks are compiled.
+        memory: As ``zhcache.pipeline.fit.parse`` returns it.
         options: Further arguments of ``from_pretrained``. ``scheduler`` holds for all calls.
         on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
 
     Raises:
         UsageError: An option that cannot be meant.
-        NotFound: No such repository or revision; not in the store, if ``unaided``.
+        NotFound: No such repository or revision; not in the store, or no such variant there, if
+            ``unaided``.
         Incomplete: It lacks files that its index names, after fetching as well.
         Busy: ``timeout`` is over, or there is no room.
         ZhcacheError: What else the daemon reported.
@@ -77,6 +80,7 @@ def open_resident(
         options=_encoded_options(given),
         attention=attention,
         compile=compile,
+        memory=None if memory is None else str(memory),
     )
     # Refused here rather than at the first call.
     Encoder().encode(scheduler, "scheduler")
@@ -117,9 +121,11 @@ def _fetched(request: ResidentRequest, until: float | None) -> ResidentRequest:
 
     left = None if until is None else max(until - time.monotonic(), 0.0)
     with Client() as client, display(is_quiet=not sys.stderr.isatty()) as shown:
+        revision, variant = request.revision, request.variant
         result = client.prefetch(
             request.repo,
-            revision=request.revision,
+            revision=client.settled(request.repo, revision) if variant else revision,
+            variants=[variant] if variant else (),
             only_pipeline=True,
             on_progress=shown.update,
             timeout_s=left,

@@ -28,16 +28,20 @@ class ResidentPipeline:
     Attributes:
         repo: ``OWNER/NAME``.
         commit: Of the snapshot; all calls meet this one.
+        variant: Which variant of it, or None.
         device: Where it runs: ``cpu`` or a GPU's UUID.
         class_name: The pipeline's class in diffusers.
         parameters: What a call takes.
+        memory_report: How it was made to fit, where that was asked for.
     """
 
     repo: str
     commit: str
+    variant: str | None
     device: str
     class_name: str
     parameters: tuple[str, ...]
+    memory_report: str
 
     def __init__(
         self,
@@ -50,9 +54,11 @@ class ResidentPipeline:
         given = {
             "repo": opened.repo,
             "commit": opened.commit,
+            "variant": opened.variant,
             "device": opened.device,
             "class_name": class_name or opened.class_name,
             "parameters": () if class_name else tuple(opened.parameters),
+            "memory_report": opened.memory_report,
             "_session": session,
             "_scheduler": scheduler,
             "_other": class_name,
@@ -153,7 +159,8 @@ class ResidentPipeline:
         )
 
     def __repr__(self) -> str:
-        return f"<resident {self.class_name} {self.repo} on {self.device}>"
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"<resident {self.class_name} {self.repo}{variant} on {self.device}>"
 
 
 class _NoTensors(dict[str, Any]):

@@ -1,0 +1,107 @@
+"""Variants measured, and chosen from to fit into memory, with the real daemon and workers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from harness.daemon import source
+
+pytestmark = pytest.mark.journey
+REPO = "demo/tiny"
+
+
+@pytest.fixture(scope="module")
+def daemon(pipeline_dir, tmp_path_factory):
+    """Has the tiny pipeline and two variants of it."""
+    from demohub import Hub
+    from harness.daemon import Daemon
+
+    files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
+    with Hub() as hub:
+        hub.add(REPO, files)
+        daemon = Daemon(tmp_path_factory.mktemp("quality"), source(hub)).start()
+        daemon.cli("prefetch", REPO, "--variant", "fp16", "--variant", "bf16")
+        yield daemon
+    daemon.stop()
+
+
+def test_each_variant_is_drawn_with_and_what_was_found_is_kept(daemon, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    bench = ("bench", "variants", REPO, "--prompt", "a house", "--seeds", "2", "--steps", "2")
+    found = daemon.json(*bench, "--size", "64x64", "--device", "cpu", "--picture", str(sheet))
+    assert found["variants"].keys() == {"fp16", "bf16"}
+    for made in found["variants"].values():
+        quality = made["quality"]
+        assert quality["pairs"] == 2
+        assert 0.5 < quality["ssim_least"] <= quality["ssim"] <= 1
+        assert quality["uid"] == os.getuid()
+        assert quality["measured"] > 1.7e9
+    with Image.open(sheet) as drawn:
+        assert drawn.size == (3 * 256, 16 + 2 * 256)
+    shown = daemon.json("show", REPO)["variants"]
+    assert {name: made["quality"] for name, made in shown.items()} == {
+        name: made["quality"] for name, made in found["variants"].items()
+    }
+    assert "PSNR" in daemon.cli("show", REPO).stdout
+    again = daemon.cli(*bench, "--variant", "fp16", "--size", "64x64", "--device", "cpu")
+    assert again.stdout.splitlines()[1].startswith("fp16")
+
+
+def test_a_variant_that_is_not_here_is_not_measured(daemon):
+    failed = daemon.json("bench", "variants", REPO, "--variant", "int4", code=4)
+    assert "zhcache prefetch demo/tiny --variant int4" in failed["error"]["hint"]
+
+
+_SCRIPT = """
+import json, sys, zhcache
+pipe = zhcache.load_pipeline("demo/tiny", device="cpu", **json.loads(sys.argv[1]))
+print(json.dumps({"report": pipe.memory_report, "dtype": str(getattr(pipe, "dtype", "")),
+                  "variant": getattr(pipe, "variant", None)}))
+"""
+
+
+def loaded(daemon, **options):
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        env=daemon.environ,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr[-2000:]
+
+
+def test_published_weights_where_there_is_room_and_the_least_where_that_is_asked(daemon):
+    code, said = loaded(daemon, memory="auto")
+    assert code == 0, said
+    assert "as published" in said
+    assert "torch.float32" in said
+    code, said = loaded(daemon, memory="low")
+    assert code == 0, said
+    assert "variant" in said
+    assert "torch.float32" not in said
+
+
+def test_variant_that_is_named_is_the_one(daemon):
+    code, said = loaded(daemon, memory="auto", variant="bf16")
+    assert code == 0, said
+    assert "variant bf16" in said
+    assert "torch.bfloat16" in said
+
+
+def test_resident_worker_tells_its_choice(daemon):
+    code, said = loaded(daemon, memory="low", variant="fp16", mode="resident")
+    assert code == 0, said
+    assert "variant fp16" in said
+    assert '"variant": "fp16"' in said
+
+
+def test_too_little_is_told_before_anything_is_loaded(daemon):
+    code, said = loaded(daemon, memory="64KiB")
+    assert code == 1
+    assert "NoSpace: the pipeline needs" in said
