@@ -27,7 +27,7 @@ from zhcache.protocol import frames
 from zhcache.protocol.conversion import Convert, Finished, Part, Same, Small
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Failed
-from zhcached.workers import cast, shards
+from zhcached.workers import cast, naming, shards
 from zhcached.workers.outgoing import Told
 from zhcached.workers.rewriting import Rewriting
 from zhcached.workers.schemes import Group, Scheme, module_of
@@ -207,6 +207,10 @@ def _send_small(line: socket.socket, work: Work) -> None:
     settings = work.scheme.config()
     if settings is not None:
         config = {**_config(work.folder), "quantization_config": settings}
+        if naming.is_of_transformers(work.module):
+            # What the other weights are read in where nothing is asked for.
+            config.pop("torch_dtype", None)
+            config["dtype"] = str(FLOATS[COMPUTED_IN]).removeprefix("torch.")
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         frames.send(line, Small(path="config.json", content=text))
 

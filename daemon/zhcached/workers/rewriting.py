@@ -89,7 +89,7 @@ class Rewriting:
         if group.kind == "cast":
             return self._streams.cast(file, tensor, piece.entries[0])
         source = whole(file, tensor)
-        made = self._scheme.convert(group, source.clone)
+        made = self._scheme.convert(group, lambda: source)
         for entry in piece.entries:
             self._streams.write(made[group.entries.index(entry)])
         self._reached(tensor.end)

@@ -89,8 +89,8 @@ class Scheme(Protocol):
 
         Args:
             group: As planned.
-            read: Returns the source's tensor, whole, in its own dtype and private memory, which
-                the scheme may change.
+            read: Returns the source's tensor, whole, in its own dtype. It must not be changed: what
+                is made is compared with it.
         """
         ...
 

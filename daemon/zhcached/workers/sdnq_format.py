@@ -7,7 +7,7 @@ Which weights, and in what groups, is asked of sdnq itself on a module without w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -73,7 +73,7 @@ class Sdnq:
             # Scales in float32 are rounded to bfloat16 when stock reads them again: so they are
             # made as they will be used, in half the bytes.
             dequantize_fp32=False,
-            modules_to_not_convert=kept,
+            modules_to_not_convert=_weights(kept, names.values()),
         )
         choice = Choice(module, wanted, COMPUTED_IN)
         layers = dict(module.named_modules())
@@ -151,6 +151,15 @@ def _quantized(
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
     made, _ = sdnq_quantize_layer(layer, settings, torch_dtype=COMPUTED_IN, param_name=name)
     return made.sdnq_dequantizer, dict(made.state_dict())
+
+
+def _weights(modules: Collection[str], names: Iterable[str]) -> list[str]:
+    """Returns the weights of modules and those below them: sdnq compares whole names, or parts."""
+    return [
+        name
+        for name in names
+        if name.endswith(".weight") and any(f".{module}." in f".{name}" for module in modules)
+    ]
 
 
 def _sorted(described: dict[str, Any]) -> dict[str, Any]:

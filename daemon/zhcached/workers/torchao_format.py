@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -26,12 +26,13 @@ from zhcached.workers import choosing
 from zhcached.workers.choosing import Choice
 from zhcached.workers.naming import is_of_transformers, own_names, written
 from zhcached.workers.schemes import Entry, Group, Scheme
+from zhcached.workers.streaming import WHOLE
 from zhcached.workers.tensors import TensorInfo
 
 COMPUTED_IN = torch.bfloat16
 """What the weights that are not quantized, and all results, are in; int8 of torchao asks for it."""
 
-BLOCK = 2**22
+BLOCK = 2**19
 """Elements that are quantized at once: rows have scales of their own, so blocks of rows do too."""
 
 _CONFIGS: Mapping[str, Any] = {
@@ -86,21 +87,19 @@ class TorchAo:
     def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
         """As ``Scheme.convert``."""
         weight = read()
-        rows = max(1, BLOCK // max(1, weight.shape[1]))
-        made: list[torch.Tensor] = []
-        for start in range(0, len(weight), rows):
-            block = weight[start : start + rows].to(COMPUTED_IN)
-            parts, _ = _flat(_quantized(self._config, block))
-            pieces = [parts[_suffix(entry.name)] for entry in group.entries]
-            if not made:
-                shapes = [(len(weight), *piece.shape[1:]) for piece in pieces]
-                _check(group, shapes, pieces)
-                made = [
-                    torch.empty(shape, dtype=piece.dtype)
-                    for shape, piece in zip(shapes, pieces, strict=True)
-                ]
-            for whole, piece in zip(made, pieces, strict=True):
-                whole[start : start + rows].copy_(piece)
+        made = [torch.empty(one.shape, dtype=WHOLE[one.dtype]) for one in group.entries]
+        for rows in _blocks(weight):
+            parts, _ = _flat(_quantized(self._config, weight[rows].to(COMPUTED_IN)))
+            for entry, whole in zip(group.entries, made, strict=True):
+                part = parts[_suffix(entry.name)]
+                if part.dtype != whole.dtype or part.shape != whole[rows].shape:
+                    raise ZhcacheError(
+                        "{tool} made {name} another tensor than it had announced",
+                        hint="this is a defect of zhcache or {tool}: a report of it helps",
+                        tool="torchao",
+                        name=entry.name,
+                    )
+                whole[rows] = part
         return made
 
     def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
@@ -109,13 +108,15 @@ class TorchAo:
             f"any._weight_{_suffix(entry.name)}": tensor
             for entry, tensor in zip(group.entries, made, strict=True)
         }
+        shape = flat["any._weight_qdata"].shape
         # A row says all that is not in the tensors.
-        row = flat["any._weight_qdata"][:1].shape
-        _, said = _flat(
-            _quantized(self._config, torch.empty(row, dtype=COMPUTED_IN, device="meta"))
-        )
-        whole, _ = unflatten_tensor_state_dict(flat, {_ANY: said, "tensor_names": f'["{_ANY}"]'})
-        return whole[_ANY].dequantize()
+        row = torch.empty((1, shape[1]), dtype=COMPUTED_IN, device="meta")
+        said = {_ANY: _flat(_quantized(self._config, row))[1], "tensor_names": f'["{_ANY}"]'}
+        whole = torch.empty(shape, dtype=COMPUTED_IN)
+        for rows in _blocks(whole):
+            block, _ = unflatten_tensor_state_dict({key: flat[key][rows] for key in flat}, said)
+            whole[rows] = block[_ANY].dequantize()
+        return whole
 
     def metadata(self, groups: list[Group]) -> dict[str, str]:
         """As ``Scheme.metadata``: all tensors in each file, as stock writes shards.
@@ -149,6 +150,13 @@ def _flat(weight: torch.Tensor) -> tuple[dict[str, torch.Tensor], str]:
     return {_suffix(key): tensor for key, tensor in flat.items()}, said[_ANY]
 
 
+def _blocks(weight: torch.Tensor) -> Iterator[slice]:
+    rows, columns = weight.shape
+    step = max(1, BLOCK // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
 def _suffix(key: str) -> str:
     return key.rpartition("._weight_")[2]
 
@@ -178,14 +186,3 @@ def _entries(config: Any, info: TensorInfo, key: str) -> tuple[tuple[Entry, ...]
         for suffix, part in sorted(parts.items(), key=lambda part: (-part[1].itemsize, part[0]))
     )
     return entries, said
-
-
-def _check(group: Group, shapes: Sequence[tuple[int, ...]], pieces: Sequence[torch.Tensor]) -> None:
-    for entry, shape, piece in zip(group.entries, shapes, pieces, strict=True):
-        if entry.shape != shape or entry.dtype != _SPELLED.get(piece.dtype):
-            raise ZhcacheError(
-                "{tool} made {name} another tensor than it had announced",
-                hint="this is a defect of zhcache or {tool}: a report of it helps",
-                tool="torchao",
-                name=entry.name,
-            )
