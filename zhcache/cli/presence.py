@@ -12,20 +12,29 @@ from zhcache.protocol.messages import PrefetchRequest
 from zhcache.results import result_of
 
 
-def ensure(session: Session, repo: str, revision: str | None, output: Output) -> str:
+def ensure(
+    session: Session, repo: str, revision: str | None, variant: str | None, output: Output
+) -> str:
     """Returns the commit of a snapshot that is held whole; fetches it first, with progress.
+
+    Of a variant it is the commit that it is made of; the variant is then there as well.
 
     Raises:
         NotFound: No source has it.
-        ZhcacheError: What else the fetch met.
+        ZhcacheError: What else the fetch met, or the making of the variant.
     """
     try:
-        held = session.client.show(repo, revision=revision)
+        held = session.client.show(repo, revision=revision, variant=variant)
     except NotFound:
         pass
     else:
         # Files that are closed to this user are not to him: what they lack the worker tells.
         if is_closed(Path(held.path)) or not gaps(Path(held.path)):
             return held.commit
-    request = PrefetchRequest(repo=repo, revision=revision, only_pipeline=True)
+    request = PrefetchRequest(
+        repo=repo,
+        revision=session.client.settled(repo, revision) if variant else revision,
+        variants=[variant] if variant else [],
+        only_pipeline=True,
+    )
     return result_of(follow(session, session.client.submit(request), output)).commit

@@ -47,6 +47,7 @@ class Ran(msgspec.Struct, kw_only=True):
 
     repo: str
     commit: str
+    variant: str | None = None
     device: str
     images: list[Image]
     seconds: float
@@ -134,6 +135,7 @@ def command(
     ran = Ran(
         repo=pipe.repo,
         commit=pipe.commit,
+        variant=pipe.variant,
         device=pipe.device,
         images=made,
         seconds=round(time.monotonic() - started, 3),
@@ -173,7 +175,7 @@ def _open(
     except (NotFound, Incomplete, DaemonUnreachable):
         steps.clear()
         # Only now what costs time to import: mostly the daemon is there and has the model.
-        chosen["revision"] = ensure(session, repo, options["revision"], output)
+        chosen["revision"] = ensure(session, repo, options["revision"], options["variant"], output)
         return open_resident(repo, **chosen, on_progress=steps.waits, unaided=True)
 
 
@@ -201,6 +203,8 @@ def _make(
 ) -> ZhcacheError | None:
     """Makes and saves the images; returns what ended it early, if something did."""
     about = {"repo": pipe.repo, "commit": pipe.commit, **{k: str(v) for k, v in given.items()}}
+    if pipe.variant:
+        about["variant"] = pipe.variant
     for prompt, seed in todo:
         try:
             with steps.image(pipe.parameters, given.get("num_inference_steps")) as callback:

@@ -64,7 +64,7 @@ def command(
     if device != "auto":
         # Before gigabytes are fetched for a device that is not there.
         session.client.device(device)
-    commit = ensure(session, repo, revision, output)
+    commit = ensure(session, repo, revision, variant, output)
     job = session.client.warm(
         repo,
         # By commit: the branch may move on between the two jobs.
@@ -79,17 +79,18 @@ def command(
 
 
 def _lines(result: WarmResult) -> Iterator[str]:
+    name = f"{result.repo} ({result.variant})" if result.variant else result.repo
     if result.mode == "resident":
         yield translate(
             mark("{repo}: a worker holds it on {device}, {size}"),
-            repo=result.repo,
+            repo=name,
             device=result.device,
             size=size(result.bytes),
         )
     else:
         yield translate(
             mark("{repo}: {resident} of {size} are in memory on {device}"),
-            repo=result.repo,
+            repo=name,
             resident=size(result.bytes_resident),
             size=size(result.bytes),
             device=result.device,

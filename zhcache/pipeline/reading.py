@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhcache.errors import UsageError
+from zhcache.pipeline import quantized
 from zhcache.pipeline.published import Published, components, has_weights, published
 from zhcache.pipeline.refusals import check_complete, told
 
@@ -68,7 +69,8 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
         IntegrityError: Its files cannot be read, or lack weights.
         NoSpace: Memory ran out.
     """
-    with told(folder, options.keys(), _FOR_STOCK):
+    quantized.check(folder)
+    with told(folder, options.keys(), _FOR_STOCK), quantized.hushed():
         form = published(folder)
         made: dict[str, torch.nn.Module] = {}
         if not options.keys() & _FOR_STOCK:
@@ -114,10 +116,12 @@ def over_arenas(
                 hint="leave it out, or load with stock from_pretrained from zhcache.path(...)",
                 name=name,
             )
+    quantized.check(folder)
     named = components(folder)
     weighted = _weighted(folder, named) if weights is None else _folders(weights)
     wanted = [name for name in named if name not in options and name in weighted]
-    shared = attach.shared(folder, device, wanted, hand) if wanted else {}
+    with quantized.hushed():
+        shared = attach.shared(folder, device, wanted, hand) if wanted else {}
     # What has no weights has no precision either.
     with told(folder, options.keys(), _FOR_STOCK, elsewhere=weights or ()):
         pipeline = _pipeline(folder, Published({}, None), {**options, **shared})

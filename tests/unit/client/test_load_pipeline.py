@@ -141,7 +141,8 @@ def test_load_of_an_unknown_repository_is_not_found(daemon: DaemonSimulator) -> 
 @pytest.mark.parametrize(
     "options",
     [
-        {"variant": "fp16"},
+        {"variant": "FP 16"},
+        {"variant": 16},
         {"mode": "other"},
         {"placement": "replicate"},
         {"chinese": "translate"},
