@@ -37,11 +37,11 @@ HOSTILE_HEADERS: dict[str, bytes] = {
     "number_of_megabytes": packed(b'{"w":' + b"9" * 2**20 + b"}"),
     "same_name_twice": packed(
         b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
-        b'"w":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}',
-        DATA * 2,
+        b'"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+        DATA,
     ),
     "same_word_twice": packed(
-        b'{"w":{"dtype":"F32","dtype":"F16","shape":[2],"data_offsets":[0,8]}}', DATA
+        b'{"w":{"dtype":"F16","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', DATA
     ),
     "lone_surrogate": packed(b'{"\\ud800":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', DATA),
     "metadata_of_numbers": packed({"__metadata__": {"format": 1}, **one()}, DATA),
@@ -58,6 +58,7 @@ HOSTILE_HEADERS: dict[str, bytes] = {
     "shape_is_words": packed(one(shape="2"), DATA),
     "shape_enormous": packed(one(shape=[2**62, 2**62]), DATA),
     "shape_past_64_bits": packed(one(shape=[2**64]), DATA),
+    "nothing_past_64_bits": packed(one(shape=[0, 2**64], data_offsets=[0, 0])),
     "shape_of_many_dimensions": packed(one(shape=[1] * 100_000 + [2]), DATA),
     "bytes_unlike_shape": packed(one(shape=[3]), DATA),
     "bytes_unlike_dtype": packed(one(dtype="F16"), DATA),

@@ -17,6 +17,7 @@ from harness import converted, families
 from zhcache.protocol import frames
 from zhcache.protocol.conversion import Begin, Convert, Finished, FromConvertWorker, Part, Worked
 from zhcached.workers import convert
+from zhcached.workers.outgoing import Told
 from zhcached.workers.tensors import encoded
 
 FILE = "model.safetensors"
@@ -145,3 +146,15 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
 def held(what: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+
+def test_what_is_read_again_is_not_told_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        told = Told(theirs)
+        for done in (10, 5, 10, 20):
+            told.reached(done, at_once=True)
+        theirs.close()
+        events = [frames.receive(ours, FromConvertWorker)[0].bytes_done for _ in range(2)]
+        assert events == [10, 20]
+        assert ours.recv(1) == b""
