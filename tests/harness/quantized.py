@@ -16,6 +16,8 @@ os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
 
 RECIPE = 1
 SCHEMES = ("int8", "fp8", "int4")
+TEXT = "text"
+"""The text encoder in int8, as transformers does it, and nothing else."""
 
 
 def folder(family: str, scheme: str) -> Path:
@@ -44,7 +46,8 @@ def _build(plain: Path, scheme: str, target: Path) -> None:
     import torch
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
-    mapping = PipelineQuantizationConfig(quant_mapping={denoiser(plain): config(scheme)})
+    component = "text_encoder" if scheme == TEXT else denoiser(plain)
+    mapping = PipelineQuantizationConfig(quant_mapping={component: config(scheme)})
     pipeline = DiffusionPipeline.from_pretrained(
         plain, dtype=torch.bfloat16, quantization_config=mapping
     )
@@ -61,6 +64,9 @@ def config(scheme: str) -> Any:
         return SDNQConfig(weights_dtype="uint4", group_size=16, **small)
     from diffusers import TorchAoConfig
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig
+    from transformers import TorchAoConfig as OfTransformers
 
+    if scheme == TEXT:
+        return OfTransformers(Int8WeightOnlyConfig())
     kinds = {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}
     return TorchAoConfig(kinds[scheme]())

@@ -57,6 +57,21 @@ def test_quantized_pipeline_over_files_and_arenas_equals_stock(folder):
     assert any(in_file)
 
 
+def test_quantized_text_encoder_over_arenas_equals_stock():
+    import torch
+
+    from zhcache.pipeline import reading
+
+    folder = quantized.folder("z-image", quantized.TEXT)
+    stock = of_stock(folder)
+    shared = reading.over_arenas(folder, torch.device("cpu"), {}, arenas.hand(folder))
+    for name, part in sameness.modules(stock).items():
+        sameness.check(getattr(shared, name), part)
+    assert shared.text_encoder.quantization_method == stock.text_encoder.quantization_method
+    assert all(mapping.is_shared(part) for part in memory_of(shared.text_encoder))
+    assert numpy.array_equal(families.draw(shared), families.draw(stock))
+
+
 @pytest.mark.parametrize("scheme", quantized.SCHEMES)
 def test_resident_worker_draws_what_stock_draws(scheme, tmp_path, monkeypatch):
     folder = quantized.folder("flux", scheme)

@@ -7,7 +7,7 @@ other threads that make tensors or modules meanwhile. Here a mode of this thread
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,7 @@ def _quantizer(config: dict[str, Any], dtype: torch.dtype) -> Any:
     told = config.get("quantization_config")
     if told is None:
         return None
-    method = told.get("quant_method") if isinstance(told, dict) else None
-    if method not in _QUANTIZERS:
-        raise UsageError(
-            "weights that are quantized with {method} cannot be shared",
-            hint="weight-only int8 and float8 of torchao, and sdnq, are",
-            method=method,
-        )
+    _check_method(told, _QUANTIZERS)
     from diffusers.quantizers import auto
 
     kind: Any = auto.DiffusersAutoQuantizer
@@ -166,6 +160,16 @@ def _quantizer(config: dict[str, Any], dtype: torch.dtype) -> Any:
     return quantizer
 
 
+def _check_method(told: Any, known: Collection[str]) -> None:
+    method = told.get("quant_method") if isinstance(told, dict) else None
+    if method not in known:
+        raise UsageError(
+            "weights that are quantized with {method} cannot be shared",
+            hint="weight-only int8 and float8 of torchao, and sdnq, are",
+            method=method,
+        )
+
+
 def _of_transformers(
     kind: Any, folder: Path, dtype: torch.dtype, real_buffers: bool
 ) -> torch.nn.Module:
@@ -174,8 +178,18 @@ def _of_transformers(
     for part in (config, *(getattr(config, key, None) for key in config.sub_configs)):
         if part is not None:
             part.dtype = dtype
+    told = getattr(config, "quantization_config", None)
     with Weightless(everything=not real_buffers):
         module = kind(config)
+    if told is not None:
+        # Transformers loads sdnq's layers only where sdnq was imported before, and says nothing.
+        _check_method(told, ("torchao",))
+        from transformers.quantizers import auto
+
+        quantizers: Any = auto.AutoHfQuantizer
+        module.hf_quantizer = quantizers.from_config(told, pre_quantized=True)
+        module.is_quantized = True
+        module.quantization_method = module.hf_quantizer.quantization_config.quant_method
     if module.can_generate():
         module.generation_config = _generation(folder)
     return module
