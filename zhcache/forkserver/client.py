@@ -112,8 +112,32 @@ def _ask(line: socket.socket, request: Run, fds: list[int]) -> Any:
     return answer
 
 
+class _ToKeeper:
+    """What two threads say to the keeper.
+
+    Attributes:
+        continued: How many SIGCONT were passed on.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+        self.continued = 0
+
+    def send(self, number: int, *, to_group: bool) -> None:
+        """Passes a signal on.
+
+        Raises:
+            OSError: The keeper is gone.
+        """
+        with self._lock:
+            self.continued += number == signal.SIGCONT
+            frames.send(self._line, Pass(signal=number, to_group=to_group))
+
+
 def _attend(line: socket.socket, blocked: set[Any]) -> NoReturn:
-    threading.Thread(target=_pass_signals, args=(line,), daemon=True).start()
+    keeper = _ToKeeper(line)
+    threading.Thread(target=_pass_signals, args=(keeper,), daemon=True).start()
     while True:
         try:
             word, fds = frames.receive(line, FromKeeper)
@@ -125,7 +149,11 @@ def _attend(line: socket.socket, blocked: set[Any]) -> NoReturn:
                 hint="run it again",
             ) from None
         if isinstance(word, Stopped):
-            _stop(line, word.signal)
+            # What was continued since is not to be stopped here: nobody would continue it again,
+            # and the kernel drops a SIGCONT that waits when a process is stopped.
+            is_continued = signal.SIGCONT in signal.sigpending()
+            if word.continued == keeper.continued and not is_continued:
+                _stop(keeper, word.signal)
         elif isinstance(word, Ended):
             if word.signal:
                 _end_by(word.signal)
@@ -133,17 +161,17 @@ def _attend(line: socket.socket, blocked: set[Any]) -> NoReturn:
             os._exit(word.code)
 
 
-def _pass_signals(line: socket.socket) -> None:
+def _pass_signals(keeper: _ToKeeper) -> None:
     wanted = signal.valid_signals() - _KEPT_BACK
     while True:
         came = signal.sigwaitinfo(wanted)
         try:
-            frames.send(line, Pass(signal=came.si_signo, to_group=came.si_code == _FROM_KERNEL))
+            keeper.send(came.si_signo, to_group=came.si_code == _FROM_KERNEL)
         except OSError:
             return
 
 
-def _stop(line: socket.socket, number: int) -> None:
+def _stop(keeper: _ToKeeper, number: int) -> None:
     """Stops this process as the script was stopped, for its shell to see."""
     if number == signal.SIGSTOP:
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -154,7 +182,7 @@ def _stop(line: socket.socket, number: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     if _is_orphaned():
         # The kernel stops nobody whom no shell could continue, so the script goes on, too.
-        frames.send(line, Pass(signal=signal.SIGCONT, to_group=True))
+        keeper.send(signal.SIGCONT, to_group=True)
 
 
 def _is_orphaned() -> bool:

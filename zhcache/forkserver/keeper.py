@@ -7,6 +7,7 @@ without a parent in its session is an orphan, and the kernel does not stop orpha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -130,28 +131,30 @@ def _watch(line: socket.socket, child: int, pipes: tuple[int, int], alarm: int) 
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(alarm, select.POLLIN)
+    continued = 0
     while True:
         ready = {number for number, _ in poll.poll()}
         if alarm in ready:
             os.read(alarm, 4096)
-            _look_after(line, child)
+            _look_after(line, child, continued)
         if line.fileno() in ready:
-            _obey(line, child)
+            continued += _obey(line, child) == signal.SIGCONT
 
 
-def _look_after(line: socket.socket, child: int) -> None:
+def _look_after(line: socket.socket, child: int, continued: int) -> None:
     pid, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
     if pid == 0:
         return
     if os.WIFSTOPPED(status):
-        _tell(line, Stopped(signal=os.WSTOPSIG(status)), child)
+        _tell(line, Stopped(signal=os.WSTOPSIG(status), continued=continued), child)
         return
     code = os.waitstatus_to_exitcode(status)
     _tell(line, Ended(code=max(code, 0), signal=max(-code, 0)))
     os._exit(0)
 
 
-def _obey(line: socket.socket, child: int) -> None:
+def _obey(line: socket.socket, child: int) -> int:
+    """Passes the client's next signal on and returns it."""
     try:
         word: Any
         word, fds = frames.receive(line, Pass)
@@ -160,12 +163,11 @@ def _obey(line: socket.socket, child: int) -> None:
         # The client is gone, and nobody is left to hear of the script.
         os.kill(child, signal.SIGKILL)
         os._exit(0)
-    try:
+    # It may have a group of its own by now, as a shell's child has; or it has just ended.
+    with contextlib.suppress(OSError):
         # Not yet waited for, so the number is still the script's.
         (os.killpg if word.to_group else os.kill)(child, word.signal)
-    except OSError:
-        # It has a group of its own by now, as a shell's child may; or it has just ended.
-        return
+    return word.signal
 
 
 def _tell(line: socket.socket, word: Word, child: int = 0) -> None:

@@ -71,9 +71,10 @@ class Started(Word):
 
 
 class Stopped(Word):
-    """The script was stopped by this signal."""
+    """The script was stopped by this signal, after ``continued`` SIGCONT had been passed on."""
 
     signal: int
+    continued: int
 
 
 class Ended(Word):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.daemon import until
 from harness.sidebyside import Pair
 
 pytestmark = pytest.mark.journey
@@ -188,17 +189,17 @@ def test_terminal_that_is_closed_hangs_up_the_script(pair: Pair, terminals, way)
     terminal.until("ready")
     os.close(terminal.line)
     terminal.line = os.open("/dev/null", os.O_RDONLY)
-    end = time.monotonic() + DEADLINE_S
-    while not mark.exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(mark.exists, "the script hears of it", DEADLINE_S)
 
 
 def test_shell_stops_and_continues_the_script(pair: Pair, terminals, way: list[str]) -> None:
+    # Woken by the byte that a signal writes: one that comes just before a read of the terminal
+    # leaves its handler waiting for the read's end, under python as well.
     pair.script(
-        "import os, signal, sys\n"
-        "signal.signal(signal.SIGCONT, lambda *_: os.write(1, b'continued\\n'))\n"
-        "os.write(1, b'ready')\nprint('got', input())\nsys.exit(6)"
+        "import os, select, signal, sys\nwoken, wake = os.pipe()\nos.set_blocking(wake, False)\n"
+        "signal.set_wakeup_fd(wake)\nsignal.signal(signal.SIGCONT, lambda *_: None)\n"
+        "os.write(1, b'ready')\nselect.select([woken], [], [])\nos.write(1, b'continued\\n')\n"
+        "print('got', input())\nsys.exit(6)"
     )
     terminal = terminals("bash", "--norc", "-i")
     terminal.type(" ".join(way) + " script.py\n")
@@ -222,7 +223,7 @@ def test_script_in_the_background_is_brought_to_the_foreground(pair, terminals, 
     terminal.until("ready")
     terminal.type("fg\n")
     terminal.until("script.py")
-    time.sleep(0.3)
+    until(lambda: os.tcgetpgrp(terminal.line) != terminal.pid, "the terminal is the job's")
     terminal.type("\x03")
     terminal.until("KeyboardInterrupt")
     terminal.type("echo code $?; exit\n")
