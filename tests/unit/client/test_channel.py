@@ -1,16 +1,15 @@
 """The way to the daemon: long paths, stale sockets, strangers, versions, errors."""
 
-import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from harness.daemon import until
 from simulators.daemon import DaemonSimulator
 from zhcache.client import Client
 from zhcache.errors import (
@@ -66,12 +65,14 @@ def test_channel_refuses_a_socket_served_by_a_stranger(tmp_path: Path) -> None:
 
 
 def _until_it_listens(client: Client) -> None:
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        with contextlib.suppress(DaemonUnreachable):
+    def answers() -> bool:
+        try:
             client.snapshots()
-            return
-        time.sleep(0.01)
+        except DaemonUnreachable:
+            return False
+        return True
+
+    until(answers, "somebody listens")
 
 
 def test_channel_refuses_a_daemon_of_another_protocol(

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from harness.daemon import until
 from zhcache.errors import VersionMismatch, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol.residency import Failed, Fill, FromFillWorker
@@ -62,12 +62,7 @@ def lives(pid: int) -> bool:
 
 
 def is_gone(pid: int) -> bool:
-    until = time.monotonic() + WAIT_S
-    while lives(pid):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
+    return until(lambda: not lives(pid), f"process {pid} has ended", WAIT_S)
 
 
 def parent_of(pid: int) -> int:
@@ -128,10 +123,7 @@ def test_worker_has_a_folder_of_its_own_that_ends_with_it(workers, direct):
     assert len(list(scratch.glob("worker-*"))) == 1
     worker.kill()
     worker.wait(WAIT_S)
-    until = time.monotonic() + WAIT_S
-    while list(scratch.glob("worker-*")) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not list(scratch.glob("worker-*"))
+    until(lambda: not list(scratch.glob("worker-*")), "its folder is gone", WAIT_S)
 
 
 def test_worker_began_without_the_daemons_token(workers):
@@ -205,9 +197,8 @@ def test_torch_that_cannot_be_imported_is_told_and_mended_without_a_restart(tmp_
         with pytest.raises(ZhcacheError, match=r"libcudart\.so\.99"):
             launcher.launch("fill", "x")
         broken.unlink()
-        until = time.monotonic() + WAIT_S
-        while launcher._template._child.poll() is None and time.monotonic() < until:
-            time.sleep(0.05)
+        template = launcher._template._child
+        until(lambda: template.poll() is not None, "the template has ended", WAIT_S)
         worker = launcher.launch("fill", "x")
         worker.line.close()
         assert worker.wait(WAIT_S) == "ended with status 0"

@@ -1,6 +1,8 @@
+import fcntl
 import os
 import signal
-import time
+import struct
+import termios
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,11 @@ def test_holder_ends_with_its_daemon(locks, file):
     until(lambda: locks._process.poll() is not None, f"process {pid} ends")
 
 
+def unread(line):
+    """Returns the bytes that the other side has not read. Source: unix(7), SIOCOUTQ."""
+    return struct.unpack("i", fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4)))[0]
+
+
 def test_close_does_not_wait_for_a_lock_that_takes_long(locks, file):
     assert lock(locks, file)
     os.kill(locks.pid, signal.SIGSTOP)
@@ -94,8 +101,7 @@ def test_close_does_not_wait_for_a_lock_that_takes_long(locks, file):
     answers = []
     asking = threading.Thread(target=lambda: answers.append(lock(locks, file, "b")))
     asking.start()
-    until(lambda: locks._guard.locked(), "the question is asked")
-    time.sleep(0.05)
+    until(lambda: unread(locks._line), "the question is asked")
     locks.close()
     asking.join(10)
     assert answers == [False]

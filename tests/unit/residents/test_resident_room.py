@@ -3,10 +3,10 @@
 import contextlib
 import os
 import threading
-import time
 
 import pytest
 
+from harness.daemon import until as wait_until
 from harness.fillkit import Control, FillLauncher, arenas_of, put_pipeline
 from harness.residentkit import WAIT_S
 from harness.storekit import COMMIT
@@ -45,10 +45,7 @@ def repos(house):
 
 def settled(condition):
     """Waits until ``condition`` holds; supervisors end in threads of their own."""
-    until = time.monotonic() + WAIT_S
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.005)
-    assert condition()
+    wait_until(condition, "it has settled", WAIT_S)
 
 
 def warm(house, repo="lab/one", until=None, uid=ME, cancelled=None, **fields):
