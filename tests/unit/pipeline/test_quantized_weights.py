@@ -4,6 +4,7 @@ That read-only memory is told apart by its place is for ``test_private`` to say.
 """
 
 import copy
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from zhcache.errors import IntegrityError, UsageError, VersionMismatch
 from zhcache.pipeline import attach, mapping, private, wrapping
 from zhcache.protocol.residency import Arena, Table, Wrapped
 from zhcached.workers.layout import lay_out
+from zhcached.workers.weights import Weights
 
 FLOAT8 = Wrapped(class_name="Float8Tensor", tensors={}, dtype="bfloat16", block_size=[1, 2])
 
@@ -140,3 +142,13 @@ def test_load_state_dict_loads_into_copies(unet):
     linear(unet).load_state_dict(state)
     assert not mapping.is_shared(linear(unet).weight)
     assert same(linear(unet).weight.qdata, state["weight"].qdata)
+
+
+def test_resident_worker_gives_parts_back_and_counts_their_bytes(unet):
+    kept = Weights(SimpleNamespace(components={"unet": unet}))
+    held = {p.data_ptr(): p.nbytes for one in unet.parameters() for p in wrapping.memory(one)}
+    assert kept.bytes == sum(held.values())
+    weight, scale = linear(unet).weight, linear(unet).weight.scale
+    weight.scale = torch.ones_like(scale)
+    kept.restore()
+    assert weight.scale is scale

@@ -29,7 +29,7 @@ MAX_INDEX = 2**20
 
 _WEIGHTS = ".safetensors"
 # Names and buffers of a module differ between versions of these, so arenas do too.
-_LIBRARIES = ("diffusers", "transformers", "torch")
+_LIBRARIES = ("diffusers", "transformers", "torch", "torchao", "sdnq")
 
 
 @dataclass(frozen=True, slots=True)
