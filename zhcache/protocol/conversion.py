@@ -3,7 +3,8 @@
 The front sends ``Convert``. The worker answers with the component's new files, one after the other:
 ``Begin``, then ``Chunk`` by ``Chunk``, each followed on the line by as many raw bytes as it says,
 then ``End``. It writes nothing but the line. ``Finished`` or ``Failed`` is its last word; the front
-cancels by closing the line. All paths are below the component's folder.
+cancels by closing the line. All paths are below the component's folder. ``Unpickle`` is answered in
+the same words.
 """
 
 from __future__ import annotations
@@ -58,6 +59,19 @@ class Convert(Event):
     rename: dict[str, str] = {}
 
 
+class Unpickle(Event):
+    """Front to worker, its first frame: send the tensors of a pickle as safetensors.
+
+    ``blob`` is the file, of ``size`` bytes; ``path`` is what its repository calls it, for messages,
+    ``output`` what ``Begin`` calls the file that is made, the only one.
+    """
+
+    blob: str
+    size: int
+    path: str
+    output: str
+
+
 class Same(Event):
     """This file of weights needs no change: its blob is taken as it is."""
 
@@ -87,8 +101,9 @@ class Discard(Event):
 class TensorError(Message):
     """How far one tensor is from what it was made of.
 
-    ``max_abs`` and ``relative`` are the largest differences over its finite values; ``bytes`` is
-    what it takes now. ``overflow`` counts finite values that became infinite.
+    Over its finite values, ``max_abs`` is the largest difference and ``relative`` the norm of all
+    differences to that of the tensor; ``bytes`` is what it takes now. ``overflow`` counts finite
+    values that became infinite.
     """
 
     name: str

@@ -22,19 +22,21 @@ class Selection(msgspec.Struct, frozen=True):
 
     Attributes:
         taken: The files to fetch, in the order of the listing.
-        left_out: Each other file with the reason.
+        left_out: Each file that the snapshot will not hold, with the reason.
         redundant_bytes: How much of ``taken`` no ``from_pretrained`` reads; what
             ``--only-pipeline`` would save.
+        converted: Of ``taken``, the pickles and their indexes that are only to be converted.
     """
 
     taken: tuple[RemoteFile, ...]
     left_out: dict[str, str]
     redundant_bytes: int
+    converted: frozenset[RepoPath] = frozenset()
 
     @property
     def is_complete(self) -> bool:
         """Whether everything that matters is taken: only pickles with a safe twin are missing."""
-        harmless = (pickles.LEFT_OUT_BESIDE, pickles.LEFT_OUT_TRAINING)
+        harmless = (pickles.LEFT_OUT_BESIDE, pickles.LEFT_OUT_TRAINING, pickles.CONVERTED)
         return all(reason in harmless for reason in self.left_out.values())
 
 
@@ -46,6 +48,8 @@ def select(
     only_pipeline: bool = False,
     variants: Collection[str | None] = (None,),
     components: Collection[str] | None = None,
+    allow_pickle: bool = False,
+    converted: Collection[str] = (),
 ) -> Selection:
     """Returns what of ``files`` is to be fetched.
 
@@ -60,6 +64,8 @@ def select(
             in its place. For ``only_pipeline``.
         components: The folders ``model_index.json`` names, if it was read already
             (``pipeline_files.components_of``); makes ``only_pipeline`` exact.
+        allow_pickle: Weights that exist only as pickle are taken, to be converted.
+        converted: Pickles that were converted before and need not be taken.
 
     Raises:
         UnsafeWeights: Wanted weights exist only as pickle.
@@ -76,12 +82,15 @@ def select(
             left_out.setdefault(path, "not read by from_pretrained")
     _require_rest(listing, left_out)
     wanted = [file.path for file in files if file.path not in left_out]
-    left_out.update(pickles.leave_out(wanted, listing))
-    if len(left_out) == len(listing):
+    judged = pickles.judge(wanted, listing, allowed=allow_pickle, here=converted)
+    left_out.update(judged.left_out)
+    to_convert = frozenset(judged.converted)
+    taken = tuple(f for f in files if f.path not in left_out or f.path in to_convert)
+    if not taken and pickles.CONVERTED not in left_out.values():
         raise pickles.refusal(wanted)
-    taken = tuple(file for file in files if file.path not in left_out)
     redundant = sum(file.size for file in taken if file.path not in pipeline)
-    return Selection(taken, {path: left_out[path] for path in sorted(left_out)}, redundant)
+    in_order: dict[str, str] = {path: left_out[path] for path in sorted(left_out)}
+    return Selection(taken, in_order, redundant, to_convert)
 
 
 def _patterns(globs: Iterable[str]) -> tuple[str, ...]:

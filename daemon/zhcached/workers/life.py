@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zhcache.protocol import frames
-from zhcache.protocol.conversion import Convert
+from zhcache.protocol.conversion import Convert, Unpickle
 from zhcache.protocol.residency import Fill, Load
 from zhcached.workers import check, sandbox
 
@@ -48,11 +48,14 @@ def _work(kind: str, line: socket.socket) -> None:
 
         fill.run(line, request)
     elif kind == "convert":
-        request, fds = frames.receive(line, Convert)
+        request, fds = frames.receive(line, Convert | Unpickle)
         frames.close_all(fds)
-        from zhcached.workers import convert
+        from zhcached.workers import convert, unpickle
 
-        convert.run(line, request)
+        if isinstance(request, Unpickle):
+            unpickle.run(line, request)
+        else:
+            convert.run(line, request)
     else:
         request, fds = frames.receive(line, Load)
         from zhcached.workers import resident

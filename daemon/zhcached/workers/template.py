@@ -14,7 +14,7 @@ from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
 from zhcache.pipeline.quantized import hushed
 
-_ROLES = tuple(f"zhcached.workers.{role}" for role in ("fill", "resident", "convert"))
+_ROLES = tuple(f"zhcached.workers.{role}" for role in ("fill", "resident", "convert", "unpickle"))
 # Their modules bring what nearly every family uses; another family imports its own, once a worker.
 _USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 _ENVIRONMENT = {
