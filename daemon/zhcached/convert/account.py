@@ -23,6 +23,7 @@ from zhcache.protocol.conversion import (
     Same,
     Small,
     TensorError,
+    Unpickle,
     Worked,
 )
 from zhcache.protocol.frames import FrameError
@@ -68,14 +69,21 @@ class Account:
         bytes_done: Of the inputs.
     """
 
-    def __init__(self, request: Convert) -> None:
-        plain = {w.path: request.rename.get(w.path, w.path) for w in request.weights}
-        self._sources = plain
-        self._outputs = set(plain.values())
-        self._small = {CONFIG}
-        if request.index is not None:
-            self._small.add(request.rename.get(request.index, request.index))
-        self._total = sum(w.size for w in request.weights)
+    def __init__(self, request: Convert | Unpickle) -> None:
+        # What may be taken as it is, by the name it then has, and what may be sent as text.
+        self._sources: dict[str, str] = {}
+        self._small: set[str] = set()
+        if isinstance(request, Unpickle):
+            self._outputs = {request.output}
+            self._total = request.size
+        else:
+            rename = request.rename
+            self._sources = {w.path: rename.get(w.path, w.path) for w in request.weights}
+            self._outputs = set(self._sources.values())
+            self._small = {CONFIG}
+            if request.index is not None:
+                self._small.add(rename.get(request.index, request.index))
+            self._total = sum(w.size for w in request.weights)
         self._left = GROWTH * self._total + SLACK
         self._chunks = MAX_CHUNKS + self._left // _BYTES_FOR_A_CHUNK
         self._idle = 0

@@ -53,6 +53,11 @@ class Work(msgspec.Struct, frozen=True):
     weights: Weights
 
     @property
+    def title(self) -> str:
+        """What is done, in a few words."""
+        return f"{self.component} to {self.part.scheme}"
+
+    @property
     def bytes(self) -> int:
         """Of what is read."""
         return self.weights.bytes

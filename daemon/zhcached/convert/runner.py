@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -20,16 +21,17 @@ from zhcache.protocol.conversion import (
     CHUNK,
     Begin,
     Chunk,
+    Convert,
     Discard,
     End,
     FromConvertWorker,
     TensorError,
+    Unpickle,
 )
 from zhcache.protocol.failure import to_error
 from zhcache.protocol.frames import FrameError
 from zhcache.protocol.residency import Failed
 from zhcached.convert.account import Account
-from zhcached.convert.plan import Work
 from zhcached.residency.launch.launch import Launcher, Worker
 from zhcached.store.draft import Draft
 from zhcached.store.intake import Intake
@@ -68,16 +70,32 @@ class Converted(msgspec.Struct, frozen=True):
     kept: dict[str, str]
 
 
+class Task(Protocol):
+    """What a worker is asked to convert."""
+
+    @property
+    def title(self) -> str:
+        """What is to be done, in a few words."""
+        ...
+
+    def request(self, folder: str) -> Convert | Unpickle:
+        """Returns what the worker is asked, for weights in ``folder``."""
+        ...
+
+
+T = TypeVar("T", bound=Task)
+
+
 class _LineFailed(Exception):
     """The worker is gone, silent, or says what it may not; ``__cause__`` is which."""
 
 
-class Conversion:
-    """The conversion of one component.
+class Conversion(Generic[T]):
+    """One conversion: of a component, or of a pickle.
 
     Args:
         work: What is to be done.
-        folder: Of the snapshot that is read.
+        folder: Where what is read lies: a snapshot, or the folder of a blob.
         job: Holds the blobs.
         launcher: Starts the worker.
         intake: Takes the bytes.
@@ -86,7 +104,7 @@ class Conversion:
 
     def __init__(
         self,
-        work: Work,
+        work: T,
         folder: str,
         job: str,
         *,
@@ -95,6 +113,7 @@ class Conversion:
         stall_s: float = STALL_S,
     ) -> None:
         self.work = work
+        self._name = f"{work.title} of {folder}"
         self._request = work.request(folder)
         self._account = Account(self._request)
         self._job = job
@@ -149,10 +168,6 @@ class Conversion:
             self._drop_draft()
         self._see_off(worker)
         return converted
-
-    @property
-    def _name(self) -> str:
-        return f"{self.work.component} to {self.work.part.scheme} of {self._request.folder}"
 
     def _take(self, worker: Worker, buffer: memoryview) -> None:
         with _heard():

@@ -7,20 +7,19 @@ nothing is to be seen of a variant until all of it is there.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Literal
 
 import msgspec
 import structlog
 
-from zhcache.errors import Cancelled, IntegrityError, NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, UsageError
 from zhcache.protocol.messages import FileProgress
 from zhcached.clock import Clock
 from zhcached.config import ConvertConfig, RecipeConfig
 from zhcached.convert import recipe as recipes
+from zhcached.convert.places import Places
 from zhcached.convert.plan import REPORT, Plan, Work, indexes_of, plan
 from zhcached.convert.report import report as told_of
 from zhcached.convert.runner import STALL_S, Conversion, Converted
@@ -32,8 +31,6 @@ from zhcached.residency.launch.launch import Launcher
 from zhcached.store.digest import Promise
 from zhcached.store.snapshots import DERIVED, Derived, Manifest, ManifestFile
 from zhcached.store.store import Store
-
-TICK_S = 0.2
 
 log = structlog.get_logger()
 
@@ -95,7 +92,7 @@ class Variants:
         self._hold = hold
         self._make_room = make_room
         self._stall_s = stall_s
-        self._places = threading.BoundedSemaphore(config.workers)
+        self.places = Places(config.workers)
 
     def auto(self, repo: str) -> Sequence[str]:
         """Returns the variants that every prefetch of a repository makes."""
@@ -223,7 +220,12 @@ class Variants:
             )
             for work in sorted(todo, key=lambda work: work.bytes, reverse=True)
         ]
-        done |= self._run(conversions, planned, unfinished, asked)
+        converted = self.places.run(
+            conversions,
+            lambda work, made: unfinished.add(work.component, made),
+            lambda: asked.show(_picture(conversions, planned.name)),
+        )
+        done |= {work.component: made for work, made in converted}
         manifest = self._manifest(of, planned, tools, done, asked)
         manifest = msgspec.structs.replace(manifest, commit=commit)
         self._displace(manifest)
@@ -238,40 +240,6 @@ class Variants:
             self._store.intake.find(Promise(made.size, made.sha256, None), asked.job) is not None
             for made in earlier.files.values()
         )
-
-    def _run(
-        self,
-        conversions: Sequence[Conversion],
-        planned: Plan,
-        unfinished: Unfinished,
-        asked: _For,
-    ) -> dict[str, Converted]:
-        stop = threading.Event()
-        context = structlog.contextvars.get_contextvars()
-
-        def one(conversion: Conversion) -> tuple[str, Converted]:
-            structlog.contextvars.bind_contextvars(**context)
-            while not self._places.acquire(timeout=TICK_S):
-                if stop.is_set():
-                    raise Cancelled("the job was cancelled")
-            try:
-                converted = conversion.run()
-                unfinished.add(conversion.work.component, converted)
-            finally:
-                self._places.release()
-            return conversion.work.component, converted
-
-        with ThreadPoolExecutor(self._config.workers, "convert") as pool:
-            running = {pool.submit(one, conversion) for conversion in conversions}
-            try:
-                return dict(_watched(running, conversions, planned.name, asked.show))
-            except BaseException:
-                stop.set()
-                for future in running:
-                    future.cancel()
-                for conversion in conversions:
-                    conversion.abandon()
-                raise
 
     def _manifest(
         self,
@@ -328,24 +296,7 @@ class _For(msgspec.Struct, frozen=True):
     show: Show
 
 
-def _watched(
-    running: Collection[Future[tuple[str, Converted]]],
-    conversions: Sequence[Conversion],
-    variant: str,
-    show: Show,
-) -> list[tuple[str, Converted]]:
-    """Waits for all, and tells how far they are."""
-    pending = set(running)
-    while pending:
-        show(_picture(conversions, variant))
-        ended, pending = wait(pending, TICK_S, FIRST_COMPLETED)
-        for future in ended:
-            future.result()
-    show(_picture(conversions, variant))
-    return [future.result() for future in running]
-
-
-def _picture(conversions: Sequence[Conversion], variant: str) -> Picture:
+def _picture(conversions: Sequence[Conversion[Work]], variant: str) -> Picture:
     parts = tuple(
         FileProgress(path=c.work.component, size=c.work.bytes, done=c.bytes_done)
         for c in conversions
