@@ -105,7 +105,7 @@ def plan(state: GcState) -> GcPlan:
         if blob.sha256 in state.held:
             held.setdefault(state.held[blob.sha256], []).append(blob)
         elif blob.is_released:
-            remove.append(_item("blob", blob.sha256, blob.size, "released by rm"))
+            remove.append(_item("blob", blob.sha256, blob.size, "released: nothing needs it"))
         elif state.has_lost:
             orphaned.append(blob)
         elif blob.age_s >= state.grace_s:

@@ -17,6 +17,8 @@ def entry(
 ) -> LockedRepo:
     """Returns what a lock file says of ``OWNER/NAME[@REVISION]``.
 
+    Of what was converted here it names what the hub has.
+
     Args:
         catalog: The index.
         text: What to lock.
@@ -38,9 +40,10 @@ def entry(
             variant=derived.variant,
             of=derived.of,
         )
+    published = [file.converted_from or file for file in manifest.files]
     return LockedRepo(
         repo=str(repo),
         revision=revision or lookup.name_of(catalog, repo, commit),
         commit=commit,
-        files=[LockedFile(path=f.path, size=f.size, sha256=f.sha256) for f in manifest.files],
+        files=[LockedFile(path=f.path, size=f.size, sha256=f.sha256) for f in published],
     )

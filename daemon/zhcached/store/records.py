@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable
 
 import msgspec
 
@@ -111,6 +112,15 @@ def release_snapshot(db: Database, repo: str, commit: str) -> int:
     db.conn.execute(f"UPDATE blobs SET released=1 WHERE {orphaned}", names)  # noqa: S608
     drop_snapshot(db, repo, commit)
     return released
+
+
+def release_blobs(db: Database, blobs: Iterable[str]) -> None:
+    """Marks as released which of these blobs no snapshot has."""
+    db.conn.executemany(
+        "UPDATE blobs SET released=1 WHERE sha256=?"
+        " AND NOT EXISTS (SELECT 1 FROM files f WHERE f.sha256=blobs.sha256)",
+        [(sha256,) for sha256 in blobs],
+    )
 
 
 def rows_crc(db: Database, snapshot: int) -> int:

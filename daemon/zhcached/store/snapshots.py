@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -44,14 +44,27 @@ DERIVED = "derived"
 """The source of a snapshot that was made here of another one."""
 
 
+class Original(msgspec.Struct, frozen=True):
+    """What a hub has in place of a file that was converted here."""
+
+    path: str
+    size: int
+    sha256: str
+
+
 class ManifestFile(msgspec.Struct, frozen=True):
-    """One file. ``git_sha1`` is there exactly if the hub keeps the file in git, not in LFS."""
+    """One file. ``git_sha1`` is there exactly if the hub keeps the file in git, not in LFS.
+
+    ``converted_from`` is there if no hub has it: the pickle, or the index of pickles, that it was
+    made of here.
+    """
 
     path: str
     size: int
     sha256: str
     git_sha1: str | None = None
     trust: Trust = "first-use"
+    converted_from: Original | None = None
 
 
 class Derived(msgspec.Struct, frozen=True):
@@ -127,6 +140,10 @@ def check(manifest: Manifest) -> Manifest:
             raise IntegrityError("{path} has no sound digest or size", path=file.path)
         if sha1 and by_sha1.setdefault(sha1, file.sha256) != file.sha256:
             raise IntegrityError("one git sha1 stands for two contents: {sha1}", sha1=sha1)
+        if (original := file.converted_from) is not None:
+            parse_path(original.path)
+            if not is_sha256(original.sha256) or original.size < 0:
+                raise IntegrityError("{path} has no sound digest or size", path=original.path)
     return manifest
 
 
@@ -164,6 +181,7 @@ def merge(old: Manifest, new: Manifest) -> Manifest:
         by_path[file.path] = msgspec.structs.replace(
             file,
             git_sha1=file.git_sha1 or known.git_sha1,
+            converted_from=file.converted_from or known.converted_from,
             trust=max(file.trust, known.trust, key=_RANK.__getitem__),
         )
     after = {file.path for file in new.files}
@@ -202,8 +220,12 @@ def content(manifest: Manifest) -> set[tuple[str, int, str]]:
     return {(file.path, file.size, file.sha256) for file in manifest.files}
 
 
-def _is_complete(one: Manifest, paths: Collection[str]) -> bool:
-    listed = {file.path for file in one.files}.union(one.left_out)
+def _is_complete(one: Manifest, here: Mapping[str, ManifestFile]) -> bool:
+    # No listing names what was converted here; what it was made of is as good as here.
+    originals = {file.converted_from.path for file in here.values() if file.converted_from}
+    paths = {path for path, file in here.items() if file.converted_from is None}
+    of_hub = {file.path for file in one.files if file.converted_from is None}
+    listed = of_hub.union(one.left_out) - originals
     return listed.issuperset(paths) and (
         one.complete or (bool(one.left_out) and listed.issubset(paths))
     )

@@ -427,6 +427,16 @@ class Store:
             made = dict.fromkeys(commits, name)
             return self._removal.run(repo, [], made, uid, may_all=may_all)
 
+    def release(self, blobs: Iterable[str]) -> None:
+        """Says of blobs that nobody wants them, unless a snapshot has them: the next ``gc`` takes
+        them, once no job holds them.
+
+        Raises:
+            StoreDamaged: The index is damaged.
+        """
+        with self._writing, self.catalog.write() as db:
+            records.release_blobs(db, blobs)
+
     def gc(self, *, dry_run: bool = False) -> messages.GcReport:
         """Frees what nothing needs, and says why the rest stays.
 
