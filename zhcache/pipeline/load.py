@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zhcache.client import Client
@@ -98,58 +99,70 @@ def load_pipeline(
             options=from_pretrained_kwargs,
         )
         return stand_in
-    named = single(device)
-    if "device_map" in from_pretrained_kwargs and named != "auto":
-        raise UsageError("device and device_map exclude each other", hint="leave one out")
-    check_parts()
-    check_device(named)
-    until = None if timeout is None else time.monotonic() + timeout
-    client = Client()
+    asked = _Asked(repo, variant, revision, single(device), bound, from_pretrained_kwargs)
+    pipeline, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
     try:
-        chosen = None
-        if bound is not None:
-            chosen, revision = _chosen(client, repo, variant, revision, named, bound, until)
-            variant = chosen.variant
-        lease, there = _lease(client, repo, variant, revision, until)
-    except BaseException:
-        client.close()
-        raise
-    held = Held(client, lease)
-    try:
-        # What is offloaded comes from the host.
-        place = "cpu" if chosen is not None and chosen.is_offloaded else named
-        with there:
-            pipeline = _read(client, lease, there, place, from_pretrained_kwargs, until)
         _tune(pipeline, attention, compile)
-        if chosen is not None:
-            _lean(pipeline, chosen, named)
     except BaseException:
         held.end()
         raise
     return bind(pipeline, held)
 
 
-def _chosen(
-    client: Client,
-    repo: str,
-    variant: str | None,
-    revision: str | None,
-    device_name: str,
-    memory: Memory,
-    until: float | None,
-) -> tuple[Fit, str]:
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be loaded into this process."""
+
+    repo: str
+    variant: str | None
+    revision: str | None
+    device: str
+    memory: Memory | None
+    options: Mapping[str, Any]
+
+
+def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
+    """Returns the pipeline, and what keeps its files."""
+    if "device_map" in asked.options and asked.device != "auto":
+        raise UsageError("device and device_map exclude each other", hint="leave one out")
+    check_parts()
+    check_device(asked.device)
+    client = Client()
+    try:
+        variant, revision, chosen = asked.variant, asked.revision, None
+        if asked.memory is not None:
+            chosen, revision = _chosen(client, asked, asked.memory, until)
+            variant = chosen.variant
+        lease, there = _lease(client, asked.repo, variant, revision, until)
+    except BaseException:
+        client.close()
+        raise
+    held = Held(client, lease)
+    try:
+        # What is offloaded comes from the host.
+        place = "cpu" if chosen is not None and chosen.is_offloaded else asked.device
+        with there:
+            pipeline = _read(client, lease, there, place, asked.options, until)
+        if chosen is not None:
+            _lean(pipeline, chosen, asked.device)
+    except BaseException:
+        held.end()
+        raise
+    return pipeline, held
+
+
+def _chosen(client: Client, asked: _Asked, memory: Memory, until: float | None) -> tuple[Fit, str]:
     """Returns how the model is made to fit, and its commit; fetches it first if need be."""
     # What is chosen from has to be here, and to stay until it is leased.
-    held, there = _lease(client, repo, variant, revision, until)
+    held, there = _lease(client, asked.repo, asked.variant, asked.revision, until)
     there.close()
     try:
         from zhcache.pipeline import choose, reading
 
         commit = held.granted.commit
-        snapshot = client.show(repo, revision=commit)
-        device = reading.device_of(device_name)
-        warm = client.resident()
-        return choose.choose(snapshot, variant, memory, device, warm), commit
+        snapshot = client.show(asked.repo, revision=commit)
+        device = reading.device_of(asked.device)
+        return choose.choose(snapshot, asked.variant, memory, device, client.resident()), commit
     finally:
         held.end()
 
