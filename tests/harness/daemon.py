@@ -103,6 +103,17 @@ class Daemon:
             env=self.environ | environ,
         )
 
+    def script(self, text: str, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a user's script, all its streams pipes, and does not wait."""
+        return subprocess.Popen(
+            [sys.executable, "-c", text, *arguments],
+            env=self.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def cli(
         self, *arguments: str, check: bool = True, timeout: float = 120, **environ: str
     ) -> subprocess.CompletedProcess[str]:

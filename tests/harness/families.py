@@ -156,11 +156,30 @@ def _vae(latent_channels: int = 4, **changes: Any) -> Any:
     return AutoencoderKL(**{**known, **changes})
 
 
-_FLOW_VAE = {
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "shift_factor": 0.0609,
-    "scaling_factor": 1.5035,
+def _flow_vae(latent_channels: int = 4) -> Any:
+    return _vae(
+        latent_channels,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.0609,
+        scaling_factor=1.5035,
+    )
+
+
+def _flow(kind: Any, **parts: Any) -> Any:
+    """Returns a pipeline that flows: these have their scheduler in common."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return kind(**parts, scheduler=FlowMatchEulerDiscreteScheduler())
+
+
+_SMALL_TEXT = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
 }
 
 
@@ -208,7 +227,6 @@ def _sdxl() -> Any:
 
 def _sd3() -> Any:
     from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
     )
@@ -225,21 +243,21 @@ def _sd3() -> Any:
         joint_attention_dim=HIDDEN,
         pooled_projection_dim=2 * HIDDEN,
     )
-    return StableDiffusion3Pipeline(
+    return _flow(
+        StableDiffusion3Pipeline,
         transformer=transformer,
-        vae=_vae(**_FLOW_VAE),
+        vae=_flow_vae(),
         text_encoder=_clip(with_projection=True, hidden_size=16, projection_dim=HIDDEN),
         text_encoder_2=_clip(with_projection=True, hidden_size=16, projection_dim=HIDDEN),
         text_encoder_3=_t5(),
         tokenizer=_clip_tokenizer(),
         tokenizer_2=_clip_tokenizer(),
         tokenizer_3=_t5_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
 def _flux() -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import FluxPipeline, FluxTransformer2DModel
 
     transformer = FluxTransformer2DModel(
         patch_size=1,
@@ -252,14 +270,14 @@ def _flux() -> Any:
         pooled_projection_dim=HIDDEN,
         axes_dims_rope=(4, 4, 8),
     )
-    return FluxPipeline(
+    return _flow(
+        FluxPipeline,
         transformer=transformer,
-        vae=_vae(1, **_FLOW_VAE),
+        vae=_flow_vae(1),
         text_encoder=_clip(),
         text_encoder_2=_t5(),
         tokenizer=_clip_tokenizer(),
         tokenizer_2=_t5_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
@@ -293,7 +311,6 @@ def _pixart() -> Any:
 
 def _lumina() -> Any:
     from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
         Lumina2Pipeline,
         Lumina2Transformer2DModel,
     )
@@ -325,18 +342,17 @@ def _lumina() -> Any:
             head_dim=8,
         )
     )
-    return Lumina2Pipeline(
+    return _flow(
+        Lumina2Pipeline,
         transformer=transformer,
-        vae=_vae(**_FLOW_VAE),
+        vae=_flow_vae(),
         text_encoder=encoder,
         tokenizer=_gemma_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
 def _z_image() -> Any:
     from diffusers import (
-        FlowMatchEulerDiscreteScheduler,
         ZImagePipeline,
         ZImageTransformer2DModel,
     )
@@ -356,30 +372,19 @@ def _z_image() -> Any:
         axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )
-    encoder = Qwen3Model(
-        Qwen3Config(
-            vocab_size=300,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-        )
-    )
-    return ZImagePipeline(
+    encoder = Qwen3Model(Qwen3Config(**_SMALL_TEXT, head_dim=8))
+    return _flow(
+        ZImagePipeline,
         transformer=transformer,
-        vae=_vae(**_FLOW_VAE),
+        vae=_flow_vae(),
         text_encoder=encoder,
         tokenizer=_qwen_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
 def _qwen_image() -> Any:
     from diffusers import (
         AutoencoderKLQwenImage,
-        FlowMatchEulerDiscreteScheduler,
         QwenImagePipeline,
         QwenImageTransformer2DModel,
     )
@@ -408,12 +413,7 @@ def _qwen_image() -> Any:
     encoder = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             text_config={
-                "vocab_size": 300,
-                "hidden_size": 16,
-                "intermediate_size": 16,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "num_key_value_heads": 2,
+                **_SMALL_TEXT,
                 "rope_scaling": {
                     "mrope_section": [1, 1, 2], "rope_type": "default", "type": "default",
                 },
@@ -431,12 +431,12 @@ def _qwen_image() -> Any:
             tie_word_embeddings=True,
         )
     )  # fmt: skip
-    return QwenImagePipeline(
+    return _flow(
+        QwenImagePipeline,
         transformer=transformer,
         vae=vae,
         text_encoder=encoder,
         tokenizer=_qwen_tokenizer(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 

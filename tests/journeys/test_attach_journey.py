@@ -1,8 +1,5 @@
 """Real clients get weights from a real daemon's memory, filled by a real worker."""
 
-import subprocess
-import sys
-
 import pytest
 
 from harness.daemon import source
@@ -36,19 +33,8 @@ def daemon(hub, make_daemon, pipeline_dir):
     return make_daemon(source(hub) + CONFIG).start()
 
 
-def script(daemon, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", COMPARE, *arguments],
-        env=daemon.environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_clients_share_filled_memory_and_outlive_the_daemon(daemon, pipeline_dir):
-    first, second = (script(daemon, str(pipeline_dir)) for _ in range(2))
+    first, second = (daemon.script(COMPARE, str(pipeline_dir)) for _ in range(2))
     for client in (first, second):
         said = client.stdout.readline()
         assert said == "equal\n", client.stderr.read()[-3000:] + daemon.tail()

@@ -1,8 +1,5 @@
 """A user's script gets a pipeline over leased weights that draws what stock diffusers draws."""
 
-import subprocess
-import sys
-
 import pytest
 
 from harness.daemon import source, until
@@ -32,17 +29,6 @@ sys.stdin.readline()
 """
 
 
-def script(daemon, text: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", text, *arguments],
-        env=daemon.environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture
 def daemon(hub, make_daemon, pipeline_dir):
     files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
@@ -51,7 +37,7 @@ def daemon(hub, make_daemon, pipeline_dir):
 
 
 def test_load_pipeline_fetches_what_is_absent_and_equals_stock(daemon, pipeline_dir):
-    done = script(daemon, COMPARE, str(pipeline_dir))
+    done = daemon.script(COMPARE, str(pipeline_dir))
     out, errors = done.communicate(timeout=150)
     assert out.split() == ["equal"], errors[-3000:]
     assert not daemon.json("ps")["resident"]
@@ -60,13 +46,13 @@ def test_load_pipeline_fetches_what_is_absent_and_equals_stock(daemon, pipeline_
 def test_load_pipeline_works_when_the_hub_is_gone(daemon, hub, pipeline_dir):
     daemon.json("prefetch", "org/pipe")
     hub.stop()
-    out, errors = script(daemon, COMPARE, str(pipeline_dir)).communicate(timeout=150)
+    out, errors = daemon.script(COMPARE, str(pipeline_dir)).communicate(timeout=150)
     assert out.split() == ["equal"], errors[-3000:]
 
 
 def test_lease_lasts_as_long_as_the_pipeline_or_its_process(daemon):
     daemon.json("prefetch", "org/pipe")
-    polite, killed = script(daemon, HOLD), script(daemon, HOLD)
+    polite, killed = daemon.script(HOLD), daemon.script(HOLD)
     assert polite.stdout.readline() == "held\n"
     assert killed.stdout.readline() == "held\n"
     assert daemon.json("ps")["resident"][0]["leases"] == 2
@@ -84,7 +70,7 @@ def test_lease_lasts_as_long_as_the_pipeline_or_its_process(daemon):
 
 def test_lease_outlives_a_restart_of_the_daemon(daemon):
     daemon.json("prefetch", "org/pipe")
-    holder = script(daemon, HOLD)
+    holder = daemon.script(HOLD)
     assert holder.stdout.readline() == "held\n"
     daemon.kill()
     daemon.start()
@@ -98,7 +84,7 @@ def test_lease_outlives_a_restart_of_the_daemon(daemon):
 def test_lease_is_released_although_the_daemon_was_restarted(daemon, ended):
     # The connection that was the lease is gone, so its end says nothing to the next daemon.
     daemon.json("prefetch", "org/pipe")
-    holder = script(daemon, HOLD)
+    holder = daemon.script(HOLD)
     assert holder.stdout.readline() == "held\n"
     getattr(daemon, ended)()
     daemon.start()

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -68,17 +66,6 @@ sys.stdin.readline()
 """
 
 
-def script(daemon, text: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", text, *arguments],
-        env=daemon.environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture
 def daemon(hub, make_daemon, pipeline_dir):
     files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
@@ -88,25 +75,25 @@ def daemon(hub, make_daemon, pipeline_dir):
 
 def test_client_without_torch_draws_what_stock_draws(daemon, pipeline_dir):
     daemon.json("prefetch", "org/pipe")
-    out, errors = script(daemon, DRAW).communicate(timeout=120)
-    expected, problems = script(daemon, STOCK, str(pipeline_dir)).communicate(timeout=120)
+    out, errors = daemon.script(DRAW).communicate(timeout=120)
+    expected, problems = daemon.script(STOCK, str(pipeline_dir)).communicate(timeout=120)
     assert out.split() == expected.split() and out.strip(), (errors, problems, daemon.tail())
 
 
 def test_snapshot_that_is_absent_is_fetched_first(daemon):
-    out, errors = script(daemon, OPEN + "print(pipe.repo)").communicate(timeout=120)
+    out, errors = daemon.script(OPEN + "print(pipe.repo)").communicate(timeout=120)
     assert out.split() == ["org/pipe"], (errors, daemon.tail())
 
 
 def test_repository_that_nobody_has_is_not_found(daemon):
     text = OPEN.replace("org/pipe", "org/none")
-    _, errors = script(daemon, text).communicate(timeout=120)
+    _, errors = daemon.script(text).communicate(timeout=120)
     assert "NotFound" in errors.strip().splitlines()[-1]
 
 
 def test_interrupted_call_frees_the_worker_at_once(daemon):
     daemon.json("prefetch", "org/pipe")
-    client = script(daemon, OPEN + LONG)
+    client = daemon.script(OPEN + LONG)
     assert client.stdout.readline() == "step\n", (client.stderr.read(), daemon.tail())
     client.send_signal(signal.SIGINT)
     told = []
@@ -127,7 +114,7 @@ def test_lease_ends_with_the_client_however_it_ends(daemon):
         return sum(one["leases"] for one in shown if one["mode"] == "resident")
 
     daemon.json("prefetch", "org/pipe")
-    client = script(daemon, OPEN + "print(1, flush=True)\nimport time\ntime.sleep(100)")
+    client = daemon.script(OPEN + "print(1, flush=True)\nimport time\ntime.sleep(100)")
     assert client.stdout.readline() == "1\n", (client.stderr.read(), daemon.tail())
     assert leases() == 1
     client.kill()
