@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from zhcache.client import Client, path, prefetch
+    from zhcache.client import Client
     from zhcache.errors import (
         AlreadyRunning,
         Busy,
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from zhcache.pipeline.load import load_pipeline, release
     from zhcache.pipeline.private import make_private
     from zhcache.protocol.messages import Snapshot
+    from zhcache.single import path, prefetch
 
 _HOME = {
     "Client": "zhcache.client",
-    "path": "zhcache.client",
-    "prefetch": "zhcache.client",
+    "path": "zhcache.single",
+    "prefetch": "zhcache.single",
     "Snapshot": "zhcache.protocol.messages",
     "load_pipeline": "zhcache.pipeline.load",
     "make_private": "zhcache.pipeline.private",

@@ -23,6 +23,7 @@ from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
 from zhcache.protocol import messages, residency
 from zhcache.protocol.names import parse_repo
+from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 
 _RECONNECT_S = 10.0
@@ -134,6 +135,7 @@ class Client:
         source: str | None = None,
         lock: messages.LockedRepo | None = None,
         only_pipeline: bool = False,
+        allow_pickle: bool = False,
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> messages.PrefetchResult:
@@ -148,6 +150,8 @@ class Client:
             source: Ask this source alone.
             lock: Refuse anything but this commit with these hashes.
             only_pipeline: Leave out what ``from_pretrained`` would not read.
+            allow_pickle: Convert weights that exist only as pickle, in a sandbox; only safetensors
+                are kept.
             on_progress: Called with the job at each change, in the calling thread.
             timeout_s: How long to wait in all; the job goes on when it is over.
 
@@ -163,6 +167,7 @@ class Client:
             source=source,
             lock=lock,
             only_pipeline=only_pipeline,
+            allow_pickle=allow_pickle,
         )
         job = self.submit(request)
         return result_of(self.wait(job.id, on_progress=on_progress, timeout_s=timeout_s))
@@ -294,16 +299,16 @@ class Client:
         return self._line().call("DELETE", where, messages.Removed, query=query, timeout_s=_LONG_S)
 
     def keep_quality(
-        self, repo: str, commit: str, variant: str, quality: messages.Quality
-    ) -> messages.Quality:
+        self, repo: str, commit: str, variant: str, quality: Quality
+    ) -> Quality:
         """Has the store keep what was measured of a variant; returns it as it is kept.
 
         Raises:
             NotFound: The variant is not held.
             NotPermitted: Another user brought the model here.
         """
-        body = messages.QualityRequest(repo=repo, commit=commit, variant=variant, quality=quality)
-        return self._line().call("POST", "/v1/quality", messages.Quality, body=body)
+        body = QualityRequest(repo=repo, commit=commit, variant=variant, quality=quality)
+        return self._line().call("POST", "/v1/quality", Quality, body=body)
 
     def pin(self, repo: str) -> None:
         """Protects a repository from being removed."""
@@ -483,57 +488,6 @@ class Client:
             else:
                 return
         self.version()
-
-
-def prefetch(
-    repo: str,
-    variants: Sequence[str] = (),
-    *,
-    revision: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    source: str | None = None,
-    on_progress: OnProgress | None = None,
-    timeout: float | None = None,
-) -> messages.Snapshot:
-    """Fetches a repository through the daemon and returns it as it is held now.
-
-    Args:
-        repo: ``OWNER/NAME``.
-        variants: Variants to make.
-        revision: Branch, tag or commit.
-        include: Only files that match one of these globs.
-        exclude: No file that matches one of these.
-        source: Ask this source alone.
-        on_progress: Called with the job at each change.
-        timeout: Seconds to wait in all; None waits as long as it takes.
-
-    Raises:
-        ZhcacheError: What went wrong.
-    """
-    with Client() as client:
-        result = client.prefetch(
-            repo,
-            revision=revision,
-            variants=variants,
-            include=include,
-            exclude=exclude,
-            source=source,
-            on_progress=on_progress,
-            timeout_s=timeout,
-        )
-        return client.show(result.repo, revision=result.commit)
-
-
-def path(repo: str, variant: str | None = None, revision: str | None = None) -> Path:
-    """Returns a folder in the Hugging Face snapshot layout that ``from_pretrained`` reads offline.
-
-    Raises:
-        NotFound: Not held, or not all of it.
-        IntegrityError: Damaged.
-    """
-    with Client() as client:
-        return client.path(repo, variant=variant, revision=revision)
 
 
 def _several(values: str | Sequence[str]) -> list[str]:

@@ -105,3 +105,15 @@ def test_too_little_is_told_before_anything_is_loaded(daemon):
     code, said = loaded(daemon, memory="64KiB")
     assert code == 1
     assert "NoSpace: the pipeline needs" in said
+
+
+def test_what_became_of_each_component_is_shown(daemon):
+    parts = daemon.json("show", REPO, "--variant", "fp16")["parts"]
+    assert parts.keys() == {"unet", "vae", "text_encoder"}
+    for part in parts.values():
+        assert part["scheme"] == "fp16"
+        assert 0.4 < part["bytes_out"] / part["bytes_in"] < 0.6
+        assert 0 < part["relative"] < 1e-3
+        assert (part["overflow"], part["nonfinite_in"]) == (0, 0)
+    assert "RELATIVE ERROR" in daemon.cli("show", REPO, "--variant", "fp16").stdout
+    assert daemon.json("show", REPO)["parts"] == {}

@@ -10,8 +10,13 @@ from zhcache.cli.base import Command, Option, Output, Session, output_options, p
 from zhcache.cli.table import named, table, when
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
-from zhcache.protocol.messages import Quality, SnapshotDetail
+from zhcache.protocol.messages import SnapshotDetail
+from zhcache.protocol.variants import Quality, VariantPart
 
+_PARTS = (
+    mark("COMPONENT"), mark("SCHEME"), mark("WAS"), mark("IS"), mark("RELATIVE ERROR"),
+    mark("LARGEST"), mark("OVERFLOW"), mark("NOT FINITE"),
+)  # fmt: skip
 _HEADS = (mark("PATH"), mark("SIZE"), "SHA256", mark("TRUST"))
 
 
@@ -50,11 +55,33 @@ def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
         yield f"{translate(mark('Variant'))}: {shown}"
         if variant.quality is not None:
             yield f"  {_told(variant.quality)}"
+    if snapshot.parts:
+        yield ""
+        yield from table(_PARTS, map(_part, snapshot.parts.items()), right=range(2, len(_PARTS)))
+        for name, part in snapshot.parts.items():
+            for module, why in part.kept.items():
+                yield translate(
+                    mark("{module} stayed wider: {why}"), module=f"{name}.{module}", why=why
+                )
     yield ""
     yield from table(
         _HEADS,
         [(file.path, size(file.size), file.sha256, file.trust) for file in snapshot.files],
         right=(1,),
+    )
+
+
+def _part(named: tuple[str, VariantPart]) -> tuple[str, ...]:
+    name, part = named
+    return (
+        name,
+        part.scheme,
+        size(part.bytes_in),
+        size(part.bytes_out),
+        f"{part.relative:.2g}",
+        f"{part.max_abs:.2g}",
+        str(part.overflow),
+        str(part.nonfinite_in),
     )
 
 

@@ -19,7 +19,7 @@ import torch
 
 from zhcache.errors import UsageError
 from zhcache.evaluate import paired
-from zhcache.protocol.messages import Quality
+from zhcache.protocol.variants import Quality
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
+from zhcache.protocol.base import Message
+from zhcache.protocol.variants import (
+    PlannedVariant,
+    VariantPart,
+    VariantResult,
+    VariantUse,
+)
 
 Trust = Literal["pinned", "quorum", "first-use"]
 JobState = Literal[
@@ -20,10 +26,6 @@ JobState = Literal[
 JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
 SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
 SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]
-
-
-class Message(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """Base of all messages: keyword-only, every field written."""
 
 
 class ErrorInfo(Message):
@@ -94,7 +96,10 @@ class LockRequest(Message):
 
 
 class PrefetchRequest(Message):
-    """``POST /v1/prefetch``. Equal requests join one job."""
+    """``POST /v1/prefetch``. Equal requests join one job.
+
+    ``allow_pickle`` has weights that exist only as pickle converted to safetensors.
+    """
 
     repo: str
     revision: str | None = None
@@ -105,6 +110,7 @@ class PrefetchRequest(Message):
     lock: LockedRepo | None = None
     only_pipeline: bool = False
     dry_run: bool = False
+    allow_pickle: bool = False
 
 
 class PlannedFile(Message):
@@ -113,17 +119,6 @@ class PlannedFile(Message):
     path: str
     size: int
     present: int
-    sources: list[str]
-
-
-class PlannedVariant(Message):
-    """One variant of a dry run: what it is made of, and roughly how large it would be.
-
-    ``state`` as in ``VariantResult``: what it would be.
-    """
-
-    state: Literal["made", "present", "published"]
-    bytes: int
     sources: list[str]
 
 
@@ -140,48 +135,6 @@ class PrefetchPlan(Message):
     left_out: dict[str, str] = {}
     variants: dict[str, PlannedVariant] = {}
     schema: int = 1
-
-
-class Quality(Message):
-    """What a variant did to pictures, beside its source: same prompts, same seeds.
-
-    Medians over the pairs, and the worst. ``psnr`` is in dB and None where the images are equal;
-    ``latent_cosine`` is None where the pipeline tells no latents. ``seconds`` is for one image.
-    """
-
-    pairs: int
-    psnr: float | None
-    psnr_least: float | None
-    ssim: float
-    ssim_least: float
-    latent_cosine: float | None
-    latent_cosine_least: float | None
-    seconds: float
-    seconds_source: float
-    device: str = ""
-    steps: int | None = None
-    width: int = 0
-    height: int = 0
-    measured: float = 0.0
-    uid: int = -1
-
-
-class QualityRequest(Message):
-    """``POST /v1/quality``: what somebody measured, to be kept with the variant."""
-
-    repo: str
-    commit: str
-    variant: str
-    quality: Quality
-
-
-class VariantResult(Message):
-    """One variant made or found by a prefetch."""
-
-    path: str
-    bytes: int
-    state: str
-    quality: Quality | None = None
 
 
 class PrefetchResult(Message):
@@ -327,11 +280,12 @@ class SnapshotDetail(Snapshot):
     """A snapshot with its files: ``show``.
 
     Of a variant ``commit`` is the one that it was made of, ``path``, ``bytes`` and ``files`` are
-    its own.
+    its own, and ``parts`` are its converted components.
     """
 
     files: list[SnapshotFile] = []
     variant: str | None = None
+    parts: dict[str, VariantPart] = {}
 
 
 class Snapshots(Message):
@@ -349,15 +303,6 @@ class Removed(Message):
     bytes_released: int
     variants: list[str] = []
     schema: int = 1
-
-
-class VariantUse(Message):
-    """One variant's share of the disk; ``bytes_own`` is what only it uses."""
-
-    commit: str
-    variant: str
-    bytes: int
-    bytes_own: int
 
 
 class RepoUse(Message):

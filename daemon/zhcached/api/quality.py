@@ -7,8 +7,8 @@ import asyncio
 import msgspec
 
 from zhcache.errors import UsageError
-from zhcache.protocol.messages import Quality, QualityRequest
 from zhcache.protocol.names import is_commit, parse_repo, parse_variant
+from zhcache.protocol.variants import Quality, QualityRequest
 from zhcached.api.route import Call, Route
 
 

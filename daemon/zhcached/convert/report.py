@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from zhcache.protocol.conversion import Part, TensorError
+from zhcache.protocol.variants import VariantPart
 from zhcached.convert.plan import Plan, Work
 from zhcached.convert.runner import Converted
 
@@ -78,6 +79,28 @@ def report(
         components={work.component: _component(work, made[work.component]) for work in plan.work},
     )
     return msgspec.json.format(msgspec.json.encode(told, order="sorted"), indent=1) + b"\n"
+
+
+def parts(content: bytes) -> dict[str, VariantPart]:
+    """Returns what a report says of each component that was converted, by name.
+
+    Raises:
+        msgspec.MsgspecError: It is no report.
+    """
+    told = msgspec.json.decode(content, type=Report)
+    return {
+        name: VariantPart(
+            scheme=one.part.scheme,
+            bytes_in=one.bytes_in,
+            bytes_out=one.bytes_out,
+            max_abs=one.max_abs,
+            relative=one.relative,
+            overflow=one.overflow,
+            nonfinite_in=one.nonfinite_in,
+            kept=one.kept,
+        )
+        for name, one in told.components.items()
+    }
 
 
 def _component(work: Work, made: Converted) -> ComponentReport:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from zhcache.protocol.messages import Quality
 from zhcache.protocol.names import RepoId
+from zhcache.protocol.variants import Quality
 from zhcached.store import files
 from zhcached.store.layout import Layout
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.storekit import COMMIT, MADE, REPO, open_store, publish_tiny, publish_variant
-from zhcache.protocol.messages import Quality
+from zhcache.protocol.variants import Quality
 
 FOUND = Quality(
     pairs=8,
