@@ -28,6 +28,7 @@ from zhcached.api.quota import Quota
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config, ResidencyConfig
+from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
@@ -125,7 +126,8 @@ async def _join(
         make_room=fetcher.make_room,
     )
     variants.sweep()
-    prefetcher = Prefetcher(fetcher, sources, config.alias, clock, variants)
+    pickles = Pickles(store, launcher, variants.places, make_room=fetcher.make_room)
+    prefetcher = Prefetcher(fetcher, sources, config.alias, clock, variants, pickles)
     host = _host(store, limits)
     arenas = Arenas(store, limits, clock, launcher, devices)
     residents = Residents(store, limits, clock, launcher, devices, arenas)

@@ -69,6 +69,12 @@ _PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
     is_flag=True,
     help=mark("Leave out what from_pretrained would not read."),
 )
+@click.option(
+    "--allow-pickle",
+    cls=Option,
+    is_flag=True,
+    help=mark("Convert weights that exist only as pickle, in a sandbox; keep only safetensors."),
+)
 @click.option("--source", cls=Option, metavar="NAME", help=mark("Ask this source alone."))
 @click.option("--detach", cls=Option, is_flag=True, help=mark("Print the job's id and return."))
 @click.option(
@@ -96,6 +102,7 @@ def command(
     lock_file: Path | None,
     output: Output,
     only_pipeline: bool,
+    allow_pickle: bool,
     detach: bool,
     dry_run: bool,
 ) -> int:
@@ -111,6 +118,7 @@ def command(
             source=source,
             lock=_locked(repo, locks, lock_file),
             only_pipeline=only_pipeline,
+            allow_pickle=allow_pickle,
         )
         for repo in repos or locks
     ]

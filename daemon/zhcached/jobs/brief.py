@@ -28,8 +28,10 @@ from zhcached.jobs.resolve import Answers, ask, explain, hostile
 from zhcached.sources import ranking
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.pickles import CONVERTED
 from zhcached.sources.selection import Selection, select
 from zhcached.sources.trust import Comparison, FileTrust, compare
+from zhcached.store.snapshots import ManifestFile
 
 DEFAULT_REF = "main"
 # Third parties saw ModelScope answer 404 under several ranges of one object below this size
@@ -42,7 +44,10 @@ NEEDLESS_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """One repository at one commit, and where each wanted file may come from."""
+    """One repository at one commit, and where each wanted file may come from.
+
+    ``converted`` are the files here that stand for pickles which need not be fetched.
+    """
 
     repo: RepoId
     ref: str | None
@@ -52,6 +57,7 @@ class Brief:
     comparison: Comparison
     sources: Mapping[str, Source]
     listings: Mapping[str, Mapping[RepoPath, RemoteFile]]
+    converted: Sequence[ManifestFile] = ()
 
     @property
     def revision(self) -> str:
@@ -114,6 +120,7 @@ def prepare(
     aliases: Mapping[str, HubNames],
     check: Callable[[], None] = lambda: None,
     precisions: Collection[str | None] = (None,),
+    converted: Callable[[RepoId, str], Sequence[ManifestFile]] = lambda *_: (),
 ) -> Brief:
     """Asks the sources and returns the brief.
 
@@ -124,6 +131,7 @@ def prepare(
         aliases: The user's own names for repositories.
         check: Raises when the job is to end.
         precisions: Of which published ``only_pipeline`` takes the weights.
+        converted: Returns the files of a commit that were made here of pickles.
 
     Raises:
         NotFound: No source has the repository or the revision, or the globs leave nothing.
@@ -140,13 +148,15 @@ def prepare(
     if not answers.found:
         raise explain(repo, answers.failures)
     resolutions = answers.found
-    selection, comparison = _decide(request, resolutions, precisions)
+    here = converted(repo, resolutions[0].commit)
+    selection, comparison = _decide(request, resolutions, precisions, here)
     for name, proof in comparison.liars.items():
         health.observe(name, ranking.Lied(proof))
     if resolutions[0].source in comparison.liars:
         # What a liar lists is no ground to select from.
         resolutions = [r for r in resolutions if r.source not in comparison.liars]
-        selection, comparison = _decide(request, resolutions, precisions)
+        here = converted(repo, resolutions[0].commit)
+        selection, comparison = _decide(request, resolutions, precisions, here)
     return Brief(
         repo=repo,
         ref=_ref(request),
@@ -156,6 +166,7 @@ def prepare(
         comparison=comparison,
         sources={source.name: source for source in asked},
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
+        converted=[file for file in here if _stands_in(file, selection)],
     )
 
 
@@ -163,17 +174,29 @@ def _decide(
     request: PrefetchRequest,
     resolutions: Sequence[Resolution],
     precisions: Collection[str | None],
+    here: Sequence[ManifestFile],
 ) -> tuple[Selection, Comparison]:
     listing = _locked_files(request.lock) if request.lock else resolutions[0].files
+    promised = {str(file.path): file.sha256 for file in listing}
+    originals = [file.converted_from for file in here if file.converted_from]
     selection = select(
         listing,
         include=request.include,
         exclude=request.exclude,
         only_pipeline=request.only_pipeline,
         variants=precisions,
+        allow_pickle=request.allow_pickle,
+        converted=[o.path for o in originals if promised.get(o.path) in (None, o.sha256)],
     )
     paths = [file.path for file in selection.taken]
     return selection, compare(resolutions, paths, lock=request.lock)
+
+
+def _stands_in(file: ManifestFile, selection: Selection) -> bool:
+    original = file.converted_from
+    if original is None or original.path in selection.converted:
+        return False
+    return selection.left_out.get(original.path) == CONVERTED
 
 
 def _locked_files(lock: LockedRepo) -> list[RemoteFile]:

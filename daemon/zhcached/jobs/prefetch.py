@@ -7,7 +7,8 @@ decisions are ``brief``; here they are carried out, in the thread of the job.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,11 +26,13 @@ from zhcache.protocol.messages import (
 )
 from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
+from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
 from zhcached.jobs import state
 from zhcached.jobs.brief import Brief, prepare
 from zhcached.jobs.gather import Fetcher, Gathering
 from zhcached.jobs.meter import Meter
+from zhcached.jobs.pickled import converted_before, standing_in
 from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making, Wanted, holds, planned
 from zhcached.sources.alias import HubNames
@@ -65,6 +68,7 @@ class Prefetcher:
         aliases: Mapping[str, HubNames],
         clock: Clock,
         variants: Variants,
+        pickles: Pickles,
     ) -> None:
         self.health = fetcher.health
         self._fetcher = fetcher
@@ -73,13 +77,12 @@ class Prefetcher:
         self._aliases = aliases
         self._clock = clock
         self.variants = variants
+        self._pickles = pickles
 
     def plan(self, request: PrefetchRequest) -> PrefetchPlan:
         """Returns what ``run`` would do, having asked the sources and fetched nothing."""
         wanted = Wanted(request, self.variants)
-        brief = prepare(
-            request, self._sources, self.health, self._aliases, precisions=wanted.precisions
-        )
+        brief = self._prepare(request, lambda: None, wanted)
         files = [
             PlannedFile(
                 path=file.path,
@@ -125,13 +128,13 @@ class Prefetcher:
     ) -> _Brought:
         if held := self._held(request, wanted):
             return _Brought(held, request.revision or held.commit, reused=held.bytes)
-        brief = self._prepare(request, control, wanted)
+        brief = self._prepare(request, control.check, wanted)
         try:
             return self._bring(brief, record, control)
         except IntegrityError:
             # A branch may have moved under the download: then the listing is another now.
             control.enter(state.Resolving())
-            again = self._prepare(request, control, wanted)
+            again = self._prepare(request, control.check, wanted)
             if _promises(again) == _promises(brief):
                 raise
             log.warning("prefetch.moved", was=brief.primary.commit, now=again.primary.commit)
@@ -142,23 +145,24 @@ class Prefetcher:
     ) -> None:
         """Brings back files of a snapshot that were lost, held to the digests it records.
 
+        What was converted here is converted anew.
+
         Raises:
             ZhcacheError: As ``run``.
         """
-        lost = [
-            LockedFile(path=file.path, size=file.size, sha256=file.sha256)
-            for file in manifest.files
-            if file.path in paths
-        ]
+        published = [f.converted_from or f for f in manifest.files if f.path in paths]
+        lost = [LockedFile(path=f.path, size=f.size, sha256=f.sha256) for f in published]
         commit = manifest.commit
         pinned = LockedRepo(repo=manifest.repo, revision=commit, commit=commit, files=lost)
-        request = PrefetchRequest(repo=manifest.repo, lock=pinned)
-        brief = self._prepare(request, control)
+        request = PrefetchRequest(repo=manifest.repo, lock=pinned, allow_pickle=True)
+        brief = self._prepare(request, control.check)
         total = sum(file.size for file in lost)
         meter = Meter(total, self._clock, self.health)
+        gathering = Gathering(self._fetcher, brief, job, control, meter)
         try:
-            Gathering(self._fetcher, brief, job, control, meter).run()
-            self._store.publish(manifest, None)
+            gathering.run()
+            with self._standing_in(brief, gathering, job, control):
+                self._store.publish(manifest, None)
         finally:
             self._store.leases.release_holds(job)
 
@@ -168,22 +172,32 @@ class Prefetcher:
         Raises:
             ZhcacheError: As ``run``.
         """
-        brief = self._prepare(PrefetchRequest(repo=str(repo), revision=ref), control)
+        brief = self._prepare(PrefetchRequest(repo=str(repo), revision=ref), control.check)
         meter = Meter(sum(file.size for file in brief.selection.taken), self._clock, self.health)
         gathering = Gathering(self._fetcher, brief, record.id, control, meter)
         try:
             gathering.run()
-            self._store.publish(_manifest(brief, gathering, record), brief.ref)
+            self._store.publish(_manifest(brief, gathering, record, ()), brief.ref)
         finally:
             self._store.leases.release_holds(record.id)
 
     def _prepare(
-        self, request: PrefetchRequest, control: Control, wanted: Wanted | None = None
+        self, request: PrefetchRequest, check: Callable[[], None], wanted: Wanted | None = None
     ) -> Brief:
-        precisions = wanted.precisions if wanted else {None}
         return prepare(
-            request, self._sources, self.health, self._aliases, control.check, precisions
+            request,
+            self._sources,
+            self.health,
+            self._aliases,
+            check,
+            precisions=wanted.precisions if wanted else {None},
+            converted=lambda repo, commit: converted_before(self._store, repo, commit),
         )
+
+    def _standing_in(
+        self, brief: Brief, gathering: Gathering, job: str, control: Control
+    ) -> AbstractContextManager[list[ManifestFile]]:
+        return standing_in(self._store, self._pickles, brief, gathering, job, control)
 
     def _held(self, request: PrefetchRequest, wanted: Wanted) -> Manifest | None:
         """Returns the snapshot if it cannot have changed and all that is wanted of it is here."""
@@ -206,10 +220,13 @@ class Prefetcher:
         control.progress = meter.picture()
         gathering = Gathering(self._fetcher, brief, record.id, control, meter)
         gathering.run()
-        control.enter(state.Publishing(total))
-        manifest = _manifest(brief, gathering, record)
-        self._displace_import(manifest)
-        self._store.publish(manifest, brief.ref)
+        if brief.selection.converted:
+            control.enter(state.Converting())
+        with self._standing_in(brief, gathering, record.id, control) as made:
+            control.enter(state.Publishing(total))
+            manifest = _manifest(brief, gathering, record, made)
+            self._displace_import(manifest)
+            self._store.publish(manifest, brief.ref)
         return _Brought(
             manifest,
             brief.revision,
@@ -268,11 +285,16 @@ def _promises(brief: Brief) -> dict[str, Promise]:
     return {file.path: file.promise for file in brief.comparison.files}
 
 
-def _manifest(brief: Brief, gathering: Gathering, record: state.Record) -> Manifest:
+def _manifest(
+    brief: Brief, gathering: Gathering, record: state.Record, made: Sequence[ManifestFile]
+) -> Manifest:
     listed = brief.listings[brief.primary.source]
+    # The pickles' grades too: what was made of them is no better founded.
     trust = gathering.trust()
-    files: list[ManifestFile] = []
+    files = list(made)
     for file in trust:
+        if file.path in brief.selection.converted:
+            continue
         origin = listed.get(file.path)
         found = gathering.committed[file.path]
         files.append(

@@ -46,7 +46,7 @@ class Publishing(msgspec.Struct, frozen=True, tag="publishing"):
 
 
 class Converting(msgspec.Struct, frozen=True, tag="converting"):
-    """The snapshot is here; workers make the variants of it that were asked for."""
+    """Workers convert: pickles before the snapshot is published, variants of it after that."""
 
     bytes_total: int = 0
 
@@ -88,9 +88,9 @@ _ENDINGS = frozenset({Failed, Cancelled})
 STEPS: dict[type[State], frozenset[type[State]]] = {
     Queued: frozenset({Resolving, Running}) | _ENDINGS,
     Resolving: frozenset({Fetching, Converting, Done, Queued}) | _ENDINGS,
-    Fetching: frozenset({Publishing, Resolving, Queued}) | _ENDINGS,
+    Fetching: frozenset({Publishing, Converting, Resolving, Queued}) | _ENDINGS,
     Publishing: frozenset({Converting, Done, Resolving, Queued}) | _ENDINGS,
-    Converting: frozenset({Done, Queued}) | _ENDINGS,
+    Converting: frozenset({Publishing, Done, Resolving, Queued}) | _ENDINGS,
     Running: frozenset({Done, Queued}) | _ENDINGS,
     Done: frozenset(),
     Failed: frozenset(),

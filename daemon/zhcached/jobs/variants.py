@@ -15,6 +15,7 @@ from zhcached.convert.variants import Picture, Variants
 from zhcached.jobs import state
 from zhcached.jobs.brief import Brief
 from zhcached.jobs.queue import Control
+from zhcached.sources.pickles import safe_path
 from zhcached.sources.pipeline_files import read_for
 from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
@@ -131,7 +132,12 @@ def planned(
     except ZhcacheError:
         here = {}
     found: dict[str, PlannedVariant] = {}
-    sizes = {str(file.path): file.promise.size for file in brief.comparison.files}
+    converted = brief.selection.converted
+    sizes = {
+        str(safe_path(file.path) if file.path in converted else file.path): file.promise.size
+        for file in brief.comparison.files
+    }
+    sizes.update({file.path: file.size for file in brief.converted})
     for name in names:
         foreseen = forecast(sizes, recipes.of_name(name, variants.recipes))
         if name in here:

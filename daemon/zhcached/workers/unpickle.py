@@ -67,7 +67,7 @@ def run(line: socket.socket, request: Unpickle) -> None:
             frames.send(line, Failed(error=to_info(error)))
         except Exception as error:  # noqa: BLE001 - whatever torch raises is told, not lost
             traceback.print_exception(error, file=sys.stderr)
-            frames.send(line, Failed(error=to_info(refused(request.path, _reason(error)))))
+            frames.send(line, Failed(error=to_info(_defect(request.path, error))))
 
 
 def read(request: Unpickle) -> dict[str, torch.Tensor]:
@@ -191,7 +191,7 @@ def send(line: socket.socket, request: Unpickle, tensors: Mapping[str, torch.Ten
             done += piece.nbytes
             told.reached(min(done, request.size))
     out.end([_unchanged(name, dtype, size) for name, dtype, _, size in described])
-    frames.send(line, Finished(tools={"torch": torch.__version__}))
+    frames.send(line, Finished(tools={"torch": str(torch.__version__)}))
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -252,6 +252,16 @@ def unsound(path: str, reason: str) -> IntegrityError:
         hint="it was published so: take another revision, or leave it out: --exclude '{path}'",
         path=path,
         reason=reason,
+    )
+
+
+def _defect(path: str, error: Exception) -> ZhcacheError:
+    return ZhcacheError(
+        "{component} cannot be converted: {kind}: {reason}",
+        hint="this is a defect of zhcache: a report of it helps",
+        component=path,
+        kind=type(error).__name__,
+        reason=str(error)[:_MAX_WORDS],
     )
 
 
