@@ -72,7 +72,8 @@ def judge(
         here: Pickles that were converted before; what they became is here.
 
     Raises:
-        UnsafeWeights: A wanted pickle has no safetensors that stand for it.
+        UnsafeWeights: A wanted pickle has no safetensors that stand for it; or two would become
+            one file.
     """
     safe_folders = {_folder(path) for path in listing if path.endswith(".safetensors")}
     root_is_safe = "model_index.json" in listing or "" in safe_folders
@@ -98,7 +99,21 @@ def judge(
     left_out.update(dict.fromkeys((path for path in indexes if path in here), CONVERTED))
     needed += [path for path in indexes if allowed and path not in here]
     left_out.update(dict.fromkeys(needed, CONVERTED))
+    _check_apart(needed)
     return Judged(left_out, needed)
+
+
+def _check_apart(paths: Iterable[RepoPath]) -> None:
+    by_target: dict[RepoPath, RepoPath] = {}
+    for path in paths:
+        if (first := by_target.setdefault(safe_path(path), path)) != path:
+            raise UnsafeWeights(
+                "{first} and {second} would both become {path}",
+                hint="leave one of them out: --exclude '{second}'",
+                first=first,
+                second=path,
+                path=safe_path(path),
+            )
 
 
 def is_index(path: str) -> bool:
