@@ -38,7 +38,6 @@ MAX_SOCKET_PATH = 107
 
 CONNECT_S = 5.0
 _PEER = struct.Struct("3i")
-_RESERVED = {"self", "template", "hint"}
 
 Reply = TypeVar("Reply")
 
@@ -143,9 +142,8 @@ def _httpx() -> Any:
 
 def error_of(info: ErrorInfo) -> ZhcacheError:
     """Returns the error that the daemon reported, ready to be raised and to be translated."""
-    values = {key: value for key, value in info.values.items() if key not in _RESERVED}
-    if info.template and values:
-        return from_wire(info.code, info.template, info.hint_template or info.hint, values)
+    if info.template and info.values:
+        return from_wire(info.code, info.template, info.hint_template or info.hint, info.values)
     return from_wire(info.code, info.message, info.hint)
 
 

@@ -9,7 +9,10 @@ wire and ``--json`` carry English. This module does no I/O and imports nothing o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import Formatter
 from typing import Any, ClassVar
+
+_RESERVED = frozenset({"self", "template", "hint"})
 
 
 class ZhcacheError(Exception):
@@ -48,14 +51,22 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     """Returns ``template`` with its fields replaced; a template without its values stays as it is.
 
     A message that came over the wire may hold braces of its own, so a failure to format must
-    never hide the error that is being reported.
+    never hide the error that is being reported. Nor is it ours to choose what formatting does:
+    fields are plain names, since a width is memory and an attribute is anybody's.
     """
     if not values:
         return template
+    filled: list[str] = []
     try:
-        return template.format(**{key: str(value) for key, value in values.items()})
-    except (KeyError, IndexError, ValueError):
+        for words, field, form, conversion in Formatter().parse(template):
+            filled.append(words)
+            if form or conversion:
+                return template
+            if field is not None:
+                filled.append(str(values[field]))
+    except (KeyError, ValueError):
         return template
+    return "".join(filled)
 
 
 class UsageError(ZhcacheError):
@@ -181,6 +192,10 @@ def _tree(base: type[ZhcacheError]) -> dict[str, type[ZhcacheError]]:
 def from_wire(
     code: str, template: str, hint: str = "", values: Mapping[str, Any] | None = None
 ) -> ZhcacheError:
-    """Returns the error that another process reported; an unknown code becomes the base class."""
+    """Returns the error that another process reported; an unknown code becomes the base class.
+
+    Values that are called as our own arguments are, are left out.
+    """
     kind = _tree(ZhcacheError).get(code, ZhcacheError)
-    return kind(template, hint=hint, **dict(values or {}))
+    named = {name: value for name, value in (values or {}).items() if name not in _RESERVED}
+    return kind(template, hint=hint, **named)

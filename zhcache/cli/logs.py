@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.table import when
+from zhcache.cli.table import printable, when
 from zhcache.i18n import mark
 from zhcache.protocol.messages import LogLine
 
@@ -36,4 +36,4 @@ def _text(line: LogLine) -> str:
     fields = " ".join(f"{key}={value}" for key, value in line.fields.items())
     parts = (when(line.time), line.level, line.job, line.event, fields)
     text = " ".join(part for part in parts if part)
-    return "".join(char if char.isprintable() else "�" for char in text)
+    return printable(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from zhcache.cli.table import printable
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import hint_of, message_of, translate
 
@@ -31,7 +32,12 @@ def report(error: ZhcacheError, *, is_json: bool) -> int:
     if is_json:
         click.echo(as_json(error))
         return error.exit_code
-    click.echo(translate("Error: {message}", message=message_of(error)), err=True)
+    click.echo(translate("Error: {message}", message=_shown(message_of(error))), err=True)
     if hint := hint_of(error):
-        click.echo(translate("Next: {hint}", hint=hint), err=True)
+        click.echo(translate("Next: {hint}", hint=_shown(hint)), err=True)
     return error.exit_code
+
+
+def _shown(text: str) -> str:
+    # It quotes names that hubs and other users gave.
+    return printable(text, but="\n\t")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.table import named, table, when
+from zhcache.cli.table import named, printable, table, when
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
 from zhcache.protocol.messages import SnapshotDetail
@@ -60,9 +60,8 @@ def _lines(snapshot: SnapshotDetail) -> Iterator[str]:
         yield from table(_PARTS, map(_part, snapshot.parts.items()), right=range(2, len(_PARTS)))
         for name, part in snapshot.parts.items():
             for module, why in part.kept.items():
-                yield translate(
-                    mark("{module} stayed wider: {why}"), module=f"{name}.{module}", why=why
-                )
+                text = mark("{module} stayed wider: {why}")
+                yield printable(translate(text, module=f"{name}.{module}", why=why))
     yield ""
     yield from table(
         _HEADS,

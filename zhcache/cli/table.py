@@ -30,7 +30,7 @@ def table(
         rows: Cells.
         right: Columns aligned to the right: numbers.
     """
-    shown = [[translate(head) for head in heads], *([_printable(c) for c in row] for row in rows)]
+    shown = [[translate(head) for head in heads], *([printable(c) for c in row] for row in rows)]
     widths = [max(width(row[i]) for row in shown) for i in range(len(heads))]
     for row in shown:
         cells = [_pad(cell, widths[i], to_right=i in right) for i, cell in enumerate(row)]
@@ -56,6 +56,11 @@ def _pad(cell: str, cells: int, *, to_right: bool) -> str:
     return space + cell if to_right else cell + space
 
 
-def _printable(cell: str) -> str:
-    # A name from a hub may hold what moves a terminal's cursor.
-    return "".join(char if char.isprintable() else "�" for char in cell)
+def printable(text: str, but: str = "") -> str:
+    """Returns ``text`` without what moves a terminal's cursor, as a name from a hub may hold it.
+
+    Args:
+        text: Any.
+        but: Characters that stay all the same.
+    """
+    return "".join(char if char.isprintable() or char in but else "�" for char in text)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from zhcache.errors import ZhcacheError, from_wire
 from zhcache.protocol.messages import ErrorInfo
+
+MAX_TEXT = 4000
+"""Characters of a text or a value that are believed; a worker says ``MAX_WORDS`` at most."""
+
+MAX_VALUES = 32
 
 
 def to_info(error: ZhcacheError) -> ErrorInfo:
@@ -19,7 +26,16 @@ def to_info(error: ZhcacheError) -> ErrorInfo:
 
 
 def to_error(info: ErrorInfo) -> ZhcacheError:
-    """Returns the error that travelled; one from an older peer has its text and no template."""
+    """Returns the error that travelled; one from an older peer has its text and no template.
+
+    It may come from a worker that is in a stranger's hands: it is cut to what a person reads, and
+    what would move a terminal's cursor is taken out.
+    """
     if info.template:
-        return from_wire(info.code, info.template, info.hint_template, info.values)
-    return from_wire(info.code, info.message, info.hint)
+        values = {name: _plain(text) for name, text in islice(info.values.items(), MAX_VALUES)}
+        return from_wire(info.code, _plain(info.template), _plain(info.hint_template), values)
+    return from_wire(info.code, _plain(info.message), _plain(info.hint))
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:MAX_TEXT])

@@ -4,7 +4,9 @@ import msgspec
 import pytest
 
 from simulators.daemon import COMMIT
+from zhcache.errors import ZhcacheError
 from zhcache.protocol import messages as m
+from zhcache.protocol.variants import VariantPart
 
 
 @pytest.fixture
@@ -94,3 +96,17 @@ def test_du_shows_each_variant_below_its_repository(daemon, zhcache, fp16, monke
     monkeypatch.setattr("zhcache.client.Client.space", lambda _: space)
     line = zhcache("du").out.splitlines()[2]
     assert line.split() == [COMMIT[:12], "(fp16)", "2.0", "KiB", "1.0", "KiB"]
+
+
+def test_no_text_of_a_variant_or_an_error_moves_the_cursor(daemon, zhcache, fp16):
+    part = VariantPart(
+        scheme="fp16", bytes_in=2, bytes_out=1, max_abs=0.0, relative=0.0, overflow=0,
+        nonfinite_in=0, kept={"norm\x1b[2J": "asked\x1b]0;x\a"},
+    )  # fmt: skip
+    daemon.variants["org/name", "fp16"].parts = {"unet": part}
+    shown = zhcache("show", "org/name", "--variant", "fp16").out
+    assert "unet.norm�[2J stayed wider: asked�]0;x�" in shown
+    daemon.error = ZhcacheError("it says {reason}", hint="see {reason}", reason="\x1b[2J\nmore")
+    told = zhcache("ls").err
+    assert "it says �[2J\nmore" in told
+    assert "\x1b" not in told
