@@ -171,22 +171,22 @@ def by_hand(folder):
     """Archives that torch.save never writes, and why they are refused."""
     plain = torch.randn(64, 64)
     sound = saved(folder, {"a": plain})
-    yield "the format before 1.6", _legacy(folder / "1", plain), UnsafeWeights
-    yield "compressed", _packed(folder / "2", sound), UnsafeWeights
+    yield "the format before 1.6", _legacy(folder / "1", plain), UnsafeWeights, "before 1.6"
+    yield "compressed", _packed(folder / "2", sound), UnsafeWeights, "is compressed"
     claims = pickled.archive(folder / "3", pickled.one_tensor(10**9, 10**9), data=bytes(16))
-    yield "a shape beyond the file", claims, UnsafeWeights
+    yield "a shape beyond the file", claims, UnsafeWeights, ""
     shape = pickled.archive(folder / "4", pickled.one_tensor(4, 10**9), data=bytes(16))
-    yield "a shape beyond its storage", shape, UnsafeWeights
+    yield "a shape beyond its storage", shape, UnsafeWeights, ""
     negative = pickled.archive(folder / "5", pickled.one_tensor(-4, -4), data=bytes(16))
-    yield "less than nothing", negative, UnsafeWeights
+    yield "less than nothing", negative, UnsafeWeights, ""
     two = pickled.archive(folder / "6", b"\x80\x02}.", **{"y/data": b"\x80\x02}."})
-    yield "two pickles", two, UnsafeWeights
+    yield "two pickles", two, UnsafeWeights, "2 pickles"
     deep = pickled.archive(folder / "7", b"\x80\x02" + b"(" * 10**6 + b"t" * 10**6 + b".")
-    yield "a million levels", deep, UnsafeWeights
+    yield "a million levels", deep, UnsafeWeights, "no names"
     large = pickled.archive(folder / "8", bytes(unpickle.MAX_PICKLE + 1))
-    yield "a pickle that is too long", large, UnsafeWeights
+    yield "a pickle that is too long", large, UnsafeWeights, "1 pickles of"
     code = pickled.archive(folder / "9", b"\x80\x02}.", **{"x/constants": b"\x80\x02)."})
-    yield "a program", code, UnsafeWeights
+    yield "a program", code, UnsafeWeights, ""
     content = sound.read_bytes()
     for name, text in (
         ("cut off", content[: len(content) // 2]),
@@ -196,7 +196,7 @@ def by_hand(folder):
     ):
         file = folder / name
         file.write_bytes(text)
-        yield name, file, IntegrityError
+        yield name, file, IntegrityError, "not a sound file"
 
 
 def _legacy(file, tensor):
@@ -212,11 +212,12 @@ def _packed(file, sound):
 
 
 def test_archives_that_torch_never_writes_are_refused(tmp_path):
-    for number, (what, file, kind) in enumerate(by_hand(tmp_path)):
+    for number, (what, file, kind, why) in enumerate(by_hand(tmp_path)):
         made = tmp_path / f"made-{number}"
         with pytest.raises(kind) as refused:
             pickled.answer(file, made)
         assert type(refused.value) is kind, what
+        assert why in refused.value.message, what
         assert pickled.NAME in refused.value.message
         assert not list(made.glob("*")), what
 
