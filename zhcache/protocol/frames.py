@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from zhcache.protocol.names import printable
+
 MAX_FRAME = 16 * 2**20
 """Bytes of JSON in one frame."""
 
@@ -77,7 +79,7 @@ def receive(line: socket.socket, kind: Any) -> tuple[Any, list[int]]:
         return msgspec.json.decode(body, type=kind), fds
     except (msgspec.MsgspecError, RecursionError) as error:
         close_all(fds)
-        raise FrameError(f"a malformed frame: {error}") from error
+        raise FrameError(f"a malformed frame: {printable(str(error))}") from error
 
 
 def receive_raw(line: socket.socket) -> tuple[bytes, list[int]]:
