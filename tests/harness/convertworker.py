@@ -76,7 +76,7 @@ class Worker:
         if (name := self.request.index) is not None:
             index = {"weight_map": {str(n): path for n, path in enumerate(outputs)}}
             self.say(Small(path=self.request.rename.get(name, name), content=json.dumps(index)))
-        if "config" in self.do:
+        if self.request.part.scheme in ("fp8", "int8", "int4") or "config" in self.do:
             self.say(Small(path="config.json", content='{"quantization_config": {}}'))
         self.say(Finished(tools={"stand-in": "1"}, kept={"norm": "asked"}))
 
@@ -141,6 +141,14 @@ def flood(worker: Worker, *_: object) -> None:
         worker.say(Worked(bytes_done=0))
 
 
+def trickle(worker: Worker, *_: object) -> None:
+    """Begins a frame and goes on with it byte by byte."""
+    worker.line.sendall(b"\0\1\0\0{")
+    while True:
+        worker.line.sendall(b" ")
+        time.sleep(0.01)
+
+
 BEFORE: dict[str, Callable[[Worker], object]] = {
     "gate": lambda w: wait_for(w.control / "go"),
     "silent": hang,
@@ -148,6 +156,7 @@ BEFORE: dict[str, Callable[[Worker], object]] = {
     "fail": fail,
     "garbage": lambda w: w.line.sendall(b"\xff" * 64),
     "flood": flood,
+    "trickle": trickle,
     "outside": lambda w: w.say(Begin(path="../model_index.json", size=10)),
     "stray": lambda w: w.say(Begin(path="other.safetensors", size=10)),
     "config-as-weights": lambda w: w.say(Begin(path="config.json", size=10)),

@@ -42,6 +42,12 @@ minute, and so may the largest tensor of a model where it is quantized."""
 
 ENDING_S = 10.0
 
+PATIENCE_S = 1800.0
+PACE = 2**20
+"""Bytes of the inputs in a second, below which a worker is ended that has had ``PATIENCE_S`` as
+well: one that is in a stranger's hands could keep its place for ever, a byte at a time. The slowest
+scheme takes some 20 MiB in a second."""
+
 log = structlog.get_logger()
 
 
@@ -120,7 +126,9 @@ class Conversion(Generic[T]):
         self._launcher = launcher
         self._intake = intake
         self._stall_s = stall_s
+        self._limit_s = PATIENCE_S + self._account.total / PACE
         self._abandoned = threading.Event()
+        self._is_late = False
         self._worker: Worker | None = None
         self._draft: Draft | None = None
         self._files: dict[str, MadeFile] = {}
@@ -141,11 +149,15 @@ class Conversion(Generic[T]):
 
         Raises:
             Cancelled: It was abandoned.
-            WorkerDied: The worker ended early, said nothing for long, or what it may not.
+            WorkerDied: The worker ended early, said nothing for long, or what it may not, or takes
+                longer than any.
             NoSpace: No room.
             ZhcacheError: The worker says why it cannot be done; or the disk failed.
         """
         self._worker = worker = self._launcher.launch("convert", self._name)
+        limit = threading.Timer(self._limit_s, self._end_late)
+        limit.daemon = True
+        limit.start()
         try:
             # ``abandon`` sets first and looks for a worker then; we do it the other way round.
             if self._abandoned.is_set():
@@ -165,9 +177,15 @@ class Conversion(Generic[T]):
                 raise self._fell(error.__cause__, how) from error
             raise
         finally:
+            limit.cancel()
             self._drop_draft()
         self._see_off(worker)
         return converted
+
+    def _end_late(self) -> None:
+        self._is_late = True
+        if self._worker is not None:
+            self._worker.kill()
 
     def _take(self, worker: Worker, buffer: memoryview) -> None:
         with _heard():
@@ -218,6 +236,13 @@ class Conversion(Generic[T]):
     def _fell(self, error: BaseException | None, how: str) -> ZhcacheError:
         if self._abandoned.is_set():
             return Cancelled("the job was cancelled")
+        if self._is_late:
+            return WorkerDied(
+                "the worker that converts {what} was not done after {limit} seconds and was ended",
+                hint="`zhcache logs` shows where it stood; try again",
+                what=self._name,
+                limit=round(self._limit_s),
+            )
         if isinstance(error, TimeoutError):
             return WorkerDied(
                 "the worker that converts {what} said nothing for {limit} seconds and was ended",

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from zhcache.protocol.conversion import (
@@ -28,10 +29,10 @@ A, B = "a-1.safetensors", "b-2.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def request(**more):
+def request(scheme="fp16", **more):
     return Convert(
         folder="/base", component="unet", library="diffusers", class_name="UNet",
-        part=Part(scheme="fp16"), weights=[Source(path=A, size=100), Source(path=B, size=50)],
+        part=Part(scheme=scheme), weights=[Source(path=A, size=100), Source(path=B, size=50)],
         index=INDEX, **more,
     )  # fmt: skip
 
@@ -75,7 +76,8 @@ def test_honest_conversation():
             Small(path="config.json", content="{}"),
             Worked(bytes_done=150),
             Finished(kept={"norm": "asked"}),
-        ]
+        ],
+        request("int8"),
     )
     assert set(kept.tensors) == {A, B}
     assert set(kept.small) == {INDEX, "config.json"}
@@ -84,7 +86,7 @@ def test_honest_conversation():
 
 
 def test_files_that_need_no_change_count_as_there():
-    assert heard([Same(path=A), *whole(B, 1), Finished()]).same == {A}
+    assert heard([Same(path=A), *whole(B, 1), index(A, B), Finished()]).same == {A}
 
 
 def test_outputs_have_their_plain_names_and_sources_their_own():
@@ -106,9 +108,37 @@ def test_outputs_have_their_plain_names_and_sources_their_own():
     ids=["begun", "ended", "one after the other"],
 )  # fmt: skip
 def test_discarded_files_come_again(events):
-    assert heard([*events, *whole(B, 1), Finished()]).finished is not None
+    assert heard([*events, *whole(B, 1), index(A, B), Finished()]).finished is not None
     with pytest.raises(FrameError, match="missing"):
         heard([*events, dropped(A), *whole(B, 1), Finished()])
+
+
+CONFIG = Small(path="config.json", content="{}")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said", "answer"),
+    [
+        ("fp16", [], INDEX),
+        ("fp16", [CONFIG], "as text"),
+        ("int8", [index(A, B)], "config.json"),
+        ("int8", [CONFIG], INDEX),
+        ("int8", [index(A, B), index(A, B)], "as text"),
+        ("int8", [CONFIG, CONFIG], "as text"),
+    ],
+    ids=str,
+)
+def test_what_describes_the_weights_comes_where_it_has_to_and_once(scheme, said, answer):
+    with pytest.raises(FrameError, match=answer):
+        heard([*whole(A, 5), Same(path=B), *said, Finished()], request(scheme))
+
+
+def test_what_ended_and_was_discarded_takes_room_all_the_same():
+    size = (GROWTH * 150 + SLACK) // 2
+    parts = [CHUNK] * (size // CHUNK) + [size % CHUNK]
+    heard([*whole(A, *parts), dropped(A)] * 2)
+    with pytest.raises(FrameError, match="again and again"):
+        heard([*whole(A, *parts), dropped(A)] * 3)
 
 
 def test_room_of_what_was_discarded_comes_back():
@@ -159,6 +189,8 @@ BEGUN = [Begin(path=A, size=10)]
         [Small(path="config.json", content="[" * 5000)],
         [Small(path="config.json", content=" " * (MAX_SMALL + 1))],
         [*BEGUN, Small(path="config.json", content="{}")],
+        [Small(path=INDEX, content=" " * (MAX_SMALL + 1))],
+        [*BEGUN, index(A, B)],
         [index(A)],
         [index(A, B, "c")],
         [Small(path=INDEX, content='{"weight_map": {"a": ["b"]}}')],
@@ -171,7 +203,7 @@ BEGUN = [Begin(path=A, size=10)]
 )
 def test_what_may_not_be_said_ends_it(events):
     *before, last = events
-    kept = heard(before)
+    kept = heard(before, request("int8"))
     with pytest.raises(FrameError):
         kept.take(last)
 
@@ -197,3 +229,34 @@ def test_discards_and_tensors_are_counted(monkeypatch):
     monkeypatch.setattr(account, "MAX_TENSORS", 10)
     with pytest.raises(FrameError, match="tensors"):
         heard([Begin(path=A, size=1), Chunk(size=1), End(path=A, tensors=told(11))])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"overflow": 2**63},
+        {"bytes": 10**4000},
+        {"nonfinite_in": -1},
+        {"max_abs": -0.5},
+        {"relative": -1.0},
+        {"dtype_in": "F" * 2000},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_what_is_told_of_a_tensor_can_be(said):
+    tensors = [msgspec.structs.replace(told()[0], **said)]
+    with pytest.raises(FrameError, match="cannot be"):
+        heard([Begin(path=A, size=1), Chunk(size=1), End(path=A, tensors=tensors)])
+
+
+def test_what_is_told_of_all_is_bounded(monkeypatch):
+    done = [*whole(A, 5), Same(path=B), index(A, B)]
+    for told_of in ({"tools": {"t": "1" * 2000}}, {"kept": {"k" * 2000: "asked"}}):
+        with pytest.raises(FrameError, match="more than there is to say"):
+            heard([*done, Finished(**told_of)])
+    with pytest.raises(FrameError, match="tools"):
+        heard([*done, Finished(tools={str(n): "1" for n in range(account.MAX_TOOLS + 1)})])
+    monkeypatch.setattr(account, "MAX_WORDS", 20)
+    heard([*whole(A, 5), dropped(A)] * 10)
+    with pytest.raises(FrameError, match="more than there is to say"):
+        heard([*done, Finished(kept={"k" * 10: "asked"})])

@@ -18,6 +18,7 @@ from zhcache.errors import (
     WorkerDied,
 )
 from zhcached.config import RecipeConfig
+from zhcached.convert import runner
 from zhcached.convert.report import Report
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -196,6 +197,16 @@ def test_worker_that_misbehaves_is_ended_and_the_next_one_does_it_right(shop, co
     shop.renew()
     assert shop.content(shop.make().manifest, UNET_FILE) == shop.unet[::2]
     assert shop.scraps == []
+
+
+def test_worker_that_never_comes_to_an_end_gives_its_place_back(shop, control, monkeypatch):
+    control.do("unet:trickle")
+    monkeypatch.setattr(runner, "PATIENCE_S", 1.0)
+    with pytest.raises(WorkerDied, match="was not done after"):
+        shop.make()
+    assert all(child.wait(0) is not None for child in shop.launcher.children)
+    control.do()
+    assert shop.make().state == "made"
 
 
 def test_what_a_worker_cannot_do_is_told_in_its_words(shop, control):
