@@ -9,7 +9,7 @@ import msgspec
 
 from zhcache.errors import Incomplete, UnsafeWeights, UsageError
 from zhcache.protocol.conversion import Convert, Part, SchemeName, Source
-from zhcache.protocol.names import RepoPath
+from zhcache.protocol.names import RepoPath, check_listing, parse_path
 from zhcached.convert import recipe as recipes
 from zhcached.convert.recipe import Recipe
 from zhcached.convert.weights import Weights, base, choose, renamed, shards, variants
@@ -126,7 +126,8 @@ def plan(
     Raises:
         Incomplete: Weights of a component are not here, or not all of them.
         UnsafeWeights: Those of a component are pickle.
-        IntegrityError: A shard index is missing or cannot be read.
+        IntegrityError: A shard index is missing or cannot be read; or a file that is taken over
+            lies where another has to be.
         UsageError: There are no weights, or the recipe is for other components.
     """
     folders = _folders(manifest, classes)
@@ -154,6 +155,7 @@ def plan(
             _take_over(made, name, weights, indexes)
         else:
             work.append(Work(name, *classes[name], parts[name], weights))
+    _check_paths(made, work)
     return msgspec.structs.replace(made, work=tuple(work))
 
 
@@ -169,10 +171,12 @@ def indexes_of(manifest: Manifest, classes: Classes) -> list[ManifestFile]:
 
 
 def _folders(manifest: Manifest, classes: Classes) -> dict[str, list[ManifestFile]]:
-    """Returns the files right in each component's folder."""
+    """Returns the files right in each component's folder; the root is none, whatever is named."""
     by_folder: dict[str, list[ManifestFile]] = defaultdict(list)
     for file in manifest.files:
-        by_folder[file.path.rpartition("/")[0]].append(file)
+        folder = file.path.rpartition("/")[0]
+        if folder and "/" not in folder:
+            by_folder[folder].append(file)
     return {name: by_folder[name] for name in classes if name in by_folder}
 
 
@@ -225,6 +229,15 @@ def _small(manifest: Manifest, classes: Classes) -> list[ManifestFile]:
 def _is_of(weights: Weights, variant: str) -> bool:
     found = weight_name(base(weights.files[0].path))
     return found is not None and found.variant == variant
+
+
+def _check_paths(made: Plan, work: Sequence[Work]) -> None:
+    """Checks that all files can lie beside each other, before hours are spent on some of them."""
+    paths = {*made.taken, *made.rewritten, REPORT}
+    for one in work:
+        own = [*one.weights.files, *([one.weights.index] if one.weights.index else [])]
+        paths.update(f"{one.component}/{one.weights.plain[base(file.path)]}" for file in own)
+    check_listing(map(parse_path, sorted(paths)))
 
 
 def _take_over(made: Plan, name: str, weights: Weights, indexes: Mapping[str, bytes]) -> None:

@@ -71,7 +71,10 @@ def choose(files: Iterable[ManifestFile], library: str, variant: str | None) -> 
     index = next((file for name, file in named if name.is_index), None)
     single = next((file for name, file in named if not (name.is_index or name.shard)), None)
     shards = tuple(
-        file for _, file in sorted((name.shard, file) for name, file in named if name.shard)
+        file
+        for _, _, file in sorted(
+            (name.shard, file.path, file) for name, file in named if name.shard
+        )
     )
     plain = {base(file.path): name.plain for name, file in named}
     if single is not None and (index is None or library != "diffusers"):
@@ -96,10 +99,12 @@ def shards(weights: Weights, index: bytes) -> tuple[Weights, list[str]]:
     """Returns the weights without files that the index does not name, and which of it lack.
 
     Raises:
-        IntegrityError: The index cannot be read.
+        IntegrityError: The index cannot be read, or names one shard in two spellings.
     """
     named = set(_read(weights, index).weight_map.values())
     files = tuple(file for file in weights.files if base(file.path) in named)
+    if len({weights.plain[base(file.path)] for file in files}) < len(files):
+        raise _unreadable(weights, "two of its shards have one plain name")
     lacking = sorted(named - {base(file.path) for file in files})
     return msgspec.structs.replace(weights, files=files), lacking
 

@@ -223,3 +223,38 @@ def test_estimate_is_bounded_by_what_is_read():
     assert 0 < work.estimate <= work.bytes == 4
     wide = msgspec.structs.replace(work, part=BUILT_IN["int4"].denoisers)
     assert wide.estimate < work.estimate
+
+
+def test_shards_that_are_published_in_both_spellings_are_those_of_the_index():
+    both = [shard.format(f"0000{n}-of-00002") for n in (1, 2) for shard, _ in (NEW, OLD)]
+    contents = SMALL | {k: v for k, v in FP16.items() if k.startswith("unet")}
+    contents |= {f"text_encoder/{name}": name.encode() for name in both}
+    named = f"text_encoder/{NEW[1]}"
+    found = planned(contents | {named: index(*both[::2]).encode()}, "bf16")
+    assert sources(found.work)["text_encoder"] == both[::2]
+    with pytest.raises(IntegrityError, match="one plain name"):
+        planned(contents | {named: index(*both).encode()}, "bf16")
+
+
+@pytest.mark.parametrize("name", ["", "unet/more"])
+def test_only_folders_at_the_root_are_components(name):
+    folder = f"{name}/" if name else ""
+    hostile = {f"{folder}config.json": b"{}", f"{folder}model.safetensors": b"root"}
+    found = planned(SMALL | PLAIN | hostile, classes=CLASSES | {name: ("transformers", "Any")})
+    assert set(sources(found.work)) == {"unet", "text_encoder"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "unet/diffusion_pytorch_model.safetensors/words.txt",
+        f"{REPORT}/config.json",
+    ],
+)
+def test_file_below_the_name_of_another_that_is_made_is_refused_at_once(path):
+    unet = {k: v for k, v in FP16.items() if k.startswith("unet")}
+    more = {path: b"x", f"{REPORT}/model.safetensors": b"y"} if REPORT in path else {path: b"x"}
+    classes = CLASSES | {REPORT: ("transformers", "Any")}
+    contents = SMALL | unet | {k: v for k, v in PLAIN.items() if k.startswith("text")} | more
+    with pytest.raises(IntegrityError, match="as a file and as a folder"):
+        planned(contents, "bf16", classes=classes)
