@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -64,5 +65,7 @@ class Unfinished:
 def sweep(folder: Path, before: float) -> None:
     """Deletes the records that nobody has touched since a wall-clock time."""
     for path in folder.iterdir():
-        if path.stat().st_mtime < before:
-            path.unlink(missing_ok=True)
+        # Another conversion may be over meanwhile, and its record gone.
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_mtime < before:
+                path.unlink()

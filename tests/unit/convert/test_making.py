@@ -301,6 +301,20 @@ def test_record_that_nobody_went_on_with_is_swept(shop, control):
     assert shop.scraps == []
 
 
+def test_record_that_goes_while_others_are_swept_is_gone(shop, monkeypatch):
+    folder = shop.store.layout.conversions
+    names = [folder / f"{digit * 40}.json" for digit in "ab"]
+    for path in names:
+        path.touch()
+    shop.clock.now = names[0].stat().st_mtime + shop.store.config.keep_partial + 1
+    listed = list(folder.iterdir())
+    names[0].unlink()
+    monkeypatch.setattr(type(folder), "iterdir", lambda _: iter(listed))
+    shop.variants.sweep()
+    monkeypatch.undo()
+    assert shop.scraps == []
+
+
 def test_two_jobs_that_want_one_variant_make_it_once(shop, control):
     control.do("gate-midway")
     made = []
