@@ -32,7 +32,7 @@ from zhcached.workers.outgoing import Told
 from zhcached.workers.rewriting import Rewriting
 from zhcached.workers.schemes import Group, Scheme, module_of
 from zhcached.workers.streaming import FLOATS
-from zhcached.workers.tensors import Header, TensorInfo, WeightsFile, size_of
+from zhcached.workers.tensors import Header, TensorInfo, WeightsFile, size_of, unsound
 
 MAX_CONFIG = 4 * 2**20
 """Bytes of a component's config.json."""
@@ -98,10 +98,21 @@ class Work:
             yield from groups
 
     def plan(self) -> dict[str, list[Group]]:
-        """Returns what becomes of each file's tensors."""
+        """Returns what becomes of each file's tensors.
+
+        Raises:
+            IntegrityError: What a tensor becomes would be called as another one is.
+            UsageError: The scheme cannot be had for this component.
+        """
         planned: dict[str, list[Group]] = {file.path: [] for file in self.files}
+        names: set[str] = set()
         for group in self.scheme.plan(self.tensors, self.module, self.wide):
-            planned[self.tensors[group.source].file].append(group)
+            path = self.tensors[group.source].file
+            planned[path].append(group)
+            for entry in group.entries:
+                if entry.name in names:
+                    raise unsound(path, f"{entry.name[:100]!r} would be there twice")
+                names.add(entry.name)
         return planned
 
     def target(self, path: str) -> str:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import families, quantkit
 from harness.converted import convert
-from zhcache.errors import UsageError
+from zhcache.errors import IntegrityError, UsageError
 from zhcache.protocol.conversion import Part
 from zhcached.workers import quantize, torchao_format
 from zhcached.workers.cast import Cast
@@ -51,6 +51,15 @@ def test_source_of_any_float_dtype(dtype, scheme, tmp_path):
 def test_weights_of_many_blocks_are_those_of_one(scheme, source, tmp_path, monkeypatch):
     monkeypatch.setattr(torchao_format, "BLOCK", 5 * 192)
     check(flux(source, tmp_path / "made", scheme), source, scheme)
+
+
+def test_tensor_that_is_called_as_a_part_of_a_quantized_one_is_refused(source, tmp_path):
+    tensors = load_file(source / WEIGHTS)
+    name = next(name for name in tensors if name.startswith("transformer_blocks.0.attn.to_q."))
+    tensors[f"{name.rpartition('.')[0]}._weight_qdata"] = torch.zeros(1)
+    save_file(tensors, source / WEIGHTS, {"format": "pt"})
+    with pytest.raises(IntegrityError, match="would be there twice"):
+        flux(source, tmp_path / "made")
 
 
 def test_every_shard_tells_of_all_tensors(tmp_path):
