@@ -20,7 +20,7 @@ MARGIN = 1.2
 
 Memory = Literal["auto", "low"] | int
 _UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMG]I?B)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ GUIDED = 2
 SIDE = 1024
 """Pixels, where a pipeline does not say for what size it was made."""
 
+MAX_COUNT = 2**20
+MAX_STAGES = 16
+"""Larger numbers, or more stages, are of no model: its configuration came over the network."""
+
 _DENOISERS = ("transformer", "unet")
 _WIDTH = 256
 HIDDEN = 4096
@@ -60,11 +64,10 @@ def needs(folder: Path) -> Needs:
     vae = _config(folder / "vae")
     scale = 2 ** max(len(_list(vae, "block_out_channels")) - 1, 0) if vae else 8
     denoiser = next((c for name in _DENOISERS if (c := _config(folder / name))), {})
-    latent = denoiser.get("sample_size")
-    side = latent * scale if isinstance(latent, int) and latent > 0 else SIDE
+    latent = _number(denoiser, "sample_size")
+    side = latent * scale if latent else SIDE
     decode = _decode(vae, side, width)
-    tile = vae.get("sample_size")
-    tiled = min(tile, side) if isinstance(tile, int) and tile > 0 else side
+    tiled = min(_number(vae, "sample_size") or side, side)
     return Needs(_step(denoiser, side, scale, width), decode, _decode(vae, tiled, width))
 
 
@@ -80,27 +83,35 @@ def _step(denoiser: dict[str, Any], side: int, scale: int, width: int) -> int:
     latent = math.ceil(side / scale)
     if channels := _list(denoiser, "block_out_channels"):
         return UNET_STATES * GUIDED * latent * latent * channels[0] * width
-    heads, size = denoiser.get("num_attention_heads"), denoiser.get("attention_head_dim")
-    if isinstance(heads, int) and isinstance(size, int):
+    heads, size = (_number(denoiser, n) for n in ("num_attention_heads", "attention_head_dim"))
+    if heads and size:
         hidden = heads * size
     else:
-        named = (denoiser.get(name) for name in ("dim", "hidden_size"))
-        hidden = next((n for n in named if isinstance(n, int)), HIDDEN)
+        hidden = _number(denoiser, "dim") or _number(denoiser, "hidden_size") or HIDDEN
     # Where a patch is one latent, latents are packed by twos before.
-    patch = denoiser.get("patch_size")
-    patch = patch if isinstance(patch, int) and patch > 1 else 2
+    patch = max(_number(denoiser, "patch_size") or 2, 2)
     passes = 1 if denoiser.get("guidance_embeds") else GUIDED
     return TRANSFORMER_STATES * passes * (latent // patch) ** 2 * hidden * width
 
 
 def _list(config: dict[str, Any], name: str) -> list[int]:
     found = config.get(name)
-    return [n for n in found if isinstance(n, int)] if isinstance(found, list) else []
+    return [n for n in found[:MAX_STAGES] if _is_count(n)] if isinstance(found, list) else []
+
+
+def _number(config: dict[str, Any], name: str) -> int | None:
+    found = config.get(name)
+    return found if _is_count(found) else None
+
+
+def _is_count(found: Any) -> bool:
+    # What no model has was not meant to be reckoned with.
+    return type(found) is int and 0 < found <= MAX_COUNT
 
 
 def _config(component: Path) -> dict[str, Any]:
     try:
         found: Any = json.loads((component / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

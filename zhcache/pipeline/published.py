@@ -164,7 +164,7 @@ def _needed_variant(weighted: list[dict[str | None, list[Path]]]) -> str | None:
 def _is_quantized(component: Path) -> bool:
     try:
         config: Any = json.loads((component / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "quantization_config" in config
 
@@ -186,7 +186,7 @@ def _dtype(files: list[Path], *, of_rest: bool) -> str | None:
 
 
 def header(file: Path) -> dict[str, Any]:
-    """Returns the tensor table of a safetensors file.
+    """Returns the tensor table of a safetensors file; of each tensor, dtype and offsets are sound.
 
     Source: https://huggingface.co/docs/safetensors, "Format": eight bytes of length, then JSON.
 
@@ -197,10 +197,20 @@ def header(file: Path) -> dict[str, Any]:
         with file.open("rb") as source:
             length = int.from_bytes(source.read(8), "little")
             table: Any = json.loads(source.read(length)) if length <= MAX_HEADER else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         table = None
-    if not isinstance(table, dict):
+    if not isinstance(table, dict) or not all(
+        name == "__metadata__" or _is_tensor(said) for name, said in table.items()
+    ):
         raise IntegrityError(
             "{file} is not a safetensors file", hint="run `zhcache verify`", file=file
         )
     return table
+
+
+def _is_tensor(said: Any) -> bool:
+    match said:
+        case {"dtype": str(), "data_offsets": [int(start), int(end)]}:
+            return 0 <= start <= end
+        case _:
+            return False

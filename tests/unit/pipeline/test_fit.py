@@ -90,7 +90,7 @@ def test_what_memory_means(said, meant):
     assert parse(said) == meant
 
 
-@pytest.mark.parametrize("said", [0, -1, True, "", "much", "6 XB", "0", None, 1.5])
+@pytest.mark.parametrize("said", [0, -1, True, "", "much", "6 XB", "0", None, 1.5, "9" * 400])
 def test_what_memory_cannot_mean(said):
     with pytest.raises(UsageError, match="memory="):
         parse(said)
