@@ -10,6 +10,7 @@ import pytest
 
 from demohub import Hub
 from harness.daemon import Daemon
+from harness.workers import SharedWorkers
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +28,30 @@ def hub() -> Iterator[Hub]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def shared_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorkers]:
+    """The spawner of every daemon that a test makes; nothing is started before it is wanted."""
+    # A socket's path has 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="zh-") as folder:
+        shared = SharedWorkers(Path(folder), tmp_path_factory.getbasetemp())
+        yield shared
+        shared.close()
+
+
 @pytest.fixture
-def make_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Returns a function that makes daemons with a configuration; all end after the test."""
+def make_daemon(
+    tmp_path: Path, shared_workers: SharedWorkers, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Daemon]]:
+    """Returns a function that makes daemons with a configuration; all end after the test.
+
+    They share a spawner; those of a test marked ``own_workers`` start one each.
+    """
     made: list[Daemon] = []
+    is_shared = request.node.get_closest_marker("own_workers") is None
+    shared = {"ZHCACHE_WORKERS": str(shared_workers.path)} if is_shared else {}
 
     def make(config: str, *, name: str = "d", **environ: str) -> Daemon:
-        daemon = Daemon(tmp_path / name, config, environ)
+        daemon = Daemon(tmp_path / name, config, {**shared, **environ})
         made.append(daemon)
         return daemon
 

@@ -15,7 +15,7 @@ REPO = "demo/tiny"
 
 
 @pytest.fixture(scope="module")
-def daemon(pipeline_dir, tmp_path_factory):
+def daemon(pipeline_dir, tmp_path_factory, shared_workers):
     """Has the tiny pipeline and two variants of it."""
     from demohub import Hub
     from harness.daemon import Daemon
@@ -23,7 +23,8 @@ def daemon(pipeline_dir, tmp_path_factory):
     files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
     with Hub() as hub:
         hub.add(REPO, files)
-        daemon = Daemon(tmp_path_factory.mktemp("quality"), source(hub)).start()
+        shared = {"ZHCACHE_WORKERS": str(shared_workers.path)}
+        daemon = Daemon(tmp_path_factory.mktemp("quality"), source(hub), shared).start()
         daemon.cli("prefetch", REPO, "--variant", "fp16", "--variant", "bf16")
         yield daemon
     daemon.stop()
