@@ -143,14 +143,16 @@ def digest(name: str, parts: Mapping[str, Part], inputs: Mapping[str, str]) -> s
     return _hash({"format": FORMAT, "name": name, "parts": parts, "inputs": inputs})
 
 
-def commit(recipe: str, tools: Mapping[str, str]) -> str:
+def commit(of: str, recipe: str, tools: Mapping[str, str]) -> str:
     """Returns the 40 hex digits by which a variant is a snapshot.
 
     Args:
+        of: The commit it is made of. Two with the same files are two sources: whoever holds the
+            variant of one is not to be in the way of the other's.
         recipe: Its ``digest``.
         tools: Versions of what decides the bytes besides.
     """
-    return _hash({"recipe": recipe, "tools": tools})[:40]
+    return _hash({"of": of, "recipe": recipe, "tools": tools})[:40]
 
 
 def is_quantized(parts: Collection[Part]) -> bool:

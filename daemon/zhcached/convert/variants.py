@@ -149,7 +149,7 @@ class Variants:
         if (found := self._present(of, planned)) is not None:
             return Made(found, "present")
         tools = self._tools(planned)
-        commit = recipes.commit(planned.recipe, tools)
+        commit = recipes.commit(of.commit, planned.recipe, tools)
         waiting = Picture(f"waits for another job that makes {name}")
         with self._hold(f"variant {of.repo} {commit}", lambda: show(waiting)):
             if (found := self._present(of, planned)) is not None:

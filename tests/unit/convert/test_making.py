@@ -6,7 +6,7 @@ import threading
 import msgspec
 import pytest
 
-from harness.fillkit import files_of
+from harness.fillkit import files_of, put_pipeline
 from harness.storekit import COMMIT, publish
 from zhcache.errors import (
     Busy,
@@ -24,6 +24,7 @@ from zhcached.convert.report import Report
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
 VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 REPORT = "zhcache-variant.json"
+OTHER = "beef" + "0" * 36
 
 
 def test_variant_is_a_snapshot_with_what_workers_sent_and_the_base_besides(shop):
@@ -134,6 +135,18 @@ def test_recipe_that_was_changed_and_changed_back_is_the_newest_again(shop):
         assert shop.make("mine").state == "present"
         commits.append(made.commit)
     assert commits[0] == commits[2] != commits[1]
+
+
+def test_two_commits_with_the_same_files_have_a_variant_each(shop, store):
+    first = shop.make().manifest
+    lease = store.leases.grant(shop.repo, first.commit, uid=1, pid=1)
+    put_pipeline(store, str(shop.repo), OTHER, unet=shop.unet, vae=shop.vae)
+    other = shop.variants.make(store.resolve(shop.repo, OTHER), "fp16", "job", 7, shop.show)
+    store.leases.release_holds("job")
+    store.leases.end(lease)
+    assert store.variant(shop.repo, COMMIT, "fp16") == first
+    assert store.variant(shop.repo, OTHER, "fp16") == other.manifest
+    assert shop.content(other.manifest, UNET_FILE) == shop.content(first, UNET_FILE)
 
 
 def test_shards_are_made_with_an_index_of_their_own(shop, store):

@@ -105,9 +105,15 @@ def test_commit_follows_from_all_that_decides_the_bytes():
     ]
     assert digest("int4", part, inputs) == same
     assert len({same, *others}) == 6
-    assert commit(same, {"torchao": "1"}) == commit(same, {"torchao": "1"})
-    assert len({commit(same, {}), commit(same, {"torchao": "1"}), commit(others[0], {})}) == 3
-    assert len(commit(same, {})) == 40
+    assert commit("a", same, {"torchao": "1"}) == commit("a", same, {"torchao": "1"})
+    made = {
+        commit("a", same, {}),
+        commit("b", same, {}),
+        commit("a", same, {"torchao": "1"}),
+        commit("a", others[0], {}),
+    }
+    assert len(made) == 4
+    assert {len(name) for name in made} == {40}
 
 
 def read(tmp_path, text):
