@@ -100,7 +100,8 @@ def compare(source: Drawn, variant: Drawn) -> Quality:
     psnrs = [paired.psnr(a, b) for a, b in pairs]
     ssims = [paired.ssim(a, b) for a, b in pairs]
     cosines = [
-        paired.cosine(a, b)
+        # NaN, in the latents or of nothing but zeros, is like nothing; medians know no NaN.
+        _finite(paired.cosine(a, b)) or 0.0
         for a, b in zip(source.latents, variant.latents, strict=True)
         if a is not None and b is not None
     ]
@@ -111,8 +112,8 @@ def compare(source: Drawn, variant: Drawn) -> Quality:
         psnr_least=_finite(min(psnrs)),
         ssim=statistics.median(ssims),
         ssim_least=min(ssims),
-        latent_cosine=_finite(statistics.median(cosines)) if cosines else None,
-        latent_cosine_least=_finite(min(cosines)) if cosines else None,
+        latent_cosine=statistics.median(cosines) if cosines else None,
+        latent_cosine_least=min(cosines, default=None),
         seconds=statistics.median(variant.seconds),
         seconds_source=statistics.median(source.seconds),
     )

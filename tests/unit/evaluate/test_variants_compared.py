@@ -1,5 +1,7 @@
 """Pictures of a pipeline and of its variant, made by stock diffusers, compared."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -44,6 +46,13 @@ def test_half_precision_is_near_and_another_model_is_far(source):
     assert far.psnr is not None
     assert far.psnr < half.psnr_least
     assert (far.latent_cosine or 0) < (half.latent_cosine or 0)
+
+
+def test_latents_of_nan_are_like_nothing(source):
+    spoilt = [source.latents[0] * float("nan"), *source.latents[1:]]
+    found = variants.compare(source, replace(source, latents=spoilt))
+    assert found.latent_cosine == pytest.approx(1)
+    assert found.latent_cosine_least == 0
 
 
 def test_a_row_for_each_pair_and_a_column_for_each_pipeline(source):
