@@ -118,6 +118,13 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), 9)
 
 
+def leave(worker: Worker, *_: object) -> None:
+    """Hangs up and ends a while later, as a process does that has much memory to give back."""
+    worker.line.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.3)
+    os._exit(3)
+
+
 def hang(*_: object) -> None:
     time.sleep(3600)
 
@@ -178,6 +185,7 @@ BEFORE: dict[str, Callable[[Worker], object]] = {
 
 MIDDLE: dict[str, Callable[[Worker, str, bytes], object]] = {
     "die-midway": die,
+    "leave-midway": leave,
     "hang-midway": hang,
     "more": lambda w, p, c: w.say(Chunk(size=len(c))),
     "short": lambda w, p, c: w.say(End(path=p, tensors=[])),

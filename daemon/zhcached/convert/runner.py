@@ -32,7 +32,7 @@ from zhcache.protocol.failure import to_error
 from zhcache.protocol.frames import FrameError
 from zhcache.protocol.residency import Failed
 from zhcached.convert.account import Account
-from zhcached.residency.launch.launch import Launcher, Worker
+from zhcached.residency.launch.launch import Launcher, Worker, end
 from zhcached.store.draft import Draft
 from zhcached.store.intake import Intake
 
@@ -170,9 +170,7 @@ class Conversion(Generic[T]):
                 self._take(worker, buffer)
             converted = self._converted()
         except BaseException as error:
-            worker.kill()
-            how = worker.wait(ENDING_S) or "does not end"
-            worker.line.close()
+            how = end(worker, ENDING_S)
             if isinstance(error, _LineFailed):
                 raise self._fell(error.__cause__, how) from error
             raise
@@ -251,7 +249,7 @@ class Conversion(Generic[T]):
                 limit=self._stall_s,
             )
         if isinstance(error, FrameError):
-            how = f"{error}; it {how}"
+            how = f"{how} ({error})"
         return WorkerDied(
             "the worker that converts {what} ended early: it {how}",
             hint="`zhcache logs` shows what it said; try again",

@@ -212,6 +212,12 @@ def test_worker_that_misbehaves_is_ended_and_the_next_one_does_it_right(shop, co
     assert shop.scraps == []
 
 
+def test_how_a_worker_ended_by_itself_is_told(shop, control):
+    control.do("unet:leave-midway")
+    with pytest.raises(WorkerDied, match=r"ended early: it ended with 3( \(|$)"):
+        shop.make()
+
+
 def test_worker_that_never_comes_to_an_end_gives_its_place_back(shop, control, monkeypatch):
     control.do("unet:trickle")
     monkeypatch.setattr(runner, "PATIENCE_S", 1.0)

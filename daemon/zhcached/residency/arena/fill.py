@@ -29,7 +29,7 @@ from zhcache.protocol.residency import (
     Progress,
 )
 from zhcached.residency.arena.held import Use
-from zhcached.residency.launch.launch import Launcher, Worker
+from zhcached.residency.launch.launch import Launcher, Worker, end
 
 CPU = "cpu"
 STALL_S = 300.0
@@ -136,9 +136,7 @@ class Filling:
                 self._take(worker, missing, landed)
         except BaseException as error:
             frames.close_all([fd for _, fd in landed])
-            worker.kill()
-            how = worker.wait(ENDING_S) or "does not end"
-            worker.line.close()
+            how = end(worker, ENDING_S)
             if isinstance(error, OSError | EOFError):
                 raise self._fell(error, how) from error
             raise
@@ -188,7 +186,7 @@ class Filling:
                 limit=self._stall_s,
             )
         if isinstance(error, FrameError):
-            how = f"{error}; it {how}"
+            how = f"{how} ({error})"
         return WorkerDied(
             "the worker that loads {folder} ended early: it {how}",
             hint="`zhcache logs` shows what it said; try again",

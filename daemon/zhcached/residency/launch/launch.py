@@ -29,6 +29,9 @@ LAUNCH_S = 180.0
 """How long a spawner may take to answer: its first answer comes after its imports, which take a
 minute from a slow disk."""
 
+HUNG_UP_S = 2.0
+"""How long a worker that hung up may take to end."""
+
 ATTEMPTS = 2
 
 SOCKET = "ZHCACHE_WORKERS"
@@ -51,6 +54,33 @@ class Worker(Protocol):
     def wait(self, timeout_s: float) -> str | None:
         """Returns how it ended, to follow "it", or None if it still runs after ``timeout_s``."""
         ...
+
+
+def end(worker: Worker, patience_s: float) -> str:
+    """Ends a worker that is of no more use, and its line; returns how it ended, to follow "it".
+
+    One that hung up is on its way out, and is let go there by itself: killed, it would only be
+    known that we ended it, not that memory had run out.
+
+    Args:
+        worker: The worker; nobody reads its line.
+        patience_s: How long its end is waited for.
+    """
+    how = worker.wait(HUNG_UP_S) if _has_hung_up(worker.line) else None
+    worker.kill()
+    how = how or worker.wait(patience_s) or "does not end"
+    worker.line.close()
+    return how
+
+
+def _has_hung_up(line: socket.socket) -> bool:
+    line.setblocking(False)
+    try:
+        return not line.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 class Launcher(Protocol):
