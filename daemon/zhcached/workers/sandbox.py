@@ -25,7 +25,7 @@ from zhcached.workers import landlock, seccomp
 OOM_SCORE = 500
 """When memory runs out a worker goes before the daemon does, and before people's own programs."""
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS = 1, 15, 38
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 15, 36, 38
 _CAPABILITIES_V3 = 0x20080522
 _CAPABILITIES = re.compile(r"^Cap(?:Inh|Prm|Eff):\s+([0-9a-f]+)$", re.MULTILINE)
 
@@ -56,6 +56,15 @@ def die_with(parent: int) -> None:
     # It may have died before the kernel was told.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of whatever its children leave behind.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:

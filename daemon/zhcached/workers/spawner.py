@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,9 @@ ASKING_S = 5.0
 
 BROKEN_IDLE_S = 1.0
 """A spawner that could not import ends soon, so that the next one sees what was mended."""
+
+MAX_GENERATIONS = 64
+"""The children of an orphan are orphans once it is dead: so often is looked for more."""
 
 _PREFIX = "worker-"
 
@@ -61,6 +64,7 @@ class Spawner:
         scratch: Folder of the workers' own folders.
         idle_s: Ends after so long without a worker.
         broken: Why no worker can be started, told to whoever asks.
+        adopts: This process has no children but workers, and is given what these leave behind.
     """
 
     def __init__(
@@ -70,7 +74,10 @@ class Spawner:
         scratch: Path,
         idle_s: float,
         broken: ZhcacheError | None,
+        *,
+        adopts: bool = False,
     ) -> None:
+        self._adopts = adopts
         self._door = door
         self._reads = reads
         self._scratch = scratch
@@ -190,6 +197,8 @@ class Spawner:
         os.close(life.pidfd)
         _say(life.channel, Ended(how=_in_words(status, unwanted=life.unwanted)))
         life.channel.close()
+        if self._adopts:
+            _bury_orphans(self._lives.keys())
         shutil.rmtree(life.scratch, ignore_errors=True)
 
 
@@ -206,6 +215,7 @@ def main(control: int | None, reads: Sequence[Path], scratch: Path, idle_s: floa
     for stale in scratch.glob(f"{_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)
     sandbox.name("zhcache-spawner")
+    sandbox.adopt_orphans()
     template.prepare(scratch)
     door = doors.Control(control) if control is not None else doors.Listener.inherited()
     # A collection in a worker would touch, and so copy, every page of what it inherits.
@@ -219,8 +229,28 @@ def main(control: int | None, reads: Sequence[Path], scratch: Path, idle_s: floa
         _note(error.message)
     gc.freeze()
     _note(f"ready after {time.monotonic() - began:.1f} s of imports")
-    Spawner(door, reads, scratch, idle_s, broken).run()
+    Spawner(door, reads, scratch, idle_s, broken, adopts=True).run()
     return 0
+
+
+def _bury_orphans(known: Container[int]) -> None:
+    """Ends what workers left behind: a process may leave its group, and then outlives it.
+
+    One that forks without end may win this race; the next worker's end begins another.
+    """
+    # Since Linux 3.5, where the kernel was built so; without it nothing is known of them.
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    for _ in range(MAX_GENERATIONS):
+        try:
+            orphans = [pid for pid in map(int, children.read_text().split()) if pid not in known]
+        except OSError:
+            return
+        if not orphans:
+            return
+        for pid in orphans:
+            # Ours until it is waited for, so that the number is nobody else's.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def _end(pid: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from zhcache import __version__
 from zhcache.protocol import frames
-from zhcache.protocol.residency import Failed, FromSpawner, Launch, Launched
+from zhcache.protocol.residency import Ended, Failed, FromSpawner, Launch, Launched
 from zhcached.workers import spawner
 
 WAIT_S = 30.0
@@ -38,11 +39,11 @@ class Door:
 class Customer:
     """Asks a spawner for workers that sleep until they are killed."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, **settings: bool) -> None:
         self._door = Door()
         self._kept: list[socket.socket] = []
         self._thread = threading.Thread(
-            target=spawner.Spawner(self._door, [], scratch, 600.0, None).run
+            target=spawner.Spawner(self._door, [], scratch, 600.0, None, **settings).run
         )
         self._thread.start()
 
@@ -58,6 +59,10 @@ class Customer:
             launch = Launch(kind="fill", name="x", build=__version__)
             frames.send(ours, launch, [given.fileno(), given.fileno()])
         return frames.receive(ours, FromSpawner)[0]
+
+    def wait_for_end(self) -> None:
+        """Waits until the worker that was asked for first has ended."""
+        frames.receive(self._kept[0], Ended)
 
     def close(self) -> None:
         self._door.outside.close()
@@ -115,3 +120,44 @@ def test_worker_that_cannot_be_watched_is_ended(customer, scratch, monkeypatch):
     assert list(scratch.iterdir()) == []
     monkeypatch.setattr(os, "pidfd_open", real)
     assert isinstance(customer.ask(), Launched)
+
+
+_RUNAWAY = """
+import os, sys, time
+ready, tell = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(tell, str(os.getpid()).encode())
+    time.sleep(600)
+open(sys.argv[1], "w").write(os.read(ready, 20).decode())
+"""
+_SPAWNER = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from test_spawner_faults import Customer
+from zhcached.workers import sandbox, spawner
+told = Path(sys.argv[1]) / "pid"
+program = [sys.executable, "-c", sys.argv[2], str(told)]
+spawner.Spawner._make = lambda *_: os.posix_spawn(program[0], program, {}, setsid=True)
+sandbox.adopt_orphans()
+customer = Customer(Path(sys.argv[1]), adopts=True)
+customer.ask()
+customer.wait_for_end()
+print(int(told.read_text()))
+customer.close()
+"""
+
+
+def test_what_a_worker_leaves_behind_ends_with_it(scratch):
+    """In a program of its own: all of that one's children are taken for workers'."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SPAWNER, scratch, _RUNAWAY, Path(__file__).parent, *sys.path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
