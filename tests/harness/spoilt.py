@@ -87,7 +87,7 @@ WAYS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing key": (_missing_key, "integrity", r"weights of unet .* conv_norm_out\.weight"),
     "truncated": (_truncated, "integrity", "cannot be read: SafetensorError"),
     "overlapping": (_overlapping, "integrity", "cannot be read: SafetensorError"),
-    "headless": (_headless, "integrity", "cannot be read: KeyError"),
+    "headless": (_headless, "integrity", "is not a safetensors file"),
     "wrong shape": (_wrong_shape, "integrity", "cannot be read: .* shape"),
     "bad config": (_bad_config, "integrity", "cannot be read: OSError"),
     "bad index": (_bad_index, "integrity", r"model_index\.json of .* cannot be read: Expecting"),

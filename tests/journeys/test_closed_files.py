@@ -98,7 +98,7 @@ def daemon_of(daemon: Daemon):
         daemon.stop()
 
 
-@pytest.mark.parametrize("family", ["sd15", "qwen-image"])
+@pytest.mark.parametrize("family", ["sd15", pytest.param("qwen-image", marks=pytest.mark.slow)])
 def test_pipeline_of_closed_files_draws_what_stock_draws(hub, common, family):
     folder = families.folder(family)
     hub.add(

@@ -32,7 +32,10 @@ def refusal(daemon, mode: str) -> list[str]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("way", GAPS)
+# Each loads in four ways; the units know them all.
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way != "no shard")) for way in GAPS]
+)
 def test_what_was_published_incomplete_is_told_alike_in_every_mode(
     hub, make_daemon, pipeline_dir, tmp_path, way
 ):

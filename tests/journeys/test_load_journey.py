@@ -80,7 +80,7 @@ def test_lease_outlives_a_restart_of_the_daemon(daemon):
     daemon.json("rm", "org/pipe")
 
 
-@pytest.mark.parametrize("ended", ["stop", "kill"])
+@pytest.mark.parametrize("ended", [pytest.param("stop", marks=pytest.mark.slow), "kill"])
 def test_lease_is_released_although_the_daemon_was_restarted(daemon, ended):
     # The connection that was the lease is gone, so its end says nothing to the next daemon.
     daemon.json("prefetch", "org/pipe")

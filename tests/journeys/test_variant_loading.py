@@ -49,7 +49,7 @@ def shown(daemon):
     return {(row["repo"], row["commit"], row["variant"]) for row in daemon.json("ps")["resident"]}
 
 
-@pytest.mark.parametrize("host", ["files", "arenas"])
+@pytest.mark.parametrize("host", ["files", pytest.param("arenas", marks=pytest.mark.slow)])
 def test_each_way_of_loading_draws_what_stock_draws_from_the_path(daemon, hub):
     for repo in FAMILIES:
         commit = daemon.json("prefetch", repo, "--only-pipeline")["commit"]

@@ -88,6 +88,7 @@ def test_published_weights_where_there_is_room_and_the_least_where_that_is_asked
     assert "torch.float32" not in said
 
 
+@pytest.mark.slow
 def test_variant_that_is_named_is_the_one(daemon):
     code, said = loaded(daemon, memory="auto", variant="bf16")
     assert code == 0, said

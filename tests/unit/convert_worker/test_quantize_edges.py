@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from harness import families, quantkit
 from harness.converted import convert
-from zhcache.errors import IntegrityError, UsageError
+from zhcache.errors import IntegrityError, UsageError, ZhcacheError
 from zhcache.protocol.conversion import Part
 from zhcached.workers import quantize, torchao_format
 from zhcached.workers.cast import Cast
@@ -59,6 +59,13 @@ def test_tensor_that_is_called_as_a_part_of_a_quantized_one_is_refused(source, t
     tensors[f"{name.rpartition('.')[0]}._weight_qdata"] = torch.zeros(1)
     save_file(tensors, source / WEIGHTS, {"format": "pt"})
     with pytest.raises(IntegrityError, match="would be there twice"):
+        flux(source, tmp_path / "made")
+
+
+def test_nan_in_a_configuration_is_told_with_the_component(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"more": float("nan")}))
+    with pytest.raises(ZhcacheError, match="cannot be converted: ValueError"):
         flux(source, tmp_path / "made")
 
 
@@ -153,7 +160,7 @@ def test_encoder_with_published_prefix(tmp_path):
     assert "text_model.encoder.layers.0.mlp.fc1._weight_qdata" in keys
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_equal_inputs_give_equal_bytes_in_any_process(scheme, source, tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\nfrom harness.converted import convert\n"

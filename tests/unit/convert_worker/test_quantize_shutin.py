@@ -52,12 +52,8 @@ def test_worker_that_is_shut_in_needs_no_compiler(scheme, tmp_path):
     assert told["tools"].keys() >= {"sdnq" if scheme == "int4" else "torchao", "torch"}
     here = convert(source, tmp_path / "here", "diffusers", KIND, Part(scheme=scheme))
     assert (target / WEIGHTS).read_bytes() == (here.folder / WEIGHTS).read_bytes()
-    assert (
-        quantkit.LOADED[scheme]
-        == {torch.int8: "I8", torch.uint8: "U8"}[
-            next(t.dtype for t in load_file(target / WEIGHTS).values() if not t.is_floating_point())
-        ]
-    )
+    held = {tensor.dtype for tensor in load_file(target / WEIGHTS).values()}
+    assert (torch.uint8 if scheme == "int4" else torch.int8) in held
 
 
 MEASURE = """
@@ -88,7 +84,14 @@ json.dump({"grown": mib("VmHWM") - before}, sys.stdout)
 """
 
 
-@pytest.mark.parametrize(("scheme", "allowed"), [("int8", 1.5), ("fp8", 1.5), ("int4", 3.0)])
+@pytest.mark.parametrize(
+    ("scheme", "allowed"),
+    [
+        ("int8", 1.5),
+        pytest.param("fp8", 1.5, marks=pytest.mark.slow),
+        pytest.param("int4", 3.0, marks=pytest.mark.slow),
+    ],
+)
 def test_memory_is_a_multiple_of_the_largest_tensor(scheme, allowed, tmp_path):
     told = run("-c", MEASURE, scheme)
     assert told["grown"] * MiB < allowed * 4096 * 3072 * 4
