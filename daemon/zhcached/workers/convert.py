@@ -222,7 +222,8 @@ def _send_small(line: socket.socket, work: Work) -> None:
             # What the other weights are read in where nothing is asked for.
             config.pop("torch_dtype", None)
             config["dtype"] = str(FLOATS[COMPUTED_IN]).removeprefix("torch.")
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        # The front takes no NaN, which is none of JSON: said here, with the component.
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
         frames.send(line, Small(path="config.json", content=text))
 
 
