@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from math import prod
 
 from zhcache.protocol.conversion import TensorError
 from zhcached.workers.differences import Differences
@@ -15,7 +16,14 @@ from zhcached.workers.tensors import Header, TensorInfo, WeightsFile, encoded, s
 
 NAN = "NaN"
 OVERFLOW = "overflow in {dtype}"
-_NAMES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+_NAMES = {
+    "F16": "fp16",
+    "BF16": "bf16",
+    "F32": "fp32",
+    "F8_E4M3": "fp8",
+    "I8": "int8",
+    "U8": "int4",
+}
 
 
 class Rewriting:
@@ -119,11 +127,16 @@ def _why_wide(group: Group, differences: Differences) -> str:
     if differences.nan:
         return NAN
     if differences.overflow:
-        dtype = group.entries[0].dtype
+        dtype = _dtype(group)
         return OVERFLOW.format(dtype=_NAMES.get(dtype, dtype))
     return ""
 
 
 def _error(group: Group, tensor: TensorInfo, differences: Differences) -> TensorError:
     size = sum(size_of(entry.dtype, entry.shape) for entry in group.entries)
-    return differences.told(tensor.name, tensor.dtype, group.entries[0].dtype, size)
+    return differences.told(tensor.name, tensor.dtype, _dtype(group), size)
+
+
+def _dtype(group: Group) -> str:
+    """Returns what the numbers themselves are in, not their scales or zero points."""
+    return max(group.entries, key=lambda entry: prod(entry.shape)).dtype

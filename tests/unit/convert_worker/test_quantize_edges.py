@@ -76,6 +76,16 @@ def test_every_shard_tells_of_all_tensors(tmp_path):
     assert len(list(made.folder.glob("*.safetensors"))) > 2
 
 
+@pytest.mark.parametrize(("scheme", "dtype"), [("int8", "I8"), ("fp8", "F8_E4M3"), ("int4", "U8")])
+def test_dtype_that_is_told_is_that_of_the_numbers(scheme, dtype, source, tmp_path):
+    tensors = load_file(source / WEIGHTS)
+    tensors["transformer_blocks.0.attn.to_k.weight"][0, 0] = torch.inf
+    save_file(tensors, source / WEIGHTS, {"format": "pt"})
+    made = flux(source, tmp_path / "made", scheme)
+    assert made.errors["transformer_blocks.0.attn.to_q.weight"].dtype_out == dtype
+    assert made.finished.kept["transformer_blocks.0.attn.to_k"] == f"overflow in {scheme}"
+
+
 def test_kept_modules_are_those_that_stock_keeps(source, tmp_path):
     made = flux(source, tmp_path / "made", keep=["*.ff.net.2", "proj_out"])
     # A plain name means all modules that are called so, as it does to diffusers.
