@@ -19,10 +19,7 @@ from zhcache.protocol.messages import (
 from zhcache.protocol.names import RepoId, Revision
 from zhcached.api.route import Call, Route
 from zhcached.convert.plan import REPORT
-from zhcached.convert.report import parts
-
-MAX_REPORT = 16 * 2**20
-"""Bytes of a variant's own report; one of a model of 10,000 tensors has 3 MiB."""
+from zhcached.convert.report import MAX_REPORT, parts
 
 
 async def list_snapshots(call: Call) -> Snapshots:

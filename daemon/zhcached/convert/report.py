@@ -12,9 +12,14 @@ import msgspec
 from zhcache.protocol.conversion import Part, TensorError
 from zhcache.protocol.variants import VariantPart
 from zhcached.convert.plan import Plan, Work
+from zhcached.convert.recipe import QUANTIZED
 from zhcached.convert.runner import Converted
 
 FORMAT = 1
+MAX_REPORT = 16 * 2**20
+"""Bytes of a report that is read; one of a model of 10,000 tensors has 3 MiB."""
+
+_FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
 class ComponentReport(msgspec.Struct, frozen=True):
@@ -101,6 +106,29 @@ def parts(content: bytes) -> dict[str, VariantPart]:
         )
         for name, one in told.components.items()
     }
+
+
+def doubts(content: bytes) -> list[str]:
+    """Returns what whoever asks for a variant should hear, from its report.
+
+    Raises:
+        msgspec.MsgspecError: It is no report.
+    """
+    told = msgspec.json.decode(content, type=Report)
+    found: list[str] = []
+    for name, one in told.components.items():
+        scheme, variant = one.part.scheme, told.variant
+        wide = sorted(module for module, why in one.kept.items() if why.startswith("overflow"))
+        if wide and scheme not in QUANTIZED:
+            found.append(
+                f"{variant} keeps {len(wide)} modules of {name} as published, such as {wide[0]}: "
+                f"loaded as {scheme} some of their values are infinite; a wider variant holds them"
+            )
+        if one.nonfinite_in:
+            found.append(f"{one.nonfinite_in} values of {name} were published as NaN or infinite")
+        if scheme in QUANTIZED and _FLOATS.issuperset(each.dtype_out for each in one.tensors):
+            found.append(f"nothing of {name} became {scheme} in {variant}; `zhcache show` says why")
+    return found
 
 
 def _component(work: Work, made: Converted) -> ComponentReport:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 
+import msgspec
 import structlog
 
 from zhcache.errors import Cancelled, ZhcacheError
@@ -11,6 +13,8 @@ from zhcache.protocol.messages import PlannedVariant, PrefetchRequest, VariantRe
 from zhcache.protocol.names import RepoPath
 from zhcached.convert import recipe as recipes
 from zhcached.convert.forecast import forecast
+from zhcached.convert.plan import REPORT
+from zhcached.convert.report import MAX_REPORT, doubts
 from zhcached.convert.variants import Picture, Variants
 from zhcached.jobs import state
 from zhcached.jobs.brief import Brief
@@ -81,7 +85,8 @@ class Making:
     def all(self, manifest: Manifest, wanted: Wanted) -> dict[str, VariantResult]:
         """Returns every variant that is wanted, those already here too.
 
-        Of one that nobody asked for and that cannot be made, ``warnings`` says why.
+        Of one that nobody asked for and that cannot be made, ``warnings`` says why; and of each
+        what it lacks.
 
         Raises:
             ZhcacheError: As ``Variants.make``, of one that was asked for.
@@ -109,8 +114,17 @@ class Making:
             ZhcacheError: As ``Variants.make``.
         """
         made = self._variants.make(manifest, name, self._record.id, self._record.uid, self._show)
+        self.warnings += self._doubts(made.manifest)
         folder = self._store.view.snapshot_dir(made.manifest.repo_id, made.manifest.commit)
         return VariantResult(path=str(folder), bytes=made.manifest.bytes, state=made.state)
+
+    def _doubts(self, variant: Manifest) -> list[str]:
+        for file in variant.files:
+            if file.path == REPORT and file.size <= MAX_REPORT:
+                # What is damaged there is for verify to tell.
+                with contextlib.suppress(OSError, msgspec.MsgspecError):
+                    return doubts(self._store.layout.blob(file.sha256).read_bytes())
+        return []
 
     def _show(self, picture: Picture) -> None:
         self._control.check()

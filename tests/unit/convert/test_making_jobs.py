@@ -54,6 +54,14 @@ def test_job_tells_of_every_variant(shop):
     assert job.control.progress.bytes_done == job.control.progress.bytes_total > 0
 
 
+def test_job_warns_of_what_a_variant_lacks_each_time_it_is_asked_for(shop):
+    for _ in range(2):
+        # The stand-in tells of fp16, whatever is asked for.
+        job = Job(shop, "int8")
+        job.run()
+        assert [word[:29] for word in job.making.warnings] == ["nothing of unet became int8 i"]
+
+
 def test_variant_that_was_asked_for_and_cannot_be_made_fails_the_job(shop, control):
     control.do("die")
     with pytest.raises(WorkerDied):
