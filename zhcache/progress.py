@@ -119,10 +119,11 @@ class Lines(Silence):
             if now - self._last_line < _LINE_EVERY_S:
                 return
             self._done[file.path] = is_done
-            text = mark("{file}: done, {size}") if is_done else mark("{file}: {size} from {source}")
+            text = mark("{file}: {size} from {source}") if file.source else mark("{file}: {size}")
+            if is_done:
+                text = mark("{file}: done, {size}")
             self._write(
-                translate(text, file=file.path, size=size(file.size), source=file.source or "?"),
-                now,
+                translate(text, file=file.path, size=size(file.size), source=file.source), now
             )
         if job.bytes_total and now - self._last_total >= _TOTAL_EVERY_S:
             self._last_total = now

@@ -33,6 +33,17 @@ def test_lines_are_at_most_one_a_second() -> None:
     assert shown[1] == "a: 10 B from one"
 
 
+def test_line_of_what_comes_from_nowhere_names_no_source() -> None:
+    out, now = io.StringIO(), [0.0]
+    lines = Lines(out, lambda: now[0])
+    converting = job("converting")
+    lines.update(converting)
+    now[0] = 2.0
+    converting.files = [FileProgress(path="unet", size=10, done=0)]
+    lines.update(converting)
+    assert out.getvalue().splitlines()[1] == "unet: 10 B"
+
+
 def test_lines_give_a_total_every_few_seconds() -> None:
     out, now = io.StringIO(), [0.0]
     lines = Lines(out, lambda: now[0])
