@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhcache.errors import UsageError
-from zhcache.pipeline import quantized
+from zhcache.pipeline import quantized, widened
 from zhcache.pipeline.published import Published, components, has_weights, published
 from zhcache.pipeline.refusals import check_complete, told
 
@@ -82,6 +82,7 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
     if options.get("device_map") is None:
         parts: dict[str, Any] = pipeline.components
         check_complete(folder, {name: parts[name] for name in parts.keys() - options.keys()})
+        widened.restore(folder, pipeline, options.keys())
     return pipeline
 
 
@@ -125,6 +126,7 @@ def over_arenas(
     # What has no weights has no precision either.
     with told(folder, options.keys(), _FOR_STOCK, elsewhere=weights or ()):
         pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
+    widened.restore(folder, pipeline, options.keys())
     # A component of the user's own goes there; what is there already is left as it is.
     return pipeline if device.type == "cpu" else pipeline.to(device)
 
