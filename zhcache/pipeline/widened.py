@@ -1,9 +1,9 @@
 """Modules of a variant whose values its dtype cannot hold: they run in the width of their file.
 
-A converter leaves them wide and says so in ``zhcache-variant.json``. Loading casts them all the same
-to infinities, and the pictures turn black. Here they get their own tensors back, private to this
-process, and casts around their call: what goes in becomes as wide as they are, what comes out as
-narrow as it was.
+A converter leaves them wide and says so in ``zhcache-variant.json``. Loading casts them all the
+same, to infinities, and the pictures turn black. Here they get their own tensors back, private to
+this process, and casts around their call: what goes in becomes as wide as they are, what comes out
+as narrow as it was.
 """
 
 from __future__ import annotations
