@@ -298,9 +298,7 @@ class Client:
         where = resources.at("snapshots" if variant is None else "variants", repo)
         return self._line().call("DELETE", where, messages.Removed, query=query, timeout_s=_LONG_S)
 
-    def keep_quality(
-        self, repo: str, commit: str, variant: str, quality: Quality
-    ) -> Quality:
+    def keep_quality(self, repo: str, commit: str, variant: str, quality: Quality) -> Quality:
         """Has the store keep what was measured of a variant; returns it as it is kept.
 
         Raises:
