@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -132,11 +131,13 @@ def _chosen(snapshot: SnapshotDetail, wanted: Sequence[str]) -> list[str]:
 def _draw(
     snapshot: SnapshotDetail, name: str | None, device: str, plan: Plan, output: Output
 ) -> Drawn:
-    from zhcache.evaluate.variants import draw
+    from zhcache.evaluate.variants import draw, hush
     from zhcache.pipeline.load import load_pipeline
 
+    hush()
+
     def note(at: str) -> None:
-        if not output.is_quiet and sys.stderr.isatty():
+        if not output.is_quiet:
             shown = name or translate(mark("the source"))
             text = translate(mark("drawing with {variant}: {at}"), variant=shown, at=at)
             click.echo(text, err=True)

@@ -87,6 +87,15 @@ def draw(pipeline: Any, plan: Plan, note: Note = lambda _: None) -> Drawn:
     return drawn
 
 
+def hush() -> None:
+    """Switches off the libraries' bars, one for each component and step, in this process."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    of_diffusers.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+
+
 def compare(source: Drawn, variant: Drawn) -> Quality:
     """Returns how far the variant's images and latents are from the source's, pair by pair.
 
