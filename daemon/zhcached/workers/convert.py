@@ -27,7 +27,7 @@ from zhcache.protocol import frames
 from zhcache.protocol.conversion import Convert, Finished, Part, Same, Small
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Failed
-from zhcached.workers import cast, naming, shards
+from zhcached.workers import cast, matching, naming, shards
 from zhcached.workers.outgoing import Told
 from zhcached.workers.rewriting import Rewriting
 from zhcached.workers.schemes import Group, Scheme, module_of
@@ -137,7 +137,8 @@ def _opened(request: Convert, held: contextlib.ExitStack) -> Work:
         index = shards.read(folder, request.index)
         shards.check(request.index, index, tensors)
     scheme = _scheme(request.part)
-    return Work(request, scheme, files, headers, tensors, index, _module(folder, request))
+    module = _module(folder, request)
+    return Work(request, scheme, files, headers, tensors, index, module)
 
 
 def _scheme(part: Part) -> Scheme:
@@ -165,6 +166,7 @@ def _send_weights(line: socket.socket, work: Work) -> None:
     told = Told(line)
     rewriting = Rewriting(line, work.scheme, told)
     planned = work.plan()
+    matching.check(work.request.component, work.module, work.tensors)
     begun: set[str] = set()
     while path := next((path for path in planned if work.sent.get(path) != planned[path]), None):
         file, groups = next(file for file in work.files if file.path == path), planned[path]
