@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -46,14 +46,6 @@ class Cast:
         """See ``Scheme``."""
         loaded = loaded_as(module, tensors, FLOATS[self._dtype])
         return [self._group(tensor, loaded[tensor.name], wide) for tensor in tensors.values()]
-
-    def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-        """See ``Scheme``; nothing is planned as ``quantize``."""
-        raise NotImplementedError(group.source)
-
-    def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
-        """See ``Scheme``; nothing is planned as ``quantize``."""
-        raise NotImplementedError(group.source)
 
     def metadata(self, groups: list[Group]) -> dict[str, str]:
         """See ``Scheme``."""

@@ -12,7 +12,7 @@ from zhcache.errors import UsageError
 from zhcache.pipeline.quantized import hushed
 from zhcache.protocol.conversion import Part
 from zhcached.workers.cast import Cast
-from zhcached.workers.schemes import Scheme
+from zhcached.workers.schemes import Quantizing
 
 NEEDS = {"fp8": "torchao", "int8": "torchao", "int4": "sdnq"}
 """The package that makes each scheme; it also reads what was made."""
@@ -45,7 +45,7 @@ def check(part: Part) -> None:
         )
 
 
-def scheme(part: Part) -> Scheme:
+def scheme(part: Part) -> Quantizing:
     """Returns what a component becomes; ``part`` has one of the schemes of ``NEEDS``.
 
     Raises:

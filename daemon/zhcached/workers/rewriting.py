@@ -10,7 +10,7 @@ from zhcache.protocol.conversion import TensorError
 from zhcached.workers.differences import Differences
 from zhcached.workers.order import Piece, ordered
 from zhcached.workers.outgoing import Outgoing, Told
-from zhcached.workers.schemes import Group, Scheme, module_of
+from zhcached.workers.schemes import Group, Quantizing, Scheme, module_of
 from zhcached.workers.streaming import Streams, whole
 from zhcached.workers.tensors import Header, TensorInfo, WeightsFile, encoded, size_of
 
@@ -96,14 +96,16 @@ class Rewriting:
             return self._counted.get(tensor.name, seen)
         if group.kind == "cast":
             return self._streams.cast(file, tensor, piece.entries[0])
+        scheme = self._scheme
+        assert isinstance(scheme, Quantizing)
         source = whole(file, tensor)
-        made = self._scheme.convert(group, lambda: source)
+        made = scheme.convert(group, lambda: source)
         for entry in piece.entries:
             self._streams.write(made[group.entries.index(entry)])
         self._reached(tensor.end)
         if group.entries[0] not in piece.entries:
             return None
-        return self._streams.compare(source, self._scheme.restored(group, made))
+        return self._streams.compare(source, scheme.restored(group, made))
 
     def _metadata(self, header: Header, groups: list[Group]) -> dict[str, str]:
         return {"format": "pt", **header.metadata, **self._scheme.metadata(groups)}

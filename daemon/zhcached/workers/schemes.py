@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -82,25 +82,6 @@ class Scheme(Protocol):
         """
         ...
 
-    def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-        """Returns the tensors of ``group``'s entries; called for ``quantize`` alone.
-
-        They must have the dtypes and shapes that were planned, on the CPU, contiguous.
-
-        Args:
-            group: As planned.
-            read: Returns the source's tensor, whole, in its own dtype. It must not be changed: what
-                is made is compared with it.
-        """
-        ...
-
-    def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the source's tensor as the quantized one stands for it, for the report of errors.
-
-        Any float dtype, the source's shape; called for ``quantize`` alone, after ``convert``.
-        """
-        ...
-
     def metadata(self, groups: list[Group]) -> dict[str, str]:
         """Returns the metadata of the header of one file that holds ``groups``.
 
@@ -114,6 +95,30 @@ class Scheme(Protocol):
 
     def tools(self) -> dict[str, str]:
         """Returns the versions of what decides the bytes besides torch and the model libraries."""
+        ...
+
+
+@runtime_checkable
+class Quantizing(Scheme, Protocol):
+    """A scheme that plans groups of the kind ``quantize``."""
+
+    def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        """Returns the tensors of ``group``'s entries.
+
+        They must have the dtypes and shapes that were planned, on the CPU, contiguous.
+
+        Args:
+            group: As planned.
+            read: Returns the source's tensor, whole, in its own dtype. It must not be changed: what
+                is made is compared with it.
+        """
+        ...
+
+    def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the source's tensor as the quantized one stands for it, for the report of errors.
+
+        Any float dtype, the source's shape; called after ``convert``.
+        """
         ...
 
 

@@ -93,7 +93,7 @@ class Sdnq:
         return planned
 
     def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-        """As ``Scheme.convert``."""
+        """As ``Quantizing.convert``."""
         # Cast as stock does before the quantizer sees it, which computes in float32.
         weight = read().to(COMPUTED_IN).float()
         parts = _quantized(self._settings, weight, self._layers[group.source].name)[1]
@@ -109,7 +109,7 @@ class Sdnq:
         return made
 
     def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
-        """As ``Scheme.restored``, through what readers make of the file."""
+        """As ``Quantizing.restored``, through what readers make of the file."""
         parts = {
             entry.name.rpartition(".")[2]: tensor
             for entry, tensor in zip(group.entries, made, strict=True)

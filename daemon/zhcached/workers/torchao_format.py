@@ -85,7 +85,7 @@ class TorchAo:
         return planned
 
     def convert(self, group: Group, read: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-        """As ``Scheme.convert``."""
+        """As ``Quantizing.convert``."""
         weight = read()
         made = [torch.empty(one.shape, dtype=WHOLE[one.dtype]) for one in group.entries]
         for rows in _blocks(weight):
@@ -103,7 +103,7 @@ class TorchAo:
         return made
 
     def restored(self, group: Group, made: list[torch.Tensor]) -> torch.Tensor:
-        """As ``Scheme.restored``, through what readers make of the file."""
+        """As ``Quantizing.restored``, through what readers make of the file."""
         flat = {
             f"any._weight_{_suffix(entry.name)}": tensor
             for entry, tensor in zip(group.entries, made, strict=True)
