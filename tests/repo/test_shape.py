@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zhcached import config
+from zhcached import config, units
+from zhcached.config import measures
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
@@ -131,6 +132,9 @@ KEYS = [
     *defaults("[residency]", config.ResidencyConfig),
     *defaults("[recipe.NAME]", config.RecipeConfig),
     *defaults("[convert]", config.ConvertConfig),
+    *defaults("[serve]", config.ServeConfig),
+    *defaults("[follow]", config.FollowConfig),
+    *defaults("[watch]", config.WatchConfig),
 ]
 
 
@@ -142,15 +146,21 @@ def documented(readme: str) -> dict[tuple[str, str], str]:
 
 def meant(section: str, key: str, written: str) -> object:
     """Returns the value a reader who wrote the documented default would configure."""
-    if (section.strip("[]"), key) in config._SIZES:
-        return config.parse_size(written)
-    if (section.strip("[]"), key) in config._TIMES:
-        return config.parse_duration(written)
-    if (section.strip("[]"), key) in config._SHARES:
-        return config.parse_share(written)
-    return {"–": msgspec.NODEFAULT, "none": None, "无": None, "[]": (), "false": False}.get(
-        written, int(written) if written.isdigit() else written
-    )
+    if (section.strip("[]"), key) in measures.SIZES:
+        return units.parse_size(written)
+    if (section.strip("[]"), key) in measures.TIMES:
+        return units.parse_duration(written)
+    if (section.strip("[]"), key) in measures.SHARES:
+        return units.parse_share(written)
+    return {
+        "–": msgspec.NODEFAULT,
+        "none": None,
+        "无": None,
+        "[]": (),
+        "false": False,
+        "true": True,
+        '""': "",
+    }.get(written, int(written) if written.isdigit() else written)
 
 
 @pytest.mark.parametrize("readme", READMES)

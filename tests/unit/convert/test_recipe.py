@@ -5,7 +5,7 @@ import pytest
 from zhcache.errors import UsageError
 from zhcache.protocol.conversion import Part
 from zhcached import config
-from zhcached.config import PartConfig, RecipeConfig
+from zhcached.config import PartConfig, RecipeConfig, check
 from zhcached.convert.recipe import BUILT_IN, commit, digest, is_quantized, of_name, parts, tools
 from zhcached.convert.recipe import published as precisions
 
@@ -79,7 +79,7 @@ def test_unknown_recipe_names_those_there_are():
 
 
 def test_built_in_names_are_those_the_configuration_knows():
-    assert set(BUILT_IN) == config._BUILT_IN
+    assert set(BUILT_IN) == check.BUILT_IN
 
 
 def test_published_precisions():

@@ -1,0 +1,37 @@
+"""The configuration: read once, checked once, then a frozen value."""
+
+from zhcached.config.check import GROUP_SIZES
+from zhcached.config.read import load
+from zhcached.config.tables import (
+    DEFAULT_SOURCES,
+    Config,
+    ConvertConfig,
+    DownloadConfig,
+    FollowConfig,
+    PartConfig,
+    RecipeConfig,
+    ResidencyConfig,
+    ServeConfig,
+    SourceConfig,
+    StoreConfig,
+    WatchConfig,
+    WindowConfig,
+)
+
+__all__ = [
+    "DEFAULT_SOURCES",
+    "GROUP_SIZES",
+    "Config",
+    "ConvertConfig",
+    "DownloadConfig",
+    "FollowConfig",
+    "PartConfig",
+    "RecipeConfig",
+    "ResidencyConfig",
+    "ServeConfig",
+    "SourceConfig",
+    "StoreConfig",
+    "WatchConfig",
+    "WindowConfig",
+    "load",
+]

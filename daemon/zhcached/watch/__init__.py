@@ -1,0 +1,1 @@
+"""Folders that are taken in as they change, and the watch over the store's own files."""
