@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from zhcache.caches import Found, find
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.cli.outcomes import Outcomes
 from zhcache.cli.prefetch import show_result
 from zhcache.i18n import mark
@@ -50,4 +50,4 @@ def _take(session: Session, found: Found, output: Output) -> None:
         )
     files = [real for _, real, _ in found.files]
     job = session.client.import_folder(found.request(), files)
-    show_result(result_of(follow(session, job, output)), output)
+    show_result(result_of(attend(session, job, output)), output)

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.cli.outcomes import Outcomes
 from zhcache.cli.table import table
 from zhcache.errors import UsageError
@@ -139,7 +139,7 @@ def command(
             if detach:
                 _show_detached(job, output)
             else:
-                over = follow(session, job, output, started[number + 1 :])
+                over = attend(session, job, output, started[number + 1 :])
                 show_result(result_of(over), output)
     return outcomes.exit_code
 

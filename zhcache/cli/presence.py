@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Output, Session
-from zhcache.cli.follow import follow
 from zhcache.completeness import gaps, is_closed
 from zhcache.errors import NotFound
 from zhcache.protocol.messages import PrefetchRequest
@@ -37,4 +37,4 @@ def ensure(
         variants=[variant] if variant else [],
         only_pipeline=True,
     )
-    return result_of(follow(session, session.client.submit(request), output)).commit
+    return result_of(attend(session, session.client.submit(request), output)).commit

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.cli.verify import finding
 from zhcache.errors import IntegrityError
 from zhcache.i18n import mark
@@ -21,7 +21,7 @@ from zhcache.results import raise_failure
 @pass_session
 def command(session: Session, output: Output) -> int:
     """Repairs; what stays missing is exit code 9."""
-    job = follow(session, session.client.repair(), output)
+    job = attend(session, session.client.repair(), output)
     found = finding(job, output)
     raise_failure(job)
     return IntegrityError.exit_code if found.missing else 0

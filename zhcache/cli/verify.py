@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import click
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.errors import IntegrityError, ZhcacheError
 from zhcache.i18n import mark, translate
 from zhcache.progress import size
@@ -23,7 +23,7 @@ from zhcache.results import raise_failure
 @pass_session
 def command(session: Session, repo: str | None, output: Output) -> int:
     """Verifies; damage is exit code 9."""
-    found = finding(follow(session, session.client.verify(repo), output), output)
+    found = finding(attend(session, session.client.verify(repo), output), output)
     return IntegrityError.exit_code if found.damaged or found.missing else 0
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.cli.prefetch import show_result
 from zhcache.cli.verify import finding
 from zhcache.errors import IntegrityError
@@ -19,7 +19,7 @@ from zhcache.results import raise_failure, result_of
 @pass_session
 def command(session: Session, job_id: str, output: Output) -> int:
     """Waits; the exit code is the job's."""
-    job = follow(session, session.client.job(job_id), output)
+    job = attend(session, session.client.job(job_id), output)
     if job.verify is None:
         show_result(result_of(job), output)
         return 0

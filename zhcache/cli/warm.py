@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import click
 
+from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.follow import follow
 from zhcache.cli.presence import ensure
 from zhcache.cli.span import Span
 from zhcache.cli.table import when
@@ -74,7 +74,7 @@ def command(
         mode="resident" if is_resident else "attach",
         keep_s=keep_s,
     )
-    result = warmed(follow(session, job, output))
+    result = warmed(attend(session, job, output))
     output.emit(result, ids=[result.repo], text=lambda: _lines(result))
 
 

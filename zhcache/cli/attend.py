@@ -1,4 +1,4 @@
-"""Follows jobs to their end: progress, and what Ctrl-C means meanwhile."""
+"""Attends jobs to their end: progress, and what Ctrl-C means meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND_CTRL_C_S = 2.0
 INTERRUPTED = 130
 
 
-def follow(session: Session, job: Job, output: Output, waiting: Sequence[Job] = ()) -> Job:
+def attend(session: Session, job: Job, output: Output, waiting: Sequence[Job] = ()) -> Job:
     """Returns ``job`` once it is over, however it ended.
 
     The first Ctrl-C leaves it running in the daemon, and says so; a second one cancels it. Both
