@@ -45,9 +45,9 @@ class Fetching:
         self.control.on_event = self._note
         self._transports = []
 
-    def _note(self, kind, source, detail):
+    def _note(self, kind, sender, detail):
         with self._lock:
-            self.events.append((kind, source, detail))
+            self.events.append((kind, sender.source, detail))
 
     def kinds(self, source):
         return [kind for kind, name, _ in self.events if name == source]

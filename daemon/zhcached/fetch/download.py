@@ -21,7 +21,7 @@ from zhcached.config import DownloadConfig
 from zhcached.errors import DigestMismatch
 from zhcached.fetch.fill import fill
 from zhcached.fetch.limits import RateLimiter
-from zhcached.fetch.offer import Control, EventKind, Offer, Receiver
+from zhcached.fetch.offer import Control, EventKind, Offer, Receiver, Sender
 from zhcached.store.digest import Committed
 from zhcached.store.ranges import Ranges
 from zhcached.transport.http import Transport
@@ -109,7 +109,7 @@ def obtain(
 
     ingest = begin()
     try:
-        came = _Proof(ingest, list(offers), fill_from, control).run()
+        came = _Proof(ingest, list(offers), fill_from, counted).run()
     finally:
         ingest.close()
     return Obtained(
@@ -128,12 +128,19 @@ class _Counted:
         self._lock = threading.Lock()
         self._outer = outer
         self.by_source: dict[str, int] = {}
-        self.control = Control(outer.cancelled, self._count, outer.on_event)
+        self._planes: dict[str, str] = {}
+        self.control = Control(outer.cancelled, self._count, outer.on_event, outer.wanted)
 
-    def _count(self, source: str, count: int) -> None:
+    def sender(self, source: str) -> Sender:
+        """Returns ``source`` with the origin that its last bytes came from."""
         with self._lock:
-            self.by_source[source] = self.by_source.get(source, 0) + count
-        self._outer.on_bytes(source, count)
+            return Sender(source, self._planes.get(source, ""))
+
+    def _count(self, sender: Sender, count: int) -> None:
+        with self._lock:
+            self.by_source[sender.source] = self.by_source.get(sender.source, 0) + count
+            self._planes[sender.source] = sender.plane
+        self._outer.on_bytes(sender, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +157,12 @@ class _Proof:
         ingest: Proving,
         offers: list[Offer],
         fill_from: Callable[[Receiver, Sequence[Offer]], None],
-        control: Control,
+        counted: _Counted,
     ) -> None:
         self._ingest = ingest
         self._offers = offers
         self._fill_from = fill_from
-        self._control = control
+        self._counted = counted
         self._lied: list[str] = []
         self._second_chance_is_spent = False
 
@@ -213,7 +220,7 @@ class _Proof:
         if not others and not self._second_chance_is_spent:
             # A flipped bit on the way looks the same as a lie, and there is nobody else to ask.
             self._second_chance_is_spent = True
-            self._control.on_event("retry", source, f"{mismatch}; once more from the start")
+            self._tell("retry", source, f"{mismatch}; once more from the start")
             return
         self._name_liar(source, str(mismatch))
         self._offers = others
@@ -227,7 +234,10 @@ class _Proof:
 
     def _name_liar(self, source: str, reason: str) -> None:
         self._lied.append(source)
-        self._control.on_event("lied", source, reason)
+        self._tell("lied", source, reason)
+
+    def _tell(self, kind: EventKind, source: str, detail: str) -> None:
+        self._counted.control.on_event(kind, self._counted.sender(source), detail)
 
 
 class _Comparison:

@@ -20,7 +20,7 @@ from zhcached.config import DownloadConfig
 from zhcached.errors import RemoteError, StatusError
 from zhcached.fetch.answer import Accepted, accept
 from zhcached.fetch.limits import RateLimiter, SlowError
-from zhcached.fetch.offer import Control, Offer, Receiver
+from zhcached.fetch.offer import Control, Offer, Receiver, Sender
 from zhcached.fetch.ramp import Ramp
 from zhcached.fetch.roster import Roster, Standing
 from zhcached.fetch.segments import Segment, Segments
@@ -215,8 +215,8 @@ class _Filling:
     def _judge(self, standing: Standing, asked: Target | None, error: RemoteError) -> None:
         if isinstance(error, AbortedError):
             return
-        source = standing.offer.source
-        error.source = error.source or source
+        error.source = error.source or standing.offer.source
+        sender = standing.sender
         with self._changed:
             if self._is_over:
                 return
@@ -239,16 +239,16 @@ class _Filling:
             self._changed.notify_all()
         match verdict:
             case Again(wait_s):
-                self._control.on_event("retry", source, f"{error}; again in {wait_s:.1f} s")
+                self._control.on_event("retry", sender, f"{error}; again in {wait_s:.1f} s")
             case Relocate():
-                self._control.on_event("relocate", source, str(error))
+                self._control.on_event("relocate", sender, str(error))
             case Restart():
-                self._control.on_event("changed", source, str(error))
+                self._control.on_event("changed", sender, str(error))
             case OtherSource():
                 kind = "slow" if isinstance(error, SlowError) else "switch"
                 if verdict.rest_s:
                     kind = "limited"
-                self._control.on_event(kind if has_alternatives else "given up", source, str(error))
+                self._control.on_event(kind if has_alternatives else "given up", sender, str(error))
             case Stop():
                 raise error
 
@@ -269,7 +269,7 @@ class _Filling:
                             segment,
                             answer.end,
                             buffer,
-                            source=standing.offer.source,
+                            sender=Sender(standing.offer.source, str(response.origin)),
                             is_wanted=lambda: not self._is_dismissed(standing),
                             least_rate=lambda: self._floor_rate(standing),
                             arrived=partial(self._count, standing, answer),
@@ -319,6 +319,7 @@ class _Filling:
             head_timeout_s=self._config.stall,
             abort=lambda: self._is_dismissed(standing),
         )
+        standing.plane = str(response.origin)
         if response.status >= 400 and response.status != 416:
             with response:
                 raise self._transport.status_error(response)

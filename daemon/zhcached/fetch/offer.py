@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from zhcache.errors import ZhcacheError
 from zhcached.errors import StatusError
@@ -13,6 +13,18 @@ from zhcached.store.ranges import Ranges
 from zhcached.transport.http import Target
 
 EventKind = Literal["retry", "switch", "limited", "slow", "relocate", "changed", "given up", "lied"]
+
+
+class Sender(NamedTuple):
+    """Who really sends bytes.
+
+    Attributes:
+        source: The name of the source that led there.
+        plane: Origin the bytes come from, after redirects; empty while it is not known.
+    """
+
+    source: str
+    plane: str
 
 
 def _no_explanation(_error: StatusError) -> ZhcacheError | None:
@@ -31,6 +43,7 @@ class Offer:
         min_segment: A file shorter than this comes over one connection.
         explain: Returns what a status of this source means for a user, if it means more than
             that the source failed (a gated repository).
+        rate: Bytes per second that are expected of it, from what is remembered; None if nothing.
     """
 
     source: str
@@ -38,14 +51,19 @@ class Offer:
     max_connections: int = 8
     min_segment: int = 8 * 2**20
     explain: Callable[[StatusError], ZhcacheError | None] = _no_explanation
+    rate: float | None = None
 
 
-def _no_bytes(_source: str, _count: int) -> None:
+def _no_bytes(_sender: Sender, _count: int) -> None:
     pass
 
 
-def _no_event(_kind: EventKind, _source: str, _detail: str) -> None:
+def _no_event(_kind: EventKind, _sender: Sender, _detail: str) -> None:
     pass
+
+
+def _nowhere() -> Sequence[int]:
+    return ()
 
 
 @dataclass(slots=True)
@@ -54,13 +72,15 @@ class Control:
 
     Attributes:
         cancelled: Set it, and the download ends with ``Cancelled`` within about a second.
-        on_bytes: Source, and how many bytes came from it just now.
-        on_event: Kind, source and a text for people.
+        on_bytes: Who sent, and how many bytes came just now.
+        on_event: Kind, whom it is about and a text for people.
+        wanted: Returns the offsets at which somebody waits for bytes; those are fetched first.
     """
 
     cancelled: threading.Event = field(default_factory=threading.Event)
-    on_bytes: Callable[[str, int], None] = _no_bytes
-    on_event: Callable[[EventKind, str, str], None] = _no_event
+    on_bytes: Callable[[Sender, int], None] = _no_bytes
+    on_event: Callable[[EventKind, Sender, str], None] = _no_event
+    wanted: Callable[[], Sequence[int]] = _nowhere
 
 
 class Receiver(Protocol):

@@ -13,7 +13,7 @@ from typing import assert_never
 from zhcache.errors import IntegrityError, SourcesFailed, ZhcacheError
 from zhcached.errors import RepoUnavailable, StatusError
 from zhcached.fetch.limits import SlowError
-from zhcached.fetch.offer import Offer
+from zhcached.fetch.offer import Offer, Sender
 from zhcached.fetch.verdict import Again, OtherSource, Relocate, Restart, Stop, Verdict
 from zhcached.transport.address import Origin
 from zhcached.transport.dial import LateError
@@ -28,6 +28,7 @@ class Standing:
         offer: Its offer.
         located: Where its redirects led: asked directly from then on, so that a hub's request
             quota is not spent on every range. None before, and after that address expired.
+        plane: Origin that answered last; empty before.
         validators: Strong ETag of the file by origin.
         failures: Since it last made progress.
         is_ranged: It answers ranges with ranges.
@@ -41,6 +42,7 @@ class Standing:
 
     offer: Offer
     located: Target | None = None
+    plane: str = ""
     validators: dict[Origin, str] = field(default_factory=dict[Origin, str])
     failures: int = 0
     is_ranged: bool = True
@@ -53,6 +55,11 @@ class Standing:
     out: BaseException | None = None
     hold_until: float = 0.0
     rest_until: float = 0.0
+
+    @property
+    def sender(self) -> Sender:
+        """Who sent last, or will send."""
+        return Sender(self.offer.source, self.plane)
 
     def progressed(self) -> None:
         """Forgets failures: it has sent something worth a request."""

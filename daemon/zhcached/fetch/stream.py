@@ -14,7 +14,7 @@ from zhcached.clock import Clock
 from zhcached.config import DownloadConfig
 from zhcached.errors import RemoteInvalid, TransportError
 from zhcached.fetch.limits import RateLimiter, SlowError, SpeedFloor
-from zhcached.fetch.offer import Control, Receiver
+from zhcached.fetch.offer import Control, Receiver, Sender
 from zhcached.fetch.segments import Segment
 from zhcached.transport.response import Response
 from zhcached.transport.wire import QuietError
@@ -48,7 +48,7 @@ class Stream:
         end: int,
         buffer: memoryview,
         *,
-        source: str,
+        sender: Sender,
         is_wanted: Callable[[], bool],
         least_rate: Callable[[], float],
         arrived: Callable[[int, float], None],
@@ -60,7 +60,7 @@ class Stream:
             segment: Its position moves along; another connection may lower its end meanwhile.
             end: Where the answer ends.
             buffer: Used again and again.
-            source: Whose bytes they are.
+            sender: Whose bytes they are.
             is_wanted: Asked before every read.
             least_rate: The floor at this moment, bytes per second.
             arrived: Told how many bytes came, and the monotonic time.
@@ -91,10 +91,10 @@ class Stream:
                 )
             if count == 0:
                 continue
-            ingest.write(position, buffer[:count], source)
+            ingest.write(position, buffer[:count], sender.source)
             position += count
             segment.position = position
-            self.control.on_bytes(source, count)
+            self.control.on_bytes(sender, count)
             arrived(count, now)
             ingest.maybe_sync()
             if self.limiter.bytes_per_s:

@@ -234,8 +234,9 @@ class Gathering:
     ) -> offer.Control:
         health = self._fetcher.health
 
-        def on_event(kind: offer.EventKind, source: str, detail: str) -> None:
-            log.info("fetch." + kind.replace(" ", "_"), source=source, detail=detail)
+        def on_event(kind: offer.EventKind, sender: offer.Sender, detail: str) -> None:
+            source, plane = sender
+            log.info("fetch." + kind.replace(" ", "_"), source=source, plane=plane, detail=detail)
             if kind == "lied" and may_accuse:
                 health.observe(source, ranking.Lied(detail))
             elif kind == "limited":
@@ -248,7 +249,7 @@ class Gathering:
 
         return offer.Control(
             cancelled=Either(self._control.cancelled, failed),
-            on_bytes=lambda source, count: self._meter.add(file.path, source, count),
+            on_bytes=lambda sender, count: self._meter.add(file.path, sender, count),
             on_event=on_event,
         )
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from zhcache.protocol.messages import FileProgress
 from zhcached.clock import Clock
+from zhcached.fetch.offer import Sender
 from zhcached.jobs.health import Health
 from zhcached.jobs.state import Progress
 from zhcached.sources import ranking
@@ -50,15 +51,15 @@ class Meter:
         with self._lock:
             self._active[path] = _File(path, size, done)
 
-    def add(self, path: str, source: str, count: int) -> None:
+    def add(self, path: str, sender: Sender, count: int) -> None:
         """Bytes of a file came."""
         with self._lock:
-            self._delivered[source] += count
+            self._delivered[sender.source] += count
             self._received += count
             file = self._active.get(path)
             if file is not None:
                 file.done = min(file.done + count, file.size)
-                file.source = source
+                file.source = sender.source
 
     def restart(self, path: str) -> None:
         """What came of a file was worthless."""
