@@ -267,6 +267,7 @@ class Variants:
             uid=asked.uid,
             files=tuple(by_path[path] for path in sorted(by_path)),
             derived=Derived(of.commit, planned.name, planned.recipe),
+            private=not of.is_public,
         )
 
     def _displace(self, manifest: Manifest) -> None:

@@ -65,6 +65,11 @@ class Brief:
         return self.ref or self.primary.commit
 
     @property
+    def is_private(self) -> bool:
+        """Whether one of the sources says that not everybody may read it."""
+        return any(resolution.private for resolution in self.resolutions.values())
+
+    @property
     def warnings(self) -> list[str]:
         """What the user should hear."""
         spoken = [w for r in self.resolutions.values() for w in r.warnings]

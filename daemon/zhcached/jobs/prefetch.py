@@ -317,4 +317,5 @@ def _manifest(
         files=tuple(files),
         complete=brief.selection.is_complete,
         left_out=brief.selection.left_out,
+        private=brief.is_private,
     )

@@ -56,6 +56,8 @@ class Ingest:
         on_verified: Called before the blob gets its name.
         on_committed: Called once the blob is durable, before ``commit`` returns.
         on_closed: Called once, when the ingest is given up or done.
+        on_moved: Called after bytes came or went, or the ingest ended, from any thread.
+        on_discarded: Called before bytes that were received may become others.
 
     Raises:
         NoSpace: No room for the rest.
@@ -74,6 +76,8 @@ class Ingest:
         on_verified: Callable[[Committed], None],
         on_committed: Callable[[Committed], None],
         on_closed: Callable[[], None],
+        on_moved: Callable[[], None] = lambda: None,
+        on_discarded: Callable[[], None] = lambda: None,
     ) -> None:
         self.promise = promise
         self.size = promise.size
@@ -86,6 +90,8 @@ class Ingest:
         self._on_verified = on_verified
         self._on_committed = on_committed
         self._on_closed = on_closed
+        self._on_moved = on_moved
+        self._on_discarded = on_discarded
         self._changed = threading.Condition()
         self._syncing = threading.Lock()
         self._state = "open"
@@ -147,6 +153,24 @@ class Ingest:
         with self._changed:
             return {source: ranges.copy() for source, ranges in self._by_source.items() if ranges}
 
+    def received_from(self, offset: int) -> int:
+        """Returns where what was received from ``offset`` on ends; ``offset`` if that is missing.
+
+        Nothing of it is proven before ``commit`` has returned.
+        """
+        with self._changed:
+            return self.received.first_gap(offset)
+
+    def reading(self) -> int | None:
+        """Returns a descriptor of the bytes so far; None if the ingest is not open any more.
+
+        The caller closes it. After ``on_discarded`` it may be of a file that is none any more.
+        """
+        with self._changed:
+            if self._state != "open" or self._fd < 0:
+                return None
+            return os.open(self._data, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
     def write(self, offset: int, chunk: memoryview | bytes, source: str) -> None:
         """Takes bytes that belong at ``offset``. Offsets that are there already are skipped.
 
@@ -178,6 +202,7 @@ class Ingest:
             self._receive(fresh, source)
             # Decided under the same lock: after a discard these bytes must not reach the digest.
             hashes = self._start_hashing()
+        self._on_moved()
         if hashes:
             whole = view if fresh.contains(offset, end) else None
             self._hash_on(whole, offset, CATCH_UP)
@@ -323,7 +348,9 @@ class Ingest:
             except BaseException as error:
                 self._give_up(error)
                 raise
+            self._on_discarded()
             self._forget(dropped)
+        self._on_moved()
 
     def _forget(self, dropped: Ranges) -> None:
         for kept in (self.received, self.durable, *self._by_source.values()):
@@ -363,6 +390,8 @@ class Ingest:
             if self._reservation is not None:
                 self._reservation.release()
             self._reservation = again
+            # Who looked in since the discard has the old file open.
+            self._on_discarded()
         return aside
 
     def commit(self) -> Committed:
@@ -423,6 +452,8 @@ class Ingest:
                 return
             self._changed.wait_for(lambda: not self._claimed and not self._hashing)
             self._state = "closed"
+            if self._unjournaled:
+                self._on_discarded()
         self._finish(remove=False)
 
     def _give_up(self, error: BaseException) -> None:
@@ -433,6 +464,7 @@ class Ingest:
             self._failure = error if isinstance(error, Exception) else None
             self._changed.wait_for(lambda: not self._claimed and not self._hashing)
             self._state = "closed"
+            self._on_discarded()
         self._finish(remove=True)
 
     def _finish(self, *, remove: bool) -> None:
@@ -453,6 +485,7 @@ class Ingest:
                     shutil.rmtree(self._folder)
         finally:
             self._on_closed()
+            self._on_moved()
 
     def _check_open(self) -> None:
         if self._failure is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -54,6 +56,9 @@ class Intake:
         self._fallocate = reserves_natively(layout.root)
         self._lock = threading.Lock()
         self._active: dict[str, str] = {}
+        self._open: dict[str, Ingest] = {}
+        self._watchers: dict[str, tuple[Callable[[], None], ...]] = {}
+        self._discards: Counter[str] = Counter()
         self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)
@@ -73,7 +78,7 @@ class Intake:
             if key in self._active:
                 raise Busy("another job, {job}, is fetching the same file", job=self._active[key])
             self._active[key] = owner_job
-        return Ingest(
+        ingest = Ingest(
             self._layout.ingest(key),
             promise,
             blobs=self._blobs,
@@ -83,7 +88,51 @@ class Intake:
             on_verified=lambda came: self._leases.hold(owner_job, came.sha256),
             on_committed=self._record,
             on_closed=lambda: self._end_ingest(key),
+            on_moved=lambda: self._tell(key),
+            on_discarded=lambda: self._count_discard(key),
         )
+        with self._lock:
+            # One that ended meanwhile has given its key back.
+            if self._active.get(key) == owner_job:
+                self._open[key] = ingest
+        self._tell(key)
+        return ingest
+
+    def opened(self, key: str) -> Ingest | None:
+        """Returns the ingest that is open under a promise's key, whoever opened it."""
+        return self._open.get(key)
+
+    def discards(self, key: str) -> int:
+        """Returns how often bytes that were received under a promise's key were taken back.
+
+        While it stays the same, whoever read bytes of the key's ingests has what will be proven.
+        """
+        return self._discards[key]
+
+    def watch(self, key: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Has ``callback`` called, from any thread, when anything changed under a key.
+
+        Returns:
+            Ends it.
+        """
+        with self._lock:
+            self._watchers[key] = (*self._watchers.get(key, ()), callback)
+
+        def end() -> None:
+            with self._lock:
+                left = tuple(c for c in self._watchers.pop(key, ()) if c is not callback)
+                if left:
+                    self._watchers[key] = left
+
+        return end
+
+    def _tell(self, key: str) -> None:
+        for callback in self._watchers.get(key, ()):
+            callback()
+
+    def _count_discard(self, key: str) -> None:
+        with self._lock:
+            self._discards[key] += 1
 
     def draft(self, size: int, owner_job: str) -> Draft:
         """Starts a blob that is made here, of ``size`` bytes, with room for them set aside.
@@ -222,6 +271,7 @@ class Intake:
     def _end_ingest(self, key: str) -> None:
         with self._lock:
             self._active.pop(key, None)
+            self._open.pop(key, None)
 
     def retire(self, key: str) -> Path | None:
         """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it."""

@@ -86,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     A variant is one too: ``derived`` says what it was made of, and ``commit`` is of our own making.
     ``complete`` is False if files of the listing were left out; ``left_out`` says why, by path.
+    ``private`` is True if not everybody may read it at the hub that it came from.
     """
 
     repo: str
@@ -98,7 +99,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
     left_out: dict[str, str] = {}
     derived: Derived | None = None
+    private: bool = False
     format: int = 1
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it is known that everybody may read it: what a user handed over is not."""
+        return self.source != IMPORTED and not self.private
 
     @property
     def repo_id(self) -> RepoId:
