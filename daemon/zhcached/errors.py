@@ -7,29 +7,60 @@ are turned into what a user reads (``zhcache.errors``) by the job that knows wha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from zhcache.errors import IntegrityError, ZhcacheError
 from zhcache.i18n import mark
 
 
 class RemoteError(Exception):
-    """Base of everything a source can do wrong. ``source`` is filled in by who knows it."""
+    """Base of everything a source can do wrong.
+
+    ``source`` and ``place``, the origin that failed, are filled in by who knows them.
+    """
+
+    fault: ClassVar[str] = "invalid"
+    """In a word, for counting."""
 
     def __init__(self, message: str, *, source: str = "") -> None:
         super().__init__(message)
         self.source = source
+        self.place = ""
+
+    @property
+    def kind(self) -> str:
+        """What went wrong, in a word: by these a source's failures are counted."""
+        return self.fault
 
 
 class TransportError(RemoteError):
     """The way there failed: no connection, a reset, a time-out, a stall. Worth another try."""
 
+    fault = "broke off"
+
 
 class UnreachableError(TransportError):
-    """Nobody could be connected to: no address, nobody listening, no TLS."""
+    """Nobody could be connected to: no address, nobody listening."""
+
+    fault = "refused"
+
+
+class NoAddressError(UnreachableError):
+    """The name does not resolve."""
+
+    fault = "dns"
+
+
+class TlsError(TransportError):
+    """No secure connection: a wrong certificate, or one who meddles on the way."""
+
+    fault = "tls"
 
 
 class AddressRefused(RemoteError):
     """The address or the origin is not one the configuration allows. Never tried again."""
+
+    fault = "address"
 
 
 class StatusError(RemoteError):
@@ -59,6 +90,15 @@ class StatusError(RemoteError):
         self.headers: Mapping[str, str] = headers if headers is not None else {}
         self.body = body
 
+    @property
+    def kind(self) -> str:
+        """``limited``, or the hundred the status belongs to."""
+        return "limited" if self.status == 429 else f"{self.status // 100}xx"
+
+
+class LimitedError(StatusError):
+    """A request that was not sent: its origin asked for none before ``retry_after_s`` is over."""
+
 
 class RemoteInvalid(RemoteError):
     """The answer arrived and cannot be right: malformed, over a limit, another file, HTML."""
@@ -72,6 +112,8 @@ class RepoUnavailable(RemoteError):
         source: Name of the source.
     """
 
+    fault = "no"
+
     def __init__(self, error: ZhcacheError, *, source: str = "") -> None:
         super().__init__(str(error), source=source)
         self.error = error
@@ -84,6 +126,8 @@ class DigestMismatch(RemoteError):
         promised: The digest the source promised, ``sha256:...`` or ``git-sha1:...``.
         found: The digest of what came, in the same form.
     """
+
+    fault = "lied"
 
     def __init__(self, promised: str, found: str, *, source: str = "") -> None:
         super().__init__(f"promised {promised}, received {found}", source=source)

@@ -23,6 +23,8 @@ _HTML_NAME = re.compile(r"\.x?html?(?:\W|$)", re.IGNORECASE)
 class OtherFileError(RemoteInvalid):
     """The source sends something else than the file it promised: another size, other offsets."""
 
+    fault = "lied"
+
 
 class ChangedError(RemoteInvalid):
     """The source's file is no longer the one earlier ranges came from."""

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -129,7 +129,7 @@ class _Counted:
         self._outer = outer
         self.by_source: dict[str, int] = {}
         self._planes: dict[str, str] = {}
-        self.control = Control(outer.cancelled, self._count, outer.on_event, outer.wanted)
+        self.control = replace(outer, on_bytes=self._count)
 
     def sender(self, source: str) -> Sender:
         """Returns ``source`` with the origin that its last bytes came from."""

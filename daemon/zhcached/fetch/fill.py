@@ -216,7 +216,7 @@ class _Filling:
         if isinstance(error, AbortedError):
             return
         error.source = error.source or standing.offer.source
-        sender = standing.sender
+        sender = Sender(standing.offer.source, error.place or standing.plane)
         with self._changed:
             if self._is_over:
                 return
@@ -237,6 +237,7 @@ class _Filling:
             )
             self._roster.apply(standing, verdict, error, now)
             self._changed.notify_all()
+        self._control.on_fault(sender, error)
         match verdict:
             case Again(wait_s):
                 self._control.on_event("retry", sender, f"{error}; again in {wait_s:.1f} s")
@@ -312,6 +313,7 @@ class _Filling:
         pinned = standing.validators.get(target.origin)
         if pinned is not None and standing.trusts_validators:
             headers["If-Range"] = pinned
+        asked_at = self._clock.monotonic()
         response = self._transport.open(
             target,
             headers=headers,
@@ -320,9 +322,11 @@ class _Filling:
             abort=lambda: self._is_dismissed(standing),
         )
         standing.plane = str(response.origin)
+        waited_s = self._clock.monotonic() - asked_at
         if response.status >= 400 and response.status != 416:
             with response:
                 raise self._transport.status_error(response)
+        self._control.on_answer(standing.sender, waited_s)
         if response.url != target.url:
             same = response.origin == target.origin
             standing.located = Target(

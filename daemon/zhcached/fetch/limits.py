@@ -15,6 +15,8 @@ _BURST_S = 0.1
 class SlowError(TransportError):
     """The source sends less than the floor, for too long."""
 
+    fault = "stall"
+
 
 class RateLimiter:
     """Bytes per second over all threads that share it. Thread-safe.

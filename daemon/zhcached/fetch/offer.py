@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from zhcache.errors import ZhcacheError
-from zhcached.errors import StatusError
+from zhcached.errors import RemoteError, StatusError
 from zhcached.store.ranges import Ranges
 from zhcached.transport.http import Target
 
@@ -62,6 +62,14 @@ def _no_event(_kind: EventKind, _sender: Sender, _detail: str) -> None:
     pass
 
 
+def _no_fault(_sender: Sender, _error: RemoteError) -> None:
+    pass
+
+
+def _no_answer(_sender: Sender, _seconds: float) -> None:
+    pass
+
+
 def _nowhere() -> Sequence[int]:
     return ()
 
@@ -75,12 +83,16 @@ class Control:
         on_bytes: Who sent, and how many bytes came just now.
         on_event: Kind, whom it is about and a text for people.
         wanted: Returns the offsets at which somebody waits for bytes; those are fetched first.
+        on_fault: Who failed, and how; told once for each request that did not end well.
+        on_answer: Who answered, and after how many seconds its first byte was there.
     """
 
     cancelled: threading.Event = field(default_factory=threading.Event)
     on_bytes: Callable[[Sender, int], None] = _no_bytes
     on_event: Callable[[EventKind, Sender, str], None] = _no_event
     wanted: Callable[[], Sequence[int]] = _nowhere
+    on_fault: Callable[[Sender, RemoteError], None] = _no_fault
+    on_answer: Callable[[Sender, float], None] = _no_answer
 
 
 class Receiver(Protocol):

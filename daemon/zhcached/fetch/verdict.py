@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from zhcached.errors import (
     AddressRefused,
+    LimitedError,
     RemoteError,
     RemoteInvalid,
     RepoUnavailable,
@@ -135,6 +136,9 @@ def _wait_or_switch(
     error: StatusError, failures: int, has_alternatives: bool, random: Callable[[], float]
 ) -> Verdict:
     asked = error.retry_after_s or 0.0
+    if isinstance(error, LimitedError) and asked > MAX_WAIT_S and not has_alternatives:
+        # Nothing is sent before: who waits is told so now rather than after an hour.
+        return OtherSource(str(error))
     if asked >= MAX_WAIT_S and not has_alternatives:
         # A number that means never. The file is asked for a few times more at our own pace, so
         # that the user hears within seconds that its only source refuses it.

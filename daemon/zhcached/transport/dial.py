@@ -16,7 +16,13 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 
 from zhcached.clock import Clock
-from zhcached.errors import AddressRefused, TransportError, UnreachableError
+from zhcached.errors import (
+    AddressRefused,
+    NoAddressError,
+    TlsError,
+    TransportError,
+    UnreachableError,
+)
 from zhcached.transport.address import Address, AddressPolicy, Origin, literal
 
 Resolver = Callable[[str, int], Sequence[str]]
@@ -33,6 +39,8 @@ class AbortedError(TransportError):
 
 class LateError(TransportError):
     """A deadline passed."""
+
+    fault = "timeout"
 
 
 class Deadline:
@@ -79,7 +87,7 @@ def system_resolver(host: str, port: int) -> Sequence[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise UnreachableError(f"{host} does not resolve: {error}") from error
+        raise NoAddressError(f"{host} does not resolve: {error}") from error
     return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
@@ -123,7 +131,7 @@ def _permitted(origin: Origin, policy: AddressPolicy, resolver: Resolver) -> lis
     if refused is not None and not allowed:
         raise refused
     if not allowed:
-        raise UnreachableError(f"{origin.host} has no address")
+        raise NoAddressError(f"{origin.host} has no address")
     return _interleaved(allowed)
 
 
@@ -191,7 +199,7 @@ def _secure(
     try:
         secured = tls.wrap_socket(sock, server_hostname=origin.host, do_handshake_on_connect=False)
     except (OSError, ValueError) as error:
-        raise TransportError(f"TLS with {origin}: {error}") from error
+        raise TlsError(f"TLS with {origin}: {error}") from error
     while True:
         try:
             secured.do_handshake()
@@ -201,7 +209,7 @@ def _secure(
             wanted = select.POLLOUT
         except (OSError, ValueError) as error:
             secured.close()
-            raise TransportError(f"TLS with {origin}: {error}") from error
+            raise TlsError(f"TLS with {origin}: {error}") from error
         else:
             return secured
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from zhcached.clock import Clock, SystemClock
-from zhcached.errors import RemoteInvalid, StatusError, TransportError
+from zhcached.errors import RemoteError, RemoteInvalid, StatusError, TransportError
 from zhcached.transport.address import AddressPolicy, Origin, joined, split_url
 from zhcached.transport.dial import (
     AbortedError,
@@ -25,6 +25,7 @@ from zhcached.transport.dial import (
 )
 from zhcached.transport.message import Head, Headers, framing, retry_after_s
 from zhcached.transport.pool import Pool
+from zhcached.transport.quota import Purpose, Quotas
 from zhcached.transport.response import Response, beginning, drain
 from zhcached.transport.wire import Body, Wire
 
@@ -69,6 +70,7 @@ class Transport:
         resolver: Name and port to addresses.
         tls: Checks certificates against the system's authorities by default.
         clock: For deadlines and dates.
+        quotas: Says where no request may be sent for now; without it nobody does.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Transport:
         resolver: Resolver = system_resolver,
         tls: ssl.SSLContext | None = None,
         clock: Clock | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self.policy = policy
         self._connect_timeout_s = connect_timeout_s
@@ -87,6 +90,7 @@ class Transport:
         self._resolver = resolver
         self._tls = tls or ssl.create_default_context()
         self._clock: Clock = clock or SystemClock()
+        self._quotas = quotas
         self._pool = Pool(self._clock)
 
     def close(self) -> None:
@@ -117,12 +121,14 @@ class Transport:
 
         Raises:
             AddressRefused: The target or a redirect leads where the policy does not allow.
+            LimitedError: An origin on the way wants no requests now; it was sent none.
             TransportError: The way there failed.
             RemoteInvalid: The answer is no sound HTTP/1.1, is encoded, or redirects for ever.
         """
         common = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": self._user_agent}
         common.update(headers or {})
         url, own, credential = target.url, dict(target.headers), target.credential
+        purpose: Purpose = "bytes" if any(name.lower() == "range" for name in common) else "words"
         head_s = read_timeout_s if head_timeout_s is None else head_timeout_s
         for _ in range(max_redirects + 1):
             origin, path = split_url(url)
@@ -130,7 +136,11 @@ class Transport:
             if credential is not None and credential.origin == origin:
                 sent[credential.header] = credential.header_value
             request = _request_bytes(method, path, origin, sent)
-            wire, head, body = self._exchange(method, origin, request, head_s, abort)
+            try:
+                wire, head, body = self._exchange(method, origin, request, head_s, abort, purpose)
+            except RemoteError as error:
+                error.place = str(origin)
+                raise
             response = Response(
                 head,
                 body,
@@ -178,13 +188,15 @@ class Transport:
         with contextlib.suppress(TransportError, RemoteInvalid):
             limit = deadline or Deadline(self._clock, 2.0)
             body = beginning(response, limit)
-        return StatusError(
+        error = StatusError(
             f"{response.origin} answered {response.status}",
             status=response.status,
             retry_after_s=retry_after_s(response.headers, self._clock.wall()),
             headers=response.headers,
             body=body,
         )
+        error.place = str(response.origin)
+        return error
 
     def _exchange(
         self,
@@ -193,9 +205,26 @@ class Transport:
         request: bytes,
         head_s: float,
         abort: Callable[[], bool] | None,
+        purpose: Purpose,
+    ) -> tuple[Wire, Head, Body]:
+        """Asks, within the origin's budget, and takes in what the answer says of that."""
+        self.policy.check_origin(origin)
+        if self._quotas is not None:
+            self._quotas.admit(origin, purpose)
+        wire, head, body = self._send(method, origin, request, head_s, abort)
+        if self._quotas is not None:
+            self._quotas.learn(origin, purpose, head.status, head.headers)
+        return wire, head, body
+
+    def _send(
+        self,
+        method: str,
+        origin: Origin,
+        request: bytes,
+        head_s: float,
+        abort: Callable[[], bool] | None,
     ) -> tuple[Wire, Head, Body]:
         """Sends on a kept connection if one is sound, once more on a new one if it was not."""
-        self.policy.check_origin(origin)
         kept = self._pool.take(origin)
         if kept is not None:
             try:

@@ -119,7 +119,13 @@ def parse_chunk_size(line: bytes) -> int:
 
 
 def retry_after_s(headers: Mapping[str, str], wall: float) -> float | None:
-    """Returns how many seconds the server asks to be left alone, 0 to 300, or None.
+    """Returns what ``asked_s`` does, at most 300."""
+    asked = asked_s(headers, wall)
+    return None if asked is None else min(asked, MAX_RETRY_AFTER_S)
+
+
+def asked_s(headers: Mapping[str, str], wall: float) -> float | None:
+    """Returns how many seconds the server asks to be left alone, 0 or more, or None.
 
     Args:
         headers: Of the answer.
@@ -138,4 +144,4 @@ def retry_after_s(headers: Mapping[str, str], wall: float) -> float | None:
             asked = None
     if asked is None and (reset := _LIMIT_RESET.search(headers.get("ratelimit", ""))):
         asked = float(reset[1])
-    return None if asked is None else min(max(asked, 0.0), MAX_RETRY_AFTER_S)
+    return None if asked is None else max(asked, 0.0)
