@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from zhcache.errors import Gated, NotFound, NotPermitted, ZhcacheError
+from zhcache.i18n import mark
 from zhcached.errors import RepoUnavailable
+
+
+class RevisionMissing(NotFound):
+    """The repository is there, the revision is not. On the wire it is ``NotFound``."""
+
+
+class TakenDown(NotPermitted):
+    """The hub has disabled the repository. On the wire it is ``NotPermitted``."""
 
 
 def missing_or_private(source: str, repo: str) -> RepoUnavailable:
@@ -24,9 +33,11 @@ def revision_missing(source: str, repo: str, revision: str) -> RepoUnavailable:
     """The repository is there, the branch, tag or commit is not."""
     return _no(
         source,
-        NotFound(
-            "{repo} at {source} has no revision {revision}",
-            hint="leave --revision out for the newest; commits of one hub do not exist at another",
+        RevisionMissing(
+            mark("{repo} at {source} has no revision {revision}"),
+            hint=mark(
+                "leave --revision out for the newest; commits of one hub do not exist at another"
+            ),
             source=source,
             repo=repo,
             revision=revision,
@@ -66,9 +77,9 @@ def taken_down(source: str, repo: str) -> RepoUnavailable:
     """The hub has disabled it."""
     return _no(
         source,
-        NotPermitted(
-            "{source} has disabled access to {repo}",
-            hint="another source may still have it: zhcache sources",
+        TakenDown(
+            mark("{source} has disabled access to {repo}"),
+            hint=mark("another source may still have it: zhcache sources"),
             source=source,
             repo=repo,
         ),
