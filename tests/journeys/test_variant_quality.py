@@ -30,6 +30,7 @@ def daemon(pipeline_dir, tmp_path_factory, shared_workers):
     daemon.stop()
 
 
+@pytest.mark.slow
 def test_each_variant_is_drawn_with_and_what_was_found_is_kept(daemon, tmp_path):
     sheet = tmp_path / "sheet.png"
     bench = ("bench", "variants", REPO, "--prompt", "a house", "--seeds", "2", "--steps", "2")

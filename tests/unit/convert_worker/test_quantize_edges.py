@@ -40,14 +40,25 @@ def check(made, source, scheme="int8", **options):
     return mine
 
 
-@pytest.mark.parametrize("scheme", ["int8", "fp8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "scheme"),
+    [
+        (torch.float16, "int8"),
+        (torch.bfloat16, "fp8"),
+        *(
+            pytest.param(dtype, scheme, marks=pytest.mark.slow)
+            for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+            for scheme in ("int8", "fp8")
+            if (dtype, scheme) not in {(torch.float16, "int8"), (torch.bfloat16, "fp8")}
+        ),
+    ],
+)
 def test_source_of_any_float_dtype(dtype, scheme, tmp_path):
     source = quantkit.wide_flux(tmp_path / "source", dtype)
     check(flux(source, tmp_path / "made", scheme), source, scheme)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+@pytest.mark.parametrize("scheme", [pytest.param("int8", marks=pytest.mark.slow), "fp8"])
 def test_weights_of_many_blocks_are_those_of_one(scheme, source, tmp_path, monkeypatch):
     monkeypatch.setattr(torchao_format, "BLOCK", 5 * 192)
     check(flux(source, tmp_path / "made", scheme), source, scheme)
@@ -170,7 +181,8 @@ def test_encoder_with_published_prefix(tmp_path):
     assert "text_model.encoder.layers.0.mlp.fc1._weight_qdata" in keys
 
 
-@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_equal_inputs_give_equal_bytes_in_any_process(scheme, source, tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\nfrom harness.converted import convert\n"

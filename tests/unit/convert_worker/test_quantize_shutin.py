@@ -36,7 +36,7 @@ def run(*arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_worker_that_is_shut_in_needs_no_compiler(scheme, tmp_path):
     source = quantkit.wide_flux(tmp_path / "base" / "transformer", torch.bfloat16)
     (tmp_path / "scratch").mkdir()

@@ -58,6 +58,7 @@ def test_pipeline_is_left_alone_when_it_is_there(pipeline_dir):
     assert before == after
 
 
+@pytest.mark.slow
 def test_pipeline_of_another_recipe_is_replaced_and_bytes_repeat(pipeline_dir, tmp_path):
     target = tmp_path / "made"
     target.mkdir()

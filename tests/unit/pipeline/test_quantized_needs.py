@@ -63,6 +63,7 @@ def test_hushed_lets_errors_through_and_ends(caplog):
     assert [record.message for record in caplog.records] == ["broken", "later"]
 
 
+@pytest.mark.slow
 def test_importing_diffusers_with_torchao_says_nothing():
     script = (
         "from zhcache.pipeline.quantized import hushed\n"
