@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zhcache.errors import NotFound, UsageError
+from collections.abc import Collection
+
+from zhcache.errors import Busy, NotFound, UsageError
 from zhcache.protocol.names import RepoId, is_commit, parse_revision
 from zhcached.store import listing, variants
 from zhcached.store.catalog import Catalog
@@ -73,6 +75,23 @@ def to_remove(
     commit = commit_of(catalog, repo, revision)
     _, name = variants.origin(catalog, repo, commit)
     return ([], {commit: name}) if name else ([commit], variants.made_of(catalog, repo, commit))
+
+
+def check_unnamed(catalog: Catalog, repo: RepoId, commits: Collection[str]) -> None:
+    """Checks that no branch or tag means one of ``commits``.
+
+    Raises:
+        Busy: One does.
+    """
+    for ref, commit in listing.refs(catalog, repo).items():
+        if commit in commits:
+            raise Busy(
+                "{ref} of {repo} means {commit}",
+                hint="it can be removed once the branch has moved on",
+                ref=ref,
+                repo=repo,
+                commit=commit,
+            )
 
 
 def name_of(catalog: Catalog, repo: RepoId, commit: str) -> str:

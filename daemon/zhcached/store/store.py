@@ -30,6 +30,7 @@ from zhcached.store.intake import Intake
 from zhcached.store.layout import Layout, StoreLock
 from zhcached.store.leases import Leases, boot_id
 from zhcached.store.quality import Qualities
+from zhcached.store.refs import Refs
 from zhcached.store.removal import Removal
 from zhcached.store.snapshots import Manifest, Manifests, content
 from zhcached.store.view import HubView
@@ -77,6 +78,7 @@ class Store:
             boot=self._boot,
         )
         self.space = self.intake.space
+        self.refs = Refs(self.catalog, self.manifests, self.view, self._writing, self._whole)
         self._removal = Removal(
             catalog=self.catalog,
             leases=self.leases,
@@ -182,7 +184,7 @@ class Store:
                     records.put_manifest(db, whole, stat)
                 hit("publish.after_rows")
                 if ref is not None:
-                    self._move_ref(repo, ref, manifest.commit)
+                    self.refs.move(repo, ref, manifest.commit)
             finally:
                 self.leases.release_holds(hold)
         return folder
@@ -193,13 +195,6 @@ class Store:
         is_broken = bool(listing.holes_of(self.catalog, repo, commit))
         if is_broken and content(self._read(repo, commit)) != content(manifest):
             self._fsck.finish_removal(repo, commit)
-
-    def _move_ref(self, repo: RepoId, ref: str, commit: str) -> None:
-        self.manifests.set_ref(repo, ref, commit)
-        hit("publish.after_ref")
-        self.view.set_ref(repo, ref, commit)
-        with self.catalog.write() as db:
-            db.conn.execute("INSERT OR REPLACE INTO refs VALUES (?,?,?)", (str(repo), ref, commit))
 
     def _demand_blobs(self, manifest: Manifest) -> None:
         for file in manifest.files:
@@ -373,6 +368,7 @@ class Store:
         uid: int | None = None,
         *,
         may_all: bool = True,
+        even_named: bool = True,
     ) -> messages.Removed:
         """Removes one snapshot, or all of a repository, and the variants that were made of them.
 
@@ -383,16 +379,19 @@ class Store:
             revision: Branch, tag or commit of the snapshot; None means all.
             uid: Who asks.
             may_all: May remove what others brought here too.
+            even_named: Otherwise nothing goes that a branch or tag names.
 
         Raises:
             NotFound: Nothing such is here.
             NotPermitted: Another user brought one of them here; nothing was removed.
-            Busy: Somebody leases it; the message names who.
+            Busy: Somebody leases it, the message names who; or a branch names it.
             UsageError: The repository is pinned, or the revision is malformed.
             ZhcacheError: The disk failed.
         """
         with self._writing:
             commits, made = lookup.to_remove(self.catalog, repo, revision)
+            if not even_named:
+                lookup.check_unnamed(self.catalog, repo, commits)
             return self._removal.run(repo, commits, made, uid, may_all=may_all)
 
     def remove_variant(
