@@ -6,10 +6,13 @@ what the user selected and whom to believe.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from zhcache.errors import UsageError
+import msgspec
+
+from zhcache.errors import NotFound, UsageError
 from zhcache.protocol.messages import LockedRepo, PrefetchRequest
 from zhcache.protocol.names import (
     RepoId,
@@ -43,10 +46,23 @@ NEEDLESS_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """The commit that a branch was found to mean, to which a later brief is held.
+
+    ``is_git`` says that it is git's: sources that have commits are asked for it, and those that
+    have none for the branch. One that was derived from a listing can be asked for nowhere.
+    """
+
+    commit: str
+    is_git: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Brief:
     """One repository at one commit, and where each wanted file may come from.
 
-    ``converted`` are the files here that stand for pickles which need not be fetched.
+    ``converted`` are the files here that stand for pickles which need not be fetched. ``heads`` is
+    what each source named of itself (``resolve.Answers``).
     """
 
     repo: RepoId
@@ -58,6 +74,7 @@ class Brief:
     sources: Mapping[str, Source]
     listings: Mapping[str, Mapping[RepoPath, RemoteFile]]
     converted: Sequence[ManifestFile] = ()
+    heads: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def revision(self) -> str:
@@ -126,6 +143,8 @@ def prepare(
     check: Callable[[], None] = lambda: None,
     precisions: Collection[str | None] = (None,),
     converted: Callable[[RepoId, str], Sequence[ManifestFile]] = lambda *_: (),
+    choose: Callable[[Sequence[RemoteFile]], Selection] | None = None,
+    settled: Settled | None = None,
 ) -> Brief:
     """Asks the sources and returns the brief.
 
@@ -137,9 +156,12 @@ def prepare(
         check: Raises when the job is to end.
         precisions: Of which published ``only_pipeline`` takes the weights.
         converted: Returns the files of a commit that were made here of pickles.
+        choose: Selects from a listing, in place of what ``request`` says.
+        settled: The commit that it must be; no ref is to be moved then.
 
     Raises:
-        NotFound: No source has the repository or the revision, or the globs leave nothing.
+        NotFound: No source has the repository or the revision, or the globs leave nothing; or the
+            revision is no longer ``settled``.
         Gated: Its terms must be accepted, or the token is wrong.
         NotPermitted: It was taken down.
         UnsafeWeights: Wanted weights exist only as pickle.
@@ -148,23 +170,25 @@ def prepare(
     """
     repo = parse_repo(request.repo)
     asked = _ranked(sources, health, request.source)
-    answers = ask(asked, repo, _revision_at(request), aliases, check, health.doubtful())
+    wanted = _revision_at(request, settled)
+    answers = ask(asked, repo, wanted, aliases, check, health.doubtful())
     _remember(answers, health)
     if not answers.found:
         raise explain(repo, answers.failures)
-    resolutions = answers.found
+    resolutions = _at(settled, repo, answers.found)
     here = converted(repo, resolutions[0].commit)
-    selection, comparison = _decide(request, resolutions, precisions, here)
+    selection, comparison = _decide(request, resolutions, precisions, here, choose)
     for name, proof in comparison.liars.items():
         health.observe(name, ranking.Lied(proof))
     if resolutions[0].source in comparison.liars:
         # What a liar lists is no ground to select from.
-        resolutions = [r for r in resolutions if r.source not in comparison.liars]
+        honest = [r for r in resolutions if r.source not in comparison.liars]
+        resolutions = _at(settled, repo, honest)
         here = converted(repo, resolutions[0].commit)
-        selection, comparison = _decide(request, resolutions, precisions, here)
+        selection, comparison = _decide(request, resolutions, precisions, here, choose)
     return Brief(
         repo=repo,
-        ref=_ref(request),
+        ref=None if settled else _ref(request),
         primary=resolutions[0],
         resolutions={resolution.source: resolution for resolution in resolutions},
         selection=selection,
@@ -172,6 +196,37 @@ def prepare(
         sources={source.name: source for source in asked},
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
         converted=[file for file in here if _stands_in(file, selection)],
+        heads=answers.heads,
+    )
+
+
+def _at(settled: Settled | None, repo: RepoId, found: Sequence[Resolution]) -> Sequence[Resolution]:
+    """Returns the resolutions, first those of the commit that it must be.
+
+    Raises:
+        NotFound: None is of that commit.
+    """
+    if settled is None:
+        return found
+    in_order = sorted(found, key=lambda one: one.commit != settled.commit)
+    if not in_order or in_order[0].commit != settled.commit:
+        raise NotFound(
+            "no source has {repo} at {commit} any more",
+            hint="it has moved on: the next look finds what it is now",
+            repo=repo,
+            commit=settled.commit,
+        )
+    return in_order
+
+
+def narrowed(brief: Brief, path: RepoPath) -> Brief:
+    """Returns the brief of one file of ``brief``. Pure."""
+    taken = tuple(file for file in brief.selection.taken if file.path == path)
+    files = tuple(file for file in brief.comparison.files if file.path == path)
+    return dataclasses.replace(
+        brief,
+        selection=Selection(taken, {}, 0),
+        comparison=msgspec.structs.replace(brief.comparison, files=files),
     )
 
 
@@ -180,7 +235,11 @@ def _decide(
     resolutions: Sequence[Resolution],
     precisions: Collection[str | None],
     here: Sequence[ManifestFile],
+    choose: Callable[[Sequence[RemoteFile]], Selection] | None,
 ) -> tuple[Selection, Comparison]:
+    if choose is not None:
+        selection = choose(resolutions[0].files)
+        return selection, compare(resolutions, [file.path for file in selection.taken])
     listing = _locked_files(request.lock) if request.lock else resolutions[0].files
     promised = {str(file.path): file.sha256 for file in listing}
     originals = [file.converted_from for file in here if file.converted_from]
@@ -222,8 +281,13 @@ def _ranked(sources: Sequence[Source], health: Health, only: str | None) -> list
     return [by_name[ranked.name] for ranked in health.ranked() if ranked.name in by_name]
 
 
-def _revision_at(request: PrefetchRequest) -> Callable[[Source], Revision | None]:
+def _revision_at(
+    request: PrefetchRequest, settled: Settled | None
+) -> Callable[[Source], Revision | None]:
     asked = parse_revision(request.revision) if request.revision else None
+    if settled is not None and settled.is_git:
+        commit = parse_revision(settled.commit)
+        return lambda source: asked if source.kind == "modelscope" else commit
     if request.lock is None:
         return lambda _: asked
     pinned = parse_revision(request.lock.commit)
@@ -232,6 +296,7 @@ def _revision_at(request: PrefetchRequest) -> Callable[[Source], Revision | None
 
 
 def _ref(request: PrefetchRequest) -> str | None:
+    """Returns the ref that a request moves; None for a commit."""
     named = request.lock.revision if request.lock else request.revision
     if not named:
         return DEFAULT_REF

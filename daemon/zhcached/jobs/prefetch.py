@@ -29,7 +29,7 @@ from zhcached.clock import Clock
 from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
 from zhcached.jobs import state
-from zhcached.jobs.brief import Brief, prepare
+from zhcached.jobs.brief import DEFAULT_REF, Brief, Settled, prepare
 from zhcached.jobs.gather import Fetcher, Gathering
 from zhcached.jobs.meter import Meter
 from zhcached.jobs.pickled import converted_before, standing_in
@@ -104,8 +104,25 @@ class Prefetcher:
             variants=planned(self._store, self.variants, brief, wanted),
         )
 
-    def run(self, request: PrefetchRequest, record: state.Record, control: Control) -> state.Done:
+    def look(self, request: PrefetchRequest, check: Callable[[], None]) -> Brief:
+        """Returns what the sources say of a request now; fetches nothing.
+
+        Raises:
+            ZhcacheError: As ``prepare`` does.
+        """
+        return self._prepare(request, check, Wanted(request, self.variants))
+
+    def run(
+        self,
+        request: PrefetchRequest,
+        record: state.Record,
+        control: Control,
+        refresh: state.Refresh | None = None,
+    ) -> state.Done:
         """Does one prefetch.
+
+        With ``refresh`` it is of that commit, and the ref moves only once the variants are there
+        too; up to then it means what it meant.
 
         Raises:
             ZhcacheError: As ``prepare``, ``obtain`` and ``Variants.make`` do; what was fetched
@@ -114,31 +131,50 @@ class Prefetcher:
         started = self._clock.monotonic()
         control.enter(state.Resolving())
         wanted = Wanted(request, self.variants)
+        settled = refresh and Settled(refresh.commit, refresh.is_git)
         try:
-            brought = self._obtain(request, wanted, record, control)
+            brought = self._obtain(request, wanted, record, control, settled)
             making = Making(self._store, self.variants, record, control)
             made = making.all(brought.manifest, wanted)
+            if refresh is not None:
+                ref, repo = request.revision or DEFAULT_REF, brought.manifest.repo_id
+                self._store.refs.advance(repo, ref, refresh.commit, was=refresh.was)
         finally:
             self._store.leases.release_holds(record.id)
         brought.warnings.extend(making.warnings)
         return self._done(brought, made, started)
 
     def _obtain(
-        self, request: PrefetchRequest, wanted: Wanted, record: state.Record, control: Control
+        self,
+        request: PrefetchRequest,
+        wanted: Wanted,
+        record: state.Record,
+        control: Control,
+        settled: Settled | None,
     ) -> _Brought:
-        if held := self._held(request, wanted):
+        commit = settled.commit if settled else request.revision
+        if held := self._held(request, commit, wanted):
             return _Brought(held, request.revision or held.commit, reused=held.bytes)
-        brief = self._prepare(request, control.check, wanted)
+        brief = self._prepare(request, control.check, wanted, settled)
         try:
             return self._bring(brief, record, control)
         except IntegrityError:
             # A branch may have moved under the download: then the listing is another now.
             control.enter(state.Resolving())
-            again = self._prepare(request, control.check, wanted)
+            again = self._prepare(request, control.check, wanted, settled)
             if _promises(again) == _promises(brief):
                 raise
             log.warning("prefetch.moved", was=brief.primary.commit, now=again.primary.commit)
             return self._bring(again, record, control)
+
+    def bring(self, request: PrefetchRequest, record: state.Record, control: Control) -> Manifest:
+        """Brings a snapshot, or a part of one, as a step of another job, which holds its blobs.
+
+        Raises:
+            ZhcacheError: As ``run``.
+        """
+        wanted = Wanted(request, self.variants)
+        return self._obtain(request, wanted, record, control, None).manifest
 
     def refetch(
         self, manifest: Manifest, paths: Collection[str], job: str, control: Control
@@ -182,7 +218,11 @@ class Prefetcher:
             self._store.leases.release_holds(record.id)
 
     def _prepare(
-        self, request: PrefetchRequest, check: Callable[[], None], wanted: Wanted | None = None
+        self,
+        request: PrefetchRequest,
+        check: Callable[[], None],
+        wanted: Wanted | None = None,
+        settled: Settled | None = None,
     ) -> Brief:
         return prepare(
             request,
@@ -192,6 +232,7 @@ class Prefetcher:
             check,
             precisions=wanted.precisions if wanted else {None},
             converted=lambda repo, commit: converted_before(self._store, repo, commit),
+            settled=settled,
         )
 
     def _standing_in(
@@ -199,13 +240,15 @@ class Prefetcher:
     ) -> AbstractContextManager[list[ManifestFile]]:
         return standing_in(self._store, self._pickles, brief, gathering, job, control)
 
-    def _held(self, request: PrefetchRequest, wanted: Wanted) -> Manifest | None:
+    def _held(
+        self, request: PrefetchRequest, commit: str | None, wanted: Wanted
+    ) -> Manifest | None:
         """Returns the snapshot if it cannot have changed and all that is wanted of it is here."""
         plain = not (request.include or request.exclude or request.lock)
-        if not plain or request.revision is None or not is_commit(request.revision):
+        if not plain or commit is None or not is_commit(commit):
             return None
         try:
-            manifest = self._store.resolve(parse_repo(request.repo), request.revision)
+            manifest = self._store.resolve(parse_repo(request.repo), commit)
         except (NotFound, IntegrityError):
             return None
         is_whole = holds(manifest, wanted.precisions, only_pipeline=request.only_pipeline)

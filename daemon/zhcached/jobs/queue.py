@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, get_args
 
@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from zhcache.errors import Busy, Cancelled, NotFound, NotPermitted, ZhcacheError
+from zhcache.i18n import mark
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import Job, JobState
 from zhcached.clock import Clock
@@ -27,12 +28,14 @@ from zhcached.store.catalog import Catalog
 
 MAX_ACTIVE_PER_UID = 64
 MAX_DOWNLOADS = 6
+MAX_REFRESHES = 2
 MAX_LOCAL = 2
 MAX_IMPORTS = 4
 MAX_WARM = 8
 MAX_HISTORY = 500
 KEEP_HISTORY_S = 30 * 86400.0
 TICK_S = 0.25
+RESTORED = mark("waits until followed models are fetched again")
 
 log = structlog.get_logger()
 _encoder = msgspec.json.Encoder()
@@ -76,11 +79,14 @@ Perform = Callable[[state.Record, Control], state.Done]
 
 
 class _Entry:
+    """``rests`` says why the job is not to run for now; empty where it may."""
+
     def __init__(self, record: state.Record, control: Control) -> None:
         self.record = record
         self.control = control
         self.feed = Feed(state.view(record))
         self.future: Future[None] | None = None
+        self.rests = ""
 
 
 class Jobs:
@@ -101,6 +107,8 @@ class Jobs:
         self._submitting = asyncio.Lock()
         self._pools = {
             "prefetch": ThreadPoolExecutor(MAX_DOWNLOADS, "prefetch"),
+            # What nobody waits for must not keep a user's own prefetch waiting.
+            "refresh": ThreadPoolExecutor(MAX_REFRESHES, "refresh"),
             # A client that is slow to send its files must not keep a check or a repair waiting.
             "import": ThreadPoolExecutor(MAX_IMPORTS, "import"),
             "verify": (local := ThreadPoolExecutor(MAX_LOCAL, "local")),
@@ -112,7 +120,10 @@ class Jobs:
         self._ticker = self._loop.create_task(self._tick())
 
     async def restore(self) -> int:
-        """Takes up the jobs an earlier daemon left; returns how many run again."""
+        """Takes up the jobs an earlier daemon left; returns how many run again.
+
+        Those of followed models rest, since they may run only at their hours: see ``resume``.
+        """
         again = 0
         for row in await asyncio.to_thread(self._kept):
             try:
@@ -124,7 +135,11 @@ class Jobs:
                 self._admit(record)
                 continue
             record = msgspec.structs.replace(record, state=state.Queued())
-            self._start(self._admit(record))
+            entry = self._admit(record)
+            if isinstance(record.task, state.Refresh):
+                entry.rests = RESTORED
+                continue
+            self._start(entry)
             again += 1
         return again
 
@@ -137,7 +152,12 @@ class Jobs:
         return [row for _, row in reversed(rows)]
 
     async def submit(
-        self, task: state.Task, key: str, uid: int, resource: Closing | None = None
+        self,
+        task: state.Task,
+        key: str,
+        uid: int,
+        resource: Closing | None = None,
+        rests: str = "",
     ) -> Job:
         """Starts ``task``, or joins the running job with the same key.
 
@@ -146,6 +166,7 @@ class Jobs:
             key: Of an unfinished job with the same key the caller becomes another watcher.
             uid: Who asks.
             resource: Closed when the job has ended, once this has returned.
+            rests: Why it is not to run before ``resume``; empty where it may.
 
         Raises:
             Busy: The caller has too many unfinished jobs.
@@ -155,7 +176,8 @@ class Jobs:
             for entry in active:
                 if entry.record.key == key and not entry.control.cancelled.is_set():
                     return msgspec.structs.replace(self._picture(entry), joined=True)
-            if sum(e.record.uid == uid for e in active) >= MAX_ACTIVE_PER_UID:
+            is_refresh = isinstance(task, state.Refresh)
+            if not is_refresh and _asked_by(uid, active) >= MAX_ACTIVE_PER_UID:
                 raise Busy(
                     "you have {count} unfinished jobs, the most one user may have",
                     hint="wait for some to end: zhcache jobs",
@@ -165,8 +187,38 @@ class Jobs:
             record = state.Record(uuid.uuid4().hex[:12], key, uid, now, now, task, state.Queued())
             await asyncio.to_thread(self._save, record)
             entry = self._admit(record, resource)
-            self._start(entry)
+            entry.rests = rests
+            if not rests:
+                self._start(entry)
             return self._picture(entry)
+
+    def refreshes(self) -> list[state.Record]:
+        """Returns the unfinished jobs of followed models."""
+        records = [entry.record for entry in self._entries.values() if not entry.record.ended]
+        return [record for record in records if isinstance(record.task, state.Refresh)]
+
+    def rest(self, job_id: str, reason: str) -> None:
+        """Stops a job where it is, what came is kept; it stays in the queue until ``resume``."""
+        entry = self._entry(job_id)
+        if entry.record.ended or entry.rests or entry.control.cancelled.is_set():
+            return
+        entry.rests = reason
+        entry.control.suspended = True
+        entry.control.cancelled.set()
+        if entry.future is not None:
+            entry.future.cancel()
+
+    async def resume(self, job_id: str) -> None:
+        """Lets a job run that rests; does nothing to another."""
+        entry = self._entry(job_id)
+        if not entry.rests:
+            return
+        await _over(entry.future)
+        if entry.record.ended or not entry.rests or self._stopping:
+            return
+        entry.rests = ""
+        entry.control = self._control(entry, entry.control.resource)
+        self._start(entry)
 
     def find(self, job_id: str) -> Job:
         """Returns one job.
@@ -202,13 +254,14 @@ class Jobs:
                 owner=entry.record.uid,
             )
         entry.control.cancelled_by = uid
+        entry.control.suspended = False
         entry.control.cancelled.set()
-        if entry.future is not None and entry.future.cancel():
+        entry.rests = ""
+        if entry.future is not None and not entry.future.cancel():
+            await _over(entry.future)
+        if not entry.record.ended:
             entry.control.close()
             await asyncio.to_thread(self._enter, entry, state.Cancelled(uid))
-        async for job in entry.feed.follow():
-            if entry.record.ended:
-                return job
         return self._picture(entry)
 
     async def stop(self, grace_s: float = 10.0) -> bool:
@@ -222,8 +275,9 @@ class Jobs:
         waiting: list[asyncio.Future[None]] = []
         for entry in self._entries.values():
             if not entry.record.ended and entry.future is not None:
-                # What a user has cancelled stays cancelled.
-                entry.control.suspended = not entry.control.cancelled.is_set()
+                # What a user has cancelled stays cancelled, and what rests goes on resting.
+                if not entry.control.cancelled.is_set():
+                    entry.control.suspended = True
                 entry.control.cancelled.set()
                 if entry.future.cancel():
                     entry.control.close()
@@ -245,12 +299,14 @@ class Jobs:
             ) from None
 
     def _admit(self, record: state.Record, resource: Closing | None = None) -> _Entry:
-        control = Control(lambda _: None, resource)
-        entry = _Entry(record, control)
-        control.enter = lambda step: self._enter(entry, step)
+        entry = _Entry(record, Control(lambda _: None, resource))
+        entry.control = self._control(entry, resource)
         self._entries[record.id] = entry
         self._forget_old()
         return entry
+
+    def _control(self, entry: _Entry, resource: Closing | None) -> Control:
+        return Control(lambda step: self._enter(entry, step), resource)
 
     def _forget_old(self) -> None:
         ended = [e for e in self._entries.values() if e.record.ended]
@@ -259,7 +315,9 @@ class Jobs:
             del self._entries[entry.record.id]
 
     def _start(self, entry: _Entry) -> None:
-        entry.future = self._pools[entry.record.kind].submit(self._run, entry)
+        is_refresh = isinstance(entry.record.task, state.Refresh)
+        pool = self._pools["refresh" if is_refresh else entry.record.kind]
+        entry.future = pool.submit(self._run, entry)
 
     def _run(self, entry: _Entry) -> None:
         """Does one job to its end, in a thread of its pool."""
@@ -324,7 +382,10 @@ class Jobs:
         )
 
     def _picture(self, entry: _Entry) -> Job:
-        return state.view(entry.record, entry.control.progress)
+        progress = entry.control.progress
+        if entry.rests:
+            progress = msgspec.structs.replace(progress, rate=0.0, note=entry.rests)
+        return state.view(entry.record, progress)
 
     async def _tick(self) -> None:
         shown: dict[str, state.Progress] = {}
@@ -337,3 +398,14 @@ class Jobs:
                     self._tell(entry)
             for gone in shown.keys() - self._entries.keys():
                 del shown[gone]
+
+
+def _asked_by(uid: int, active: Iterable[_Entry]) -> int:
+    """Returns how many of the jobs a user asked for; what following does by itself is none."""
+    return sum(e.record.uid == uid and not isinstance(e.record.task, state.Refresh) for e in active)
+
+
+async def _over(future: Future[None] | None) -> None:
+    """Returns once the thread of a job has ended, however it did."""
+    if future is not None:
+        await asyncio.wait([asyncio.wrap_future(future)])

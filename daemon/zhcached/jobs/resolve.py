@@ -34,10 +34,14 @@ DEADLINE_S = 30.0
 
 @dataclass(slots=True)
 class Answers:
-    """Who knows the revision, in the order asked, and why the others do not."""
+    """Who knows the revision, in the order asked, and why the others do not.
+
+    ``heads`` is the commit that each source named of itself, before it was asked for another's.
+    """
 
     found: list[Resolution] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)
+    heads: dict[str, str] = field(default_factory=dict)
 
 
 def ask(
@@ -84,6 +88,7 @@ def ask(
                 answers.failures[source.name] = error
             case found:
                 answers.found.append(found)
+                answers.heads[source.name] = found.commit
     _agree_on_commit(answers, {source.name: source for source in sources})
     return answers
 

@@ -117,11 +117,15 @@ class Repair(msgspec.Struct, frozen=True, tag="repair"):
 
 
 class Import(msgspec.Struct, frozen=True, tag="import"):
-    """An import; its descriptors live only as long as the daemon that received them."""
+    """An import; its descriptors live only as long as the daemon that received them.
+
+    ``folder`` is the watched folder that the daemon takes them from by itself.
+    """
 
     repo: str
     commit: str | None
     revision: str | None
+    folder: str = ""
 
 
 class Warm(msgspec.Struct, frozen=True, tag="warm"):
@@ -130,7 +134,23 @@ class Warm(msgspec.Struct, frozen=True, tag="warm"):
     request: WarmRequest
 
 
-Task = Prefetch | Verify | Repair | Import | Warm
+class Refresh(msgspec.Struct, frozen=True, tag="refresh"):
+    """A prefetch for a followed model: the commit that its revision was found to mean.
+
+    Attributes:
+        request: What is followed; its revision is the branch or tag.
+        commit: What it was found to mean.
+        is_git: Whether hubs can be asked for that commit.
+        was: What the ref meant here then; the ref is moved from there and from nowhere else.
+    """
+
+    request: PrefetchRequest
+    commit: str
+    is_git: bool
+    was: str | None
+
+
+Task = Prefetch | Verify | Repair | Import | Warm | Refresh
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -148,7 +168,7 @@ class Record(msgspec.Struct, frozen=True):
     def kind(self) -> JobKind:
         """The task's name on the wire."""
         match self.task:
-            case Prefetch():
+            case Prefetch() | Refresh():
                 return "prefetch"
             case Verify():
                 return "verify"
@@ -163,7 +183,7 @@ class Record(msgspec.Struct, frozen=True):
     def repo(self) -> str:
         """The repository it is about, empty for the whole store."""
         match self.task:
-            case Prefetch(request):
+            case Prefetch(request) | Refresh(request):
                 return request.repo
             case Verify(request):
                 return request.repo or ""
@@ -244,5 +264,7 @@ def _revision(task: Task) -> str | None:
             return request.revision
         case Import(revision=revision):
             return revision
+        case Refresh(commit=commit):
+            return commit
         case _:
             return None
