@@ -7,7 +7,7 @@ forward or back, by hand or for summer, changes what holds now and breaks nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from zhcached.config.tables import WindowConfig
@@ -51,18 +51,36 @@ def is_open(hours: str, minute: int) -> bool:
     return span is None or span.holds(minute)
 
 
-def rate_at(minute: int, rate: int, windows: Sequence[WindowConfig]) -> int:
-    """Returns the rate in bytes per second, 0 for none: of the first window that holds.
+class Rates:
+    """The rate in bytes per second that holds at the moment of the call, 0 for none. Thread-safe.
 
     Args:
-        minute: The minute of the day.
         rate: What holds outside of all windows.
-        windows: In the order of the configuration.
+        windows: In the order of the configuration; of several that hold the first counts.
+        now: Seconds since the epoch.
     """
-    for window in windows:
-        if Span(_parse(window.begin), _parse(window.end)).holds(minute):
-            return window.rate
-    return rate
+
+    def __init__(
+        self, rate: int, windows: Sequence[WindowConfig], now: Callable[[], float]
+    ) -> None:
+        self._rate = rate
+        self._windows = [(Span(_parse(w.begin), _parse(w.end)), w.rate) for w in windows]
+        self._now = now
+        self._kept = (-1, rate)
+
+    def __call__(self) -> int:
+        """Returns the rate; asked for every piece that comes, it looks once a second."""
+        if not self._windows:
+            return self._rate
+        second = int(self._now())
+        kept = self._kept
+        if kept[0] != second:
+            self._kept = kept = (second, self.at(minute_of_day(second)))
+        return kept[1]
+
+    def at(self, minute: int) -> int:
+        """Returns the rate at a minute of the day."""
+        return next((rate for span, rate in self._windows if span.holds(minute)), self._rate)
 
 
 def _parse(text: str) -> int:

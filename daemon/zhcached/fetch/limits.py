@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from zhcached.clock import Clock, SystemClock
 from zhcached.errors import TransportError
 
 _BUCKETS = 16
 _BURST_S = 0.1
+_STEP_S = 1.0
 
 
 class SlowError(TransportError):
@@ -25,35 +27,41 @@ class RateLimiter:
     size pass and the mean is kept.
 
     Args:
-        bytes_per_s: 0 for no limit.
+        bytes_per_s: 0 for no limit; what returns it where it changes with the time of day. Debts
+            of an earlier rate are forgiven.
         clock: Gives the present.
     """
 
-    def __init__(self, bytes_per_s: int, clock: Clock | None = None) -> None:
+    def __init__(self, bytes_per_s: int | Callable[[], int], clock: Clock | None = None) -> None:
         self._rate = bytes_per_s
         self._clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._paid_until = self._clock.monotonic()
+        self._booked_at = self.bytes_per_s
 
     @property
     def bytes_per_s(self) -> int:
-        """The limit, 0 for none."""
-        return self._rate
+        """The limit at this moment, 0 for none."""
+        return self._rate if isinstance(self._rate, int) else self._rate()
 
     def book(self, count: int) -> float:
         """Takes ``count`` bytes and returns how many seconds to wait before going on."""
-        if self._rate <= 0:
+        rate = self.bytes_per_s
+        if rate <= 0:
             return 0.0
         with self._lock:
             now = self._clock.monotonic()
-            self._paid_until = max(self._paid_until, now - _BURST_S) + count / self._rate
+            if rate != self._booked_at:
+                self._booked_at, self._paid_until = rate, now
+            self._paid_until = max(self._paid_until, now - _BURST_S) + count / rate
             return max(0.0, self._paid_until - now)
 
     def take(self, count: int, cancelled: threading.Event) -> None:
         """Takes ``count`` bytes and waits until they are within the rate, or ``cancelled``."""
-        wait_s = self.book(count)
-        if wait_s > 0:
-            cancelled.wait(wait_s)
+        rate, left_s = self.bytes_per_s, self.book(count)
+        while left_s > 0 and not cancelled.wait(min(left_s, _STEP_S)):
+            # Debts at a low rate may be long; nobody pays them once another rate holds.
+            left_s = left_s - _STEP_S if self.bytes_per_s == rate else 0.0
 
 
 class SpeedFloor:

@@ -11,7 +11,9 @@ import msgspec
 import structlog
 
 from zhcache.errors import Cancelled, IntegrityError, NoSpace, SourcesFailed
+from zhcached.clock import SystemClock
 from zhcached.config import DownloadConfig
+from zhcached.config.hours import Rates
 from zhcached.fetch import offer
 from zhcached.fetch.download import obtain
 from zhcached.fetch.limits import RateLimiter
@@ -44,7 +46,7 @@ class Fetcher:
         self.transport = transport
         self.config = config
         self.health = health
-        self.limiter = RateLimiter(config.rate)
+        self.limiter = RateLimiter(Rates(config.rate, config.windows, SystemClock().wall))
         self.claims = Claims()
 
     def make_room(self, size: int) -> None:
