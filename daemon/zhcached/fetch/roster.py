@@ -1,23 +1,30 @@
-"""The sources of one file, and whose turn it is. Pure; the caller holds the lock.
+"""The sources of one file, and how each stands with it. Pure; the caller holds the lock.
 
-One source sends at a time. It stays until a verdict says otherwise: what it has sent warms its
-connections and its address, and a file from two mirrors in turn is no faster than from the better.
+A source that serves has seats: as many connections may ask it at once. Without one it is asked
+nothing, and what it is just sending is not waited for. Who gets how many is ``allot``'s business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Final, assert_never
 
 from zhcache.errors import IntegrityError, SourcesFailed, ZhcacheError
 from zhcached.errors import RepoUnavailable, StatusError
 from zhcached.fetch.limits import SlowError
 from zhcached.fetch.offer import Offer, Sender
+from zhcached.fetch.pace import Pace
+from zhcached.fetch.ramp import Ramp
 from zhcached.fetch.verdict import Again, OtherSource, Relocate, Restart, Stop, Verdict
 from zhcached.transport.address import Origin
 from zhcached.transport.dial import LateError
 from zhcached.transport.http import Target
+
+# Until something is measured: the way to a hub in the same country and back, TLS included.
+LATENCY_S: Final = 0.1
+# A source that was slow or brought nothing may have become better after this.
+REJOIN_S: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +43,15 @@ class Standing:
         trusts_validators: False once they have changed twice; the digest alone decides then.
         must_restart: What it sent is to be discarded before it is asked again.
         out: Why it is asked no more; None while it may be.
-        hold_until: Monotonic time before which it is not asked, though it keeps its turn.
-        rest_until: Monotonic time before which others have their turn.
+        hold_until: Monotonic time before which it is not asked, though it keeps its seats.
+        rest_until: Monotonic time before which only others are asked.
+        rejoin_at: Monotonic time before which it is asked only where nobody else may be.
+        seats: Connections that may ask it at once; 0 while it does not serve.
+        running: Stretches it is sending now.
+        streaming: Of them those whose bytes are arriving.
+        latency_s: From a request to its first byte, lately.
+        pace: Of all its connections together.
+        ramp: Whether one more of them is worth it.
     """
 
     offer: Offer
@@ -55,11 +69,36 @@ class Standing:
     out: BaseException | None = None
     hold_until: float = 0.0
     rest_until: float = 0.0
+    rejoin_at: float = 0.0
+    seats: int = 0
+    running: int = 0
+    streaming: int = 0
+    latency_s: float = LATENCY_S
+    pace: Pace = field(default_factory=Pace)
+    ramp: Ramp = field(default_factory=Ramp)
 
     @property
     def sender(self) -> Sender:
         """Who sent last, or will send."""
         return Sender(self.offer.source, self.plane)
+
+    def rate(self, now: float) -> float | None:
+        """Returns bytes per second, as measured or else as expected; None if nothing is known."""
+        measured = self.pace.rate(now)
+        return self.offer.rate if measured is None else measured
+
+    def share(self, now: float) -> float | None:
+        """Returns what one of its connections brings, in bytes per second."""
+        rate = self.rate(now)
+        return None if rate is None else rate / max(1, self.running)
+
+    def may_serve(self, now: float) -> bool:
+        """Tells whether it can be asked for this file now."""
+        return self.out is None and self.rest_until <= now
+
+    def answered(self, after_s: float) -> None:
+        """An answer's head came ``after_s`` seconds after the request."""
+        self.latency_s += (after_s - self.latency_s) / 4
 
     def progressed(self) -> None:
         """Forgets failures: it has sent something worth a request."""
@@ -68,7 +107,7 @@ class Standing:
 
 
 class Roster:
-    """Whose turn it is.
+    """All sources of a file.
 
     Args:
         offers: Best first; no source twice.
@@ -76,26 +115,19 @@ class Roster:
 
     def __init__(self, offers: Sequence[Offer]) -> None:
         self.standings = [Standing(offer) for offer in offers]
-        self._current: Standing | None = None
 
-    def choose(self, now: float) -> Standing | None:
-        """Returns whose turn it is; None if nobody may be asked now."""
-        current = self._current
-        if current is None or current.out is not None or current.rest_until > now:
-            able = [s for s in self.standings if s.out is None and s.rest_until <= now]
-            self._current = min(able, key=lambda s: s.is_slow, default=None)
-        return self._current
+    def serving(self) -> list[Standing]:
+        """Returns the sources that have seats, best first."""
+        return [standing for standing in self.standings if standing.seats]
 
-    def is_current(self, standing: Standing) -> bool:
-        """Tells whether ``standing`` still has its turn, as of the last choice or verdict."""
-        return self._current is standing
+    def next_best(self, now: float) -> Standing | None:
+        """Returns who is to serve when nobody does; None if nobody may be asked now."""
+        able = [s for s in self.standings if s.may_serve(now)]
+        return min(able, key=lambda s: (s.is_slow, s.rejoin_at > now), default=None)
 
     def has_alternatives(self, standing: Standing, now: float) -> bool:
         """Tells whether another source could take over from ``standing`` now."""
-        return any(
-            s is not standing and s.out is None and not s.is_slow and s.rest_until <= now
-            for s in self.standings
-        )
+        return any(s is not standing and not s.is_slow and s.may_serve(now) for s in self.standings)
 
     def next_turn(self) -> float | None:
         """Returns when a resting source may be asked again; None if all are out."""
@@ -121,8 +153,9 @@ class Roster:
                 standing.lied |= verdict.lied
                 standing.is_slow |= isinstance(error, SlowError | LateError)
                 standing.rest_until = now + verdict.rest_s
+                standing.rejoin_at = now + REJOIN_S if standing.is_slow else 0.0
                 standing.out = error if verdict.ban else None
-                self._current = None
+                standing.seats = 0
             case Stop():
                 pass
             case _:
