@@ -36,6 +36,7 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "stall": {"at": None, "seconds": None},
     "trickle": {"rate": 64, "at": 0},
     "rate": {"rate": REQUIRED},
+    "line": {"rate": REQUIRED},  # of all answers that it strikes together
     "corrupt": {"offset": 0},
     "zeros": {},
     "short": {"by": 1},

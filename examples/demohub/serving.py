@@ -9,11 +9,23 @@ from typing import Any, Final
 
 from demohub.faults import Fault
 from demohub.repos import StoredFile
-from demohub.wire import Answer, Request
+from demohub.wire import Answer, Line, Request
 
 RANGE_FAULTS: Final = frozenset({"ignore_range", "range_200", "wrong_range"})
 BODY_FAULTS: Final = frozenset(
-    {"cut", "reset", "stall", "trickle", "rate", "corrupt", "zeros", "short", "long", "gzip"}
+    {
+        "cut",
+        "reset",
+        "stall",
+        "trickle",
+        "rate",
+        "line",
+        "corrupt",
+        "zeros",
+        "short",
+        "long",
+        "gzip",
+    }
 )
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -94,6 +106,9 @@ def bent(answer: Answer, fault: Fault, file: StoredFile) -> Answer:
             return replace(answer, rate=fault["rate"], rate_from=fault["at"])
         case "rate":
             return replace(answer, rate=fault["rate"])
+        case "line":
+            # setdefault is atomic: all connections get the one that came first.
+            return replace(answer, line=fault.params.setdefault("line", Line(fault["rate"])))
         case "corrupt":
             return replace(answer, flips=(*answer.flips, fault["offset"]))
         case "zeros":

@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import termios
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -64,6 +65,23 @@ class Request:
     wants_close: bool = False
 
 
+class Line:
+    """Bytes per second over all who share it. Thread-safe."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def book(self, count: int) -> float:
+        """Takes its turn for ``count`` bytes and returns how many seconds off it is."""
+        with self._lock:
+            now = time.monotonic()
+            # A short burst makes up for threads that were woken late.
+            self._free_at = max(self._free_at, now - _PACE_S) + count / self.rate
+            return self._free_at - now
+
+
 @dataclass(slots=True)
 class Answer:
     """What goes back: ``content[start:stop]``, and how the sending departs from that.
@@ -74,6 +92,7 @@ class Answer:
         ending: What happens at byte ``ending_at`` of the body, if anything.
         stall_s: How long a stall lasts; None is until the client leaves or the hub stops.
         rate: Bytes per second from byte ``rate_from`` on, 0 for no limit.
+        line: Shares one rate with other answers.
         flips: Absolute offsets whose byte is inverted.
         delay_s: Wait before the status line.
         header_interval_s: Wait after each header byte.
@@ -91,6 +110,7 @@ class Answer:
     stall_s: float | None = None
     rate: float = 0
     rate_from: int = 0
+    line: Line | None = None
     flips: tuple[int, ...] = ()
     is_zeroed: bool = False
     delay_s: float = 0
@@ -197,7 +217,7 @@ class Connection:
 
     def _send_body(self, request: Request, answer: Answer, head: bytes, limit: int) -> None:
         first, last = answer.start, answer.start + limit
-        is_bent = answer.rate or answer.flips or answer.is_zeroed
+        is_bent = answer.rate or answer.line or answer.flips or answer.is_zeroed
         if isinstance(answer.content, bytes) and not is_bent:
             self._send_memory(request, head, answer.content, first, last)
             return
@@ -239,6 +259,9 @@ class Connection:
         while first < last:
             step = min(_CHUNK_BYTES, last - first)
             pause = 0.0
+            if answer.line:
+                step = min(step, max(1, int(answer.line.rate * _PACE_S)))
+                self._wait(answer.line.book(step))
             if answer.rate and first < paced_from:
                 step = min(step, paced_from - first)
             elif answer.rate:

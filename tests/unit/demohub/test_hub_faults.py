@@ -149,6 +149,21 @@ def test_rate_limits_each_connection(served, ask):
     assert 0.2 < time.monotonic() - begun < 2
 
 
+def test_line_is_shared_by_all_connections(served, ask):
+    served.fault("line", rate=4_000_000)
+    replies = []
+    asking = [
+        threading.Thread(target=lambda: replies.append(ask(served, TARGET))) for _ in range(2)
+    ]
+    begun = time.monotonic()
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(10)
+    assert [reply.body == WEIGHTS for reply in replies] == [True, True]
+    assert time.monotonic() - begun > 0.9 * 2 * len(WEIGHTS) / 4_000_000
+
+
 @pytest.mark.parametrize("asked", [None, "bytes=250000-399999"])
 def test_corrupt_inverts_one_byte(either, ask, asked):
     either.fault("corrupt", offset=300_000)
