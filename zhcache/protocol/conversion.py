@@ -3,8 +3,8 @@
 The front sends ``Convert``. The worker answers with the component's new files, one after the other:
 ``Begin``, then ``Chunk`` by ``Chunk``, each followed on the line by as many raw bytes as it says,
 then ``End``. It writes nothing but the line. ``Finished`` or ``Failed`` is its last word; the front
-cancels by closing the line. All paths are below the component's folder. ``Unpickle`` is answered in
-the same words.
+cancels by closing the line. All paths are below the component's folder. ``Unpickle`` and ``Extract``
+are answered in the same words.
 """
 
 from __future__ import annotations
@@ -69,6 +69,29 @@ class Unpickle(Event):
     blob: str
     size: int
     path: str
+    output: str
+
+
+class Extract(Event):
+    """Front to worker, its first frame: send one component of a checkpoint that holds all of them.
+
+    A descriptor beside it is of the checkpoint, ``size`` bytes, which its owner calls ``name``. The
+    component's keys begin with ``prefix`` and take ``bytes``; ``way`` is how they are laid out:
+    ``unet`` and ``vae`` as in latent diffusion, ``clip`` as in transformers, ``open_clip`` with
+    attention in one piece. Its configuration lies in ``folder`` below the component's name, taken
+    from the repository ``like``. ``output`` is what ``Begin`` calls the file, the only one.
+    """
+
+    name: str
+    size: int
+    folder: str
+    like: str
+    component: str
+    library: str
+    class_name: str
+    way: Literal["unet", "vae", "clip", "open_clip"]
+    prefix: str
+    bytes: int
     output: str
 
 

@@ -464,6 +464,10 @@ class ImportRequest(Message):
 
     ``link`` says that nobody writes the files in place (a content-addressed cache), so that a
     hard link may stand in for a copy.
+
+    With ``op`` ``checkpoint`` the only file is a whole model, which becomes a pipeline. ``like``
+    names the repository whose configurations, tokenizers and scheduler it gets; None leaves that to
+    its kind. ``replace`` lets an earlier one of the same user's under that name give way.
     """
 
     repo: str
@@ -471,7 +475,9 @@ class ImportRequest(Message):
     revision: str | None
     files: list[ImportFile]
     link: bool = False
-    op: Literal["import"] = "import"
+    like: str | None = None
+    replace: bool = False
+    op: Literal["import", "checkpoint"] = "import"
     protocol: int = 1
 
 

@@ -87,6 +87,34 @@ def parse_repo(text: str) -> RepoId:
     return RepoId(owner, name)
 
 
+def repo_of_file(name: str) -> RepoId:
+    """Returns the repository ``local/...`` that a file is called if nobody names it.
+
+    What no repository's name may have becomes a hyphen.
+
+    Raises:
+        UsageError: Nothing is left of its name.
+    """
+    stem = re.sub(r"\.[A-Za-z]{1,16}$", "", name)
+    cleaned = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", stem))
+    cleaned = re.sub(r"\.{2,}", ".", cleaned).lstrip(".-")[:96].rstrip(".-")
+    if not cleaned:
+        raise UsageError(
+            "no repository's name can be made of {name}",
+            hint="give it one: --repo OWNER/NAME",
+            name=printable(name),
+        )
+    return parse_repo(f"local/{cleaned}")
+
+
+def file_path(name: str) -> RepoPath:
+    """Returns what records call a file of that name: the name, if a path may be called so."""
+    try:
+        return parse_path(name)
+    except IntegrityError:
+        return parse_path("checkpoint.safetensors")
+
+
 def parse_revision(text: str) -> Revision:
     """Returns the revision named by ``text``.
 

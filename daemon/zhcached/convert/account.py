@@ -18,6 +18,7 @@ from zhcache.protocol.conversion import (
     Convert,
     Discard,
     End,
+    Extract,
     Finished,
     FromConvertWorker,
     Same,
@@ -76,13 +77,16 @@ class Account:
         bytes_done: Of the inputs.
     """
 
-    def __init__(self, request: Convert | Unpickle) -> None:
+    def __init__(self, request: Convert | Unpickle | Extract) -> None:
         # What may be taken as it is, by the name it then has, and what may be sent as text.
         self._sources: dict[str, str] = {}
         self._small: set[str] = set()
         if isinstance(request, Unpickle):
             self._outputs = {request.output}
             self.total = request.size
+        elif isinstance(request, Extract):
+            self._outputs = {request.output}
+            self.total = request.bytes
         else:
             rename = request.rename
             self._sources = {w.path: rename.get(w.path, w.path) for w in request.weights}

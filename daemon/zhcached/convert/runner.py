@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from zhcache.protocol.conversion import (
     Convert,
     Discard,
     End,
+    Extract,
     FromConvertWorker,
     TensorError,
     Unpickle,
@@ -84,7 +85,7 @@ class Task(Protocol):
         """What is to be done, in a few words."""
         ...
 
-    def request(self, folder: str) -> Convert | Unpickle:
+    def request(self, folder: str) -> Convert | Unpickle | Extract:
         """Returns what the worker is asked, for weights in ``folder``."""
         ...
 
@@ -97,7 +98,7 @@ class _LineFailed(Exception):
 
 
 class Conversion(Generic[T]):
-    """One conversion: of a component, or of a pickle.
+    """One conversion: of a component, of a pickle, or of a part of a checkpoint.
 
     Args:
         work: What is to be done.
@@ -106,6 +107,7 @@ class Conversion(Generic[T]):
         launcher: Starts the worker.
         intake: Takes the bytes.
         stall_s: How long the worker may be silent.
+        fds: Descriptors that go beside the request; they stay the caller's.
     """
 
     def __init__(
@@ -117,8 +119,10 @@ class Conversion(Generic[T]):
         launcher: Launcher,
         intake: Intake,
         stall_s: float = STALL_S,
+        fds: Sequence[int] = (),
     ) -> None:
         self.work = work
+        self._fds = fds
         self._name = f"{work.title} of {folder}"
         self._request = work.request(folder)
         self._account = Account(self._request)
@@ -164,7 +168,7 @@ class Conversion(Generic[T]):
                 raise Cancelled("the job was cancelled")  # noqa: TRY301
             worker.line.settimeout(self._stall_s)
             with _heard():
-                frames.send(worker.line, self._request)
+                frames.send(worker.line, self._request, self._fds)
             buffer = memoryview(bytearray(CHUNK))
             while self._account.finished is None:
                 self._take(worker, buffer)

@@ -112,3 +112,10 @@ def names_at(
         if named is not None:
             found.append(parse_repo(named))
     return tuple(dict.fromkeys((*found, repo)))
+
+
+def known_as(repo: RepoId) -> tuple[RepoId, ...]:
+    """Returns the names under which the model of ``repo`` may be known, ``repo`` first."""
+    here = {str(name) for kind in ("huggingface", "modelscope") for name in names_at(repo, kind)}
+    alike = [name for name, names in BUILT_IN.items() if here & {name, *names.values()}]
+    return tuple(dict.fromkeys((repo, *map(parse_repo, (*sorted(here), *alike)))))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zhcache.protocol import frames
-from zhcache.protocol.conversion import Convert, Unpickle
+from zhcache.protocol.conversion import Convert, Extract, Unpickle
 from zhcache.protocol.residency import Fill, Load
 from zhcached.workers import check, sandbox
 
@@ -48,10 +48,13 @@ def _work(kind: str, line: socket.socket) -> None:
 
         fill.run(line, request)
     elif kind == "convert":
-        request, fds = frames.receive(line, Convert | Unpickle)
-        frames.close_all(fds)
-        from zhcached.workers import convert, unpickle
+        request, fds = frames.receive(line, Convert | Unpickle | Extract)
+        from zhcached.workers import convert, single, unpickle
 
+        if isinstance(request, Extract):
+            single.run(line, request, fds)
+            return
+        frames.close_all(fds)
         if isinstance(request, Unpickle):
             unpickle.run(line, request)
         else:

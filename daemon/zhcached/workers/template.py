@@ -14,7 +14,8 @@ from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
 from zhcache.pipeline.quantized import hushed
 
-_ROLES = tuple(f"zhcached.workers.{role}" for role in ("fill", "resident", "convert", "unpickle"))
+_NAMES = ("fill", "resident", "convert", "unpickle", "single")
+_ROLES = tuple(f"zhcached.workers.{role}" for role in _NAMES)
 # Their modules bring what nearly every family uses; another family imports its own, once a worker.
 _USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")
 _ENVIRONMENT = {

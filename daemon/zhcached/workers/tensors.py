@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from zhcache.errors import IntegrityError
 
@@ -86,12 +86,23 @@ class WeightsFile:
         Raises:
             IntegrityError: There is none, or not of this size.
         """
-        self.path = path
-        self.size = size
         try:
-            self._fd = os.open(folder / path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(folder / path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise unsound(path, error.strerror or str(error)) from error
+        self._take(fd, path, size)
+
+    @classmethod
+    def opened(cls, fd: int, path: str, size: int) -> Self:
+        """Returns the file behind a descriptor, which it closes in the end; raises as the class."""
+        made = cls.__new__(cls)
+        made._take(fd, path, size)
+        return made
+
+    def _take(self, fd: int, path: str, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._fd = fd
         found = os.fstat(self._fd).st_size
         if found != size:
             self.close()
