@@ -27,6 +27,7 @@ _TRAINING = re.compile(
 LEFT_OUT_BESIDE = "pickle beside safetensors"
 LEFT_OUT_TRAINING = "training state, not weights"
 CONVERTED = "converted to safetensors"
+ONLY_PICKLE = "exists only as pickle, which runs code when it is read"
 
 
 class Judged(NamedTuple):

@@ -93,6 +93,26 @@ def select(
     return Selection(taken, in_order, redundant, to_convert)
 
 
+def select_served(files: Sequence[RemoteFile], *, pickle: bool) -> Selection:
+    """Returns what of a whole listing other machines may be given.
+
+    Args:
+        files: The listing.
+        pickle: Pickles are given as well.
+    """
+    if pickle:
+        return Selection(tuple(files), {}, 0)
+    listing = frozenset(file.path for file in files)
+    unsafe = {path for path in listing if pickles.is_pickle(path, listing)}
+    # What would be converted if it were here is what has no safe twin.
+    judged = pickles.judge(listing, listing, here=unsafe).left_out
+    left_out: dict[str, str] = {
+        path: pickles.ONLY_PICKLE if judged[path] == pickles.CONVERTED else judged[path]
+        for path in sorted(judged)
+    }
+    return Selection(tuple(f for f in files if f.path not in left_out), left_out, 0)
+
+
 def _patterns(globs: Iterable[str]) -> tuple[str, ...]:
     patterns = tuple(glob + "*" if glob.endswith("/") else glob for glob in globs)
     if "" in patterns:

@@ -44,7 +44,8 @@ JOURNAL_BEFORE_COMMIT: Final = 8 << 20
 class Ingest:
     """One unfinished blob on disk. All methods are thread-safe.
 
-    Made by ``Store.begin``, which sees to it that a key has one ingest at a time.
+    Made by ``Store.begin``, which sees to it that a key has one ingest at a time. ``is_proven``
+    once its bytes hashed to the promise.
 
     Args:
         folder: Where it lies; made if it is not there, resumed if it is.
@@ -103,6 +104,7 @@ class Ingest:
         self._reservation: Reservation | None = None
         self._journal: Journal | None = None
         self.received = Ranges()
+        self.is_proven = False
         is_empty = False
         try:
             with files.disk_errors(folder):
@@ -418,6 +420,7 @@ class Ingest:
             if self._hashed != self.size:
                 raise ValueError(f"bytes of {self.key} were discarded during its commit")
             self._state = "committing"
+            self.is_proven = True
         try:
             self._on_verified(came)
             with files.disk_errors(self._folder):

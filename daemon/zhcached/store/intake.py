@@ -59,6 +59,7 @@ class Intake:
         self._open: dict[str, Ingest] = {}
         self._watchers: dict[str, tuple[Callable[[], None], ...]] = {}
         self._discards: Counter[str] = Counter()
+        self._discarded_at: dict[str, float] = {}
         self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)
@@ -109,6 +110,11 @@ class Intake:
         """
         return self._discards[key]
 
+    def discarded_s_ago(self, key: str) -> float | None:
+        """Returns how long ago bytes of a key were last taken back, since this daemon's start."""
+        at = self._discarded_at.get(key)
+        return None if at is None else self._clock.monotonic() - at
+
     def watch(self, key: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Has ``callback`` called, from any thread, when anything changed under a key.
 
@@ -133,6 +139,7 @@ class Intake:
     def _count_discard(self, key: str) -> None:
         with self._lock:
             self._discards[key] += 1
+            self._discarded_at[key] = self._clock.monotonic()
 
     def draft(self, size: int, owner_job: str) -> Draft:
         """Starts a blob that is made here, of ``size`` bytes, with room for them set aside.

@@ -1,0 +1,149 @@
+"""The bytes of a file as an answer: from a blob, or from what is still on its way.
+
+The kernel copies from the page cache to the socket (``sendfile``); Python sees no byte, so that a
+warm file costs about what a plain web server takes. A client that reads nothing is cut off by the
+kernel, see ``server``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from zhcache.errors import Busy, ZhcacheError
+from zhcached.gateway.context import CONTEXT, Context
+from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
+from zhcached.jobs.coming import Reader
+from zhcached.jobs.pull import Coming, Here
+
+
+async def send(
+    request: web.Request, found: Here | Coming, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Answers a GET or HEAD of a file, ranges and conditions included.
+
+    Args:
+        request: What was asked.
+        found: The file. Of one that is not here, a GET starts or joins the fetch.
+        headers: Of the answer, ``ETag`` among them.
+
+    Raises:
+        ZhcacheError: The file cannot be had, and nothing was sent yet. A failure after the first
+            byte cuts the connection.
+    """
+    etag = headers.get("ETag", "")
+    if is_fresh(request.headers.get("If-None-Match"), etag):
+        return web.Response(status=304, headers={"ETag": etag})
+    shared = {"Accept-Ranges": "bytes", **headers}
+    try:
+        span = _span(request, found, etag)
+    except NoSuchSpanError:
+        unsatisfied = {**shared, "Content-Range": f"bytes */{found.size}"}
+        return web.Response(status=416, headers=unsatisfied)
+    whole = Span(0, found.size, found.size)
+    if request.method == "HEAD" or found.size == 0:
+        # A file without bytes needs no fetch: there is one such file.
+        return web.Response(headers={**shared, "Content-Length": str(found.size)})
+    context = request.app[CONTEXT]
+    response = web.StreamResponse(status=200 if span is None else 206, headers=shared)
+    if span is not None:
+        response.headers["Content-Range"] = span.content_range
+    response.content_length = (span or whole).end - (span or whole).start
+    if isinstance(found, Here):
+        await _send_blob(context, request, response, found, span or whole)
+    else:
+        await _send_coming(context, request, response, found, span or whole)
+    return response
+
+
+def _span(request: web.Request, found: Here | Coming, etag: str) -> Span | None:
+    if request.method == "HEAD" or not may_resume(request.headers.get("If-Range"), etag):
+        return None
+    span = chosen(request.headers.get("Range"), found.size)
+    # Whoever asks for the rest may hold a beginning that was taken back since.
+    return None if found.tainted else span
+
+
+async def _send_blob(
+    context: Context, request: web.Request, response: web.StreamResponse, found: Here, span: Span
+) -> None:
+    try:
+        fd = os.open(found.file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Busy("the file was let go this moment", hint="ask again") from None
+    try:
+        await response.prepare(request)
+        await _copy(context, request, fd, span.start, span.end)
+    except ConnectionError:
+        cut(request)
+    finally:
+        os.close(fd)
+
+
+async def _send_coming(
+    context: Context, request: web.Request, response: web.StreamResponse, found: Coming, span: Span
+) -> None:
+    reader = await context.call(found.read)
+    try:
+        # Before the first byte a failure can still be told in words.
+        end = await _available(reader, span.start)
+        await response.prepare(request)
+        at = span.start
+        while at < span.end:
+            end = min(await _available(reader, at), span.end)
+            await _copy(context, request, reader.fd, at, end)
+            at = end
+    except ConnectionError:
+        cut(request)
+    except ZhcacheError:
+        if not response.prepared:
+            raise
+        cut(request)
+    finally:
+        reader.close()
+
+
+async def _available(reader: Reader, offset: int) -> int:
+    """Returns where the bytes end that may be sent from ``offset`` on, once there are any."""
+    loop = asyncio.get_running_loop()
+    news = asyncio.Event()
+    while (end := reader.available(offset)) <= offset:
+        news.clear()
+        reader.once(lambda: loop.call_soon_threadsafe(news.set))
+        # Once more: what came before the callback was in place woke nobody.
+        if (end := reader.available(offset)) > offset:
+            break
+        await news.wait()
+    return end
+
+
+async def _copy(context: Context, request: web.Request, fd: int, start: int, end: int) -> None:
+    """Sends bytes of a file.
+
+    Raises:
+        ConnectionError: The client is gone, or has read nothing for too long.
+    """
+    loop = asyncio.get_running_loop()
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        while start < end:
+            transport = request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionResetError("the client is gone")
+            count = await context.pace.take(end - start)
+            try:
+                sent = await loop.sendfile(transport, file, start, count)
+            except OSError as error:
+                raise ConnectionResetError(str(error)) from error
+            if sent < count:
+                raise ConnectionResetError("the file ended early")
+            context.traffic.bytes += sent
+            start += sent
+
+
+def cut(request: web.Request) -> None:
+    """Ends the connection at once: a client must not take what it got for the whole."""
+    if request.transport is not None:
+        request.transport.abort()

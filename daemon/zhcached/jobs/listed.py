@@ -1,0 +1,329 @@
+"""What a repository is, as the gateway tells it: asked of the sources, remembered, kept on disk.
+
+A branch is asked about again after a while, a commit never. While a source is asked whose last
+word is kept, nobody waits long: clients of hubs give up after ten seconds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from zhcache.errors import Busy, IntegrityError, NotFound, SourcesFailed, ZhcacheError
+from zhcache.protocol.messages import PrefetchRequest
+from zhcache.protocol.names import RepoId, RepoPath, is_commit, parse_path, parse_repo
+from zhcached.clock import Clock
+from zhcached.config import ServeConfig
+from zhcached.jobs.brief import DEFAULT_REF, Brief, prepare
+from zhcached.jobs.gather import Fetcher
+from zhcached.jobs.listings import Kept, Listings
+from zhcached.sources.alias import HubNames
+from zhcached.sources.base import RemoteFile, Source
+from zhcached.sources.pickles import ONLY_PICKLE
+from zhcached.sources.selection import select_served
+from zhcached.store.digest import Promise
+from zhcached.store.snapshots import Manifest
+
+PATIENCE_S = 5.0
+FAILED_S = 15.0
+"""A failure is told again for so long without asking anew."""
+
+MAX_REMEMBERED = 512
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository at a commit.
+
+    Attributes:
+        repo: As it was asked for.
+        revision: Branch, tag or commit that was asked for.
+        commit: What that means.
+        files: What to show, sorted by path.
+        left_out: Those of ``files`` that are not given out, with the reason: weights that exist
+            only as pickle. Not to show them would let a client take the rest for all.
+        unlisted: What the hub lists and nobody needs, with the reason: pickles with a safe twin.
+        private: Not everybody may read it, and it is served all the same.
+        current: False if no source could be asked and this is from what is kept here.
+        source: Name of the source that defined it.
+    """
+
+    repo: str
+    revision: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+    left_out: dict[str, str]
+    unlisted: dict[str, str]
+    private: bool
+    current: bool
+    source: str
+
+
+class _Asking:
+    """One question to the sources, for all who want to know the same."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.over = threading.Event()
+        self.ended = 0.0
+        self.brief: Brief | None = None
+        self.error: ZhcacheError | None = None
+
+
+class Listing:
+    """Answers of sources. Thread-safe.
+
+    Args:
+        fetcher: Has the store and the sources' records.
+        sources: All there are.
+        aliases: The user's own names for repositories.
+        clock: The time.
+        config: What may be served, and how long a branch counts.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        sources: Sequence[Source],
+        aliases: Mapping[str, HubNames],
+        clock: Clock,
+        config: ServeConfig,
+    ) -> None:
+        self._health = fetcher.health
+        self._store = fetcher.store
+        self._sources = sources
+        self._aliases = aliases
+        self._clock = clock
+        self._config = config
+        self._kept = Listings(fetcher.store.layout)
+        self._lock = threading.Lock()
+        self._askings: dict[tuple[str, str], _Asking] = {}
+        self._briefs: dict[tuple[str, str], tuple[Brief, float]] = {}
+        self._listed: dict[tuple[str, str], Kept] = {}
+
+    def find(self, repo: RepoId, revision: str | None) -> Listed:
+        """Returns what a repository is; see ``Pulls.listed``."""
+        asked = revision or DEFAULT_REF
+        if is_commit(asked):
+            kept, is_current = self._at_commit(repo, asked)
+        else:
+            # What is the default branch on one kind of hub is unknown on the other.
+            kept, is_current = self._at_ref(repo, DEFAULT_REF if asked == "master" else asked)
+        if kept.private and str(repo) not in self._config.entitled:
+            raise _not_served(repo)
+        chosen = select_served(kept.files, pickle=self._config.pickle)
+        refused = {k: v for k, v in chosen.left_out.items() if v == ONLY_PICKLE}
+        unlisted = {k: v for k, v in chosen.left_out.items() if k not in refused}
+        return Listed(
+            repo=str(repo),
+            revision=asked,
+            commit=kept.commit,
+            files=tuple(file for file in kept.files if file.path not in unlisted),
+            left_out=refused,
+            unlisted=unlisted,
+            private=kept.private,
+            current=is_current,
+            source=kept.source,
+        )
+
+    def refs(self, repo: RepoId) -> dict[str, str]:
+        """Returns the commits that branches and tags were last known to mean."""
+        return self._kept.refs(repo)
+
+    def refs_to(self, repo: RepoId, commit: str) -> list[str]:
+        """Returns the branches and tags that were last known to mean a commit."""
+        return [ref for ref, means in self._kept.refs(repo).items() if means == commit]
+
+    def brief(self, listed: Listed, file: RemoteFile) -> Brief:
+        """Returns where the bytes of a file may come from.
+
+        Raises:
+            ZhcacheError: As ``find``; NotFound if no source has these bytes any more.
+        """
+        repo = parse_repo(listed.repo)
+        held = self._briefs.get((repo.folder, listed.commit))
+        if held is not None and self._clock.monotonic() - held[1] < self._config.refresh:
+            return held[0]
+        kept = self._read(repo, listed.commit)
+        asked = dict.fromkeys((listed.commit, kept.asked if kept else listed.commit))
+        error: ZhcacheError | None = None
+        for revision in asked:
+            try:
+                brief = self._wait(self._ask(repo, revision), None)
+            except ZhcacheError as failed:
+                error = error or failed
+                continue
+            if _has(brief, file):
+                return brief
+        if held is not None:
+            return held[0]
+        raise error or NotFound(
+            "no source has {path} of {repo} at {commit} any more",
+            path=file.path,
+            repo=listed.repo,
+            commit=listed.commit,
+        )
+
+    def _at_commit(self, repo: RepoId, commit: str) -> tuple[Kept, bool]:
+        kept = self._read(repo, commit)
+        if kept is not None:
+            return kept, True
+        try:
+            return self._kept_of(self._wait(self._ask(repo, commit), None)), True
+        except (SourcesFailed, NotFound, Busy) as error:
+            return self._from_store(repo, commit, error), False
+
+    def _at_ref(self, repo: RepoId, ref: str) -> tuple[Kept, bool]:
+        commit = self._kept.refs(repo).get(ref)
+        kept = self._read(repo, commit) if commit else None
+        try:
+            asking = self._ask(repo, ref)
+            return self._kept_of(self._wait(asking, PATIENCE_S if kept else None)), True
+        except (SourcesFailed, NotFound, Busy) as error:
+            # A repository that was deleted there is still what it was; one that is forbidden by
+            # now is another error.
+            return kept or self._from_store(repo, ref, error), False
+
+    def _read(self, repo: RepoId, commit: str) -> Kept | None:
+        key = (repo.folder, commit)
+        kept = self._listed.get(key)
+        if kept is None and (kept := self._kept.read(repo, commit)) is not None:
+            self._remember(self._listed, key, kept)
+        return kept
+
+    def _from_store(self, repo: RepoId, revision: str, error: ZhcacheError) -> Kept:
+        """Returns the files of a snapshot, where no listing of its repository is kept."""
+        try:
+            manifest = self._store.resolve(repo, None if revision == DEFAULT_REF else revision)
+        except (NotFound, IntegrityError):
+            raise error from None
+        if manifest.derived is not None:
+            raise error
+        return _of_manifest(manifest)
+
+    def _ask(self, repo: RepoId, revision: str) -> _Asking:
+        """Returns the question that is under way or was answered lately, else begins one."""
+        key, now = (repo.folder, revision), self._clock.monotonic()
+        with self._lock:
+            asking = self._askings.get(key)
+            if asking is not None and not (asking.over.is_set() and self._is_stale(asking, now)):
+                return asking
+            asking = self._askings[key] = _Asking(now)
+            for old in list(self._askings)[:-MAX_REMEMBERED]:
+                del self._askings[old]
+        # A thread of its own: whoever asks may lose patience, and others want the answer too.
+        work = partial(self._work, asking, repo, revision)
+        threading.Thread(target=work, name="listing", daemon=True).start()
+        return asking
+
+    def _is_stale(self, asking: _Asking, now: float) -> bool:
+        life = self._config.refresh
+        return now - asking.ended >= (life if asking.brief else min(life, FAILED_S))
+
+    def _work(self, asking: _Asking, repo: RepoId, revision: str) -> None:
+        try:
+            request = PrefetchRequest(repo=str(repo), revision=revision)
+            choose = partial(select_served, pickle=self._config.pickle)
+            brief = prepare(request, self._sources, self._health, self._aliases, choose=choose)
+            self._keep(repo, revision, brief)
+            asking.brief = brief
+        except ZhcacheError as error:
+            asking.error = error
+        except Exception as error:
+            log.exception("listing.defect", repo=str(repo))
+            asking.error = ZhcacheError(
+                "the daemon met a defect of its own: {kind}",
+                hint="zhcache logs has the details; please report it",
+                kind=type(error).__name__,
+            )
+        finally:
+            asking.ended = self._clock.monotonic()
+            asking.over.set()
+
+    def _wait(self, asking: _Asking, patience_s: float | None) -> Brief:
+        if patience_s is not None:
+            patience_s = max(0.0, asking.since + patience_s - self._clock.monotonic())
+        if not asking.over.wait(patience_s):
+            raise Busy("the sources have not answered yet", hint="ask again")
+        if asking.brief is None:
+            raise asking.error or SourcesFailed("the sources gave no answer")
+        return asking.brief
+
+    def _keep(self, repo: RepoId, revision: str, brief: Brief) -> None:
+        kept = self._kept_of(brief)
+        key = (repo.folder, kept.commit)
+        before = self._kept.read(repo, kept.commit)
+        if before is not None and is_commit(revision):
+            # By its branch a hub without commits can be asked again.
+            kept = msgspec.structs.replace(kept, asked=before.asked)
+        self._remember(self._briefs, key, (brief, self._clock.monotonic()))
+        self._remember(self._listed, key, kept)
+        self._kept.write(repo, kept, None if is_commit(revision) else revision)
+
+    def _kept_of(self, brief: Brief) -> Kept:
+        promised = {file.path: file.promise for file in brief.comparison.files}
+        files = (_with_digest(file, promised) for file in brief.primary.files)
+        return Kept(
+            repo=str(brief.repo),
+            commit=brief.primary.commit,
+            asked=brief.revision,
+            source=brief.primary.source,
+            private=brief.is_private,
+            files=tuple(file for file in files if file.promise is not None),
+        )
+
+    def _remember(self, memory: dict[tuple[str, str], T], key: tuple[str, str], value: T) -> None:
+        with self._lock:
+            memory.pop(key, None)
+            memory[key] = value
+            for old in list(memory)[:-MAX_REMEMBERED]:
+                del memory[old]
+
+
+def _with_digest(file: RemoteFile, promised: Mapping[RepoPath, Promise]) -> RemoteFile:
+    """Returns the file with another source's digest where its own hub names none. Pure."""
+    if file.promise is not None or (promise := promised.get(file.path)) is None:
+        return file
+    return msgspec.structs.replace(file, sha256=promise.sha256, git_sha1=promise.git_sha1)
+
+
+def _has(brief: Brief, file: RemoteFile) -> bool:
+    """Tells whether a brief has the very bytes that a listing named before. Pure."""
+    found = next((f for f in brief.comparison.files if f.path == file.path), None)
+    if found is None or found.promise.size != file.size:
+        return False
+    by_sha256 = file.sha256 is not None and found.promise.sha256 == file.sha256
+    return by_sha256 or (file.git_sha1 is not None and found.promise.git_sha1 == file.git_sha1)
+
+
+def _of_manifest(manifest: Manifest) -> Kept:
+    files = (
+        # What git keeps is known to clients by git's digest alone, as its hub lists it.
+        RemoteFile(parse_path(f.path), f.size, None if f.git_sha1 else f.sha256, f.git_sha1)
+        for f in manifest.files
+    )
+    return Kept(
+        repo=manifest.repo,
+        commit=manifest.commit,
+        asked=manifest.commit,
+        source=manifest.source,
+        private=not manifest.is_public,
+        files=tuple(files),
+    )
+
+
+def _not_served(repo: RepoId) -> NotFound:
+    return NotFound(
+        "{repo} is not served",
+        hint="it is missing, private or gated, or not known to be public; the machine that serves "
+        "it may name it under [serve] entitled",
+        repo=repo,
+    )

@@ -1,0 +1,331 @@
+"""Pulling through: a file is fetched when a client of the gateway asks for it.
+
+``Pulls.listed`` says what a repository is, ``Pulls.find`` where a file of it is: here, or coming.
+Listings are kept on disk, so that without a line to any source those of this store are answered
+as they were; a file is fetched once, whoever waits for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from zhcache.errors import Busy, Cancelled, NotFound, UnsafeWeights, ZhcacheError
+from zhcache.protocol.messages import Trust
+from zhcache.protocol.names import RepoId, RepoPath, parse_repo
+from zhcached.clock import Clock
+from zhcached.config import ServeConfig
+from zhcached.jobs.brief import narrowed
+from zhcached.jobs.coming import Arrival, Reader
+from zhcached.jobs.gather import Fetcher, Gathering
+from zhcached.jobs.listed import Listed, Listing
+from zhcached.jobs.meter import Meter
+from zhcached.jobs.publishing import Publishing, Whole
+from zhcached.jobs.queue import Control
+from zhcached.sources.alias import HubNames
+from zhcached.sources.base import RemoteFile, Source
+from zhcached.store.digest import Committed, Promise
+from zhcached.store.snapshots import ManifestFile
+
+__all__ = ["Coming", "Here", "Listed", "Pulls"]
+
+LARGE_BYTES = 16 * 2**20
+LARGE_AT_ONCE = 8
+SMALL_AT_ONCE = 8
+"""Small files do not wait for large ones: a client needs both to go on."""
+
+GRACE_S = 60.0
+"""A file for which nobody has waited so long is not fetched further; what came of it is kept."""
+
+TAINT_S = 3600.0
+"""So long after bytes of a file were taken back nobody may resume it: ranges are answered whole."""
+
+log = structlog.get_logger()
+
+
+class Here(msgspec.Struct, frozen=True):
+    """A file that is a blob of this store.
+
+    Attributes:
+        sha256: Its name.
+        git_sha1: Git's name of it, where a hub keeps it in git.
+        size: Bytes.
+        file: Where it lies. It may be collected at any moment; an open descriptor stays good.
+        tainted: Bytes of it were taken back lately: whoever resumes may hold wrong ones.
+    """
+
+    sha256: str
+    git_sha1: str | None
+    size: int
+    file: Path
+    tainted: bool = False
+
+
+class Coming:
+    """A file that is not here. Nothing is fetched before ``read``.
+
+    Attributes:
+        size: Bytes.
+        promise: What it must turn out to be.
+        sha256: Its name, if that was promised.
+        tainted: As ``Here``.
+    """
+
+    def __init__(self, promise: Promise, arrive: Callable[[], Arrival], *, tainted: bool) -> None:
+        self.size = promise.size
+        self.promise = promise
+        self.sha256 = promise.sha256
+        self.tainted = tainted
+        self._arrive = arrive
+
+    def read(self) -> Reader:
+        """Starts or joins the fetch and returns a reader of it; the caller closes it."""
+        return self._arrive().read()
+
+
+class Pulls:
+    """What the gateway serves. Thread-safe and synchronous.
+
+    Args:
+        fetcher: Shared with the jobs: one fetch of each set of bytes in the whole daemon.
+        sources: All there are.
+        aliases: The user's own names for repositories.
+        clock: The time.
+        config: What may be served.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        sources: Sequence[Source],
+        aliases: Mapping[str, HubNames],
+        clock: Clock,
+        config: ServeConfig,
+    ) -> None:
+        self._fetcher = fetcher
+        self._store = fetcher.store
+        self._clock = clock
+        self._config = config
+        self._listing = Listing(fetcher, sources, aliases, clock, config)
+        self._publishing = Publishing(self._store, clock, self._listing.refs_to)
+        self._lock = threading.Lock()
+        self._arrivals: dict[str, Arrival] = {}
+        self._serial = itertools.count(1)
+        self._stopping = threading.Event()
+        self._large = ThreadPoolExecutor(LARGE_AT_ONCE, "pull")
+        self._small = ThreadPoolExecutor(SMALL_AT_ONCE, "pull-small")
+        self.misses = 0
+
+    def listed(self, repo: RepoId, revision: str | None) -> Listed:
+        """Returns what a repository is at a branch, tag or commit; None is its default branch.
+
+        Raises:
+            NotFound: No source has it, or it may not be served.
+            Gated: Its terms must be accepted.
+            NotPermitted: It was taken down.
+            SourcesFailed: No source could be asked, and nothing of it is kept here.
+            IntegrityError: The sources contradict each other.
+        """
+        return self._listing.find(repo, revision)
+
+    def refs(self, repo: RepoId) -> dict[str, str]:
+        """Returns the commits that branches and tags of a repository were last known to mean."""
+        return self._listing.refs(repo)
+
+    def find(self, listed: Listed, path: RepoPath) -> Here | Coming:
+        """Returns a file of a listing; nothing is fetched before it is read.
+
+        Raises:
+            NotFound: There is no such file, or it is not here and may not be fetched.
+            UnsafeWeights: It exists only as pickle, which is not served.
+        """
+        file = file_of(listed, path)
+        promise = file.promise
+        assert promise is not None
+        is_tainted = self._is_tainted(promise.key)
+        with self._lock:
+            arrival = self._arrivals.get(promise.key)
+        if arrival is not None and arrival.found is not None:
+            return self._here(arrival.found, is_tainted)
+        if arrival is None and (found := self._held(listed, file, promise)) is not None:
+            return self._here(found, is_tainted)
+        if not self._config.pull:
+            raise NotFound(
+                "{path} of {repo} is not in the store",
+                hint="fetch it with `zhcache prefetch {repo}`; [serve] pull = true would do so",
+                path=path,
+                repo=listed.repo,
+            )
+        return Coming(promise, partial(self._arrive, listed, file, promise), tainted=is_tainted)
+
+    @property
+    def running(self) -> int:
+        """How many files are on their way."""
+        return len(self._arrivals)
+
+    def stop(self, grace_s: float = 5.0) -> bool:
+        """Ends the fetches, which keep what came; tells whether all have ended in time."""
+        self._stopping.set()
+        for pool in (self._large, self._small):
+            pool.shutdown(wait=False, cancel_futures=True)
+        until = self._clock.monotonic() + grace_s
+        while self._arrivals and self._clock.monotonic() < until:
+            threading.Event().wait(0.02)
+        self._publishing.stop(grace_s)
+        return not self._arrivals
+
+    def _here(self, found: Committed, is_tainted: bool) -> Here:
+        place = self._store.blobs.path(found.sha256)
+        return Here(found.sha256, found.git_sha1, found.size, place, is_tainted)
+
+    def _is_tainted(self, key: str) -> bool:
+        ago = self._store.intake.discarded_s_ago(key)
+        return ago is not None and ago < TAINT_S
+
+    def _held(self, listed: Listed, file: RemoteFile, promise: Promise) -> Committed | None:
+        """Returns the blob of a file if it is here, and sees to it that a snapshot names it."""
+        if self._publishing.knows(parse_repo(listed.repo), listed.commit, file.path):
+            return self._store.intake.find(promise)
+        job = f"pull-{next(self._serial)}"
+        found = self._store.intake.find(promise, job)
+        if found is None:
+            self._store.leases.release_holds(job)
+        else:
+            self._publish(listed, file, found, "first-use", job)
+        return found
+
+    def _arrive(self, listed: Listed, file: RemoteFile, promise: Promise) -> Arrival:
+        with self._lock:
+            arrival = self._arrivals.get(promise.key)
+            if arrival is None or arrival.error is not None:
+                arrival = Arrival(
+                    self._store.intake,
+                    promise.key,
+                    promise.size,
+                    wants=self._fetcher.wants,
+                    clock=self._clock,
+                    place=self._store.blobs.path,
+                )
+                self._arrivals[promise.key] = arrival
+                self.misses += 1
+                pool = self._large if promise.size > LARGE_BYTES else self._small
+                pool.submit(self._fetch, listed, file, arrival)
+        return arrival
+
+    def _fetch(self, listed: Listed, file: RemoteFile, arrival: Arrival) -> None:
+        job = f"pull-{next(self._serial)}"
+        structlog.contextvars.bind_contextvars(job=job, repo=listed.repo)
+        try:
+            found, grade = self._bring(listed, file, arrival, job)
+        except Exception as error:  # noqa: BLE001 - told to all who wait
+            self._store.leases.release_holds(job)
+            self._forget(arrival)
+            arrival.fail(_told(error))
+        else:
+            arrival.finish(found)
+            # Until a manifest names it, what has only git's digest is found by nobody.
+            done = partial(self._forget, arrival)
+            self._publish(listed, file, found, grade, job, done)
+        finally:
+            structlog.contextvars.clear_contextvars()
+
+    def _bring(
+        self, listed: Listed, file: RemoteFile, arrival: Arrival, job: str
+    ) -> tuple[Committed, Trust]:
+        control = _Patience(arrival, self._stopping)
+        brief = narrowed(self._listing.brief(listed, file), file.path)
+        meter = Meter(file.size, self._clock)
+        gathering = Gathering(self._fetcher, brief, job, control, meter)
+        log.info("pull.started", path=file.path, bytes=file.size)
+        gathering.run()
+        return gathering.committed[file.path], gathering.trust()[0].grade
+
+    def _publish(
+        self,
+        listed: Listed,
+        file: RemoteFile,
+        found: Committed,
+        grade: Trust,
+        job: str,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        kept = found.git_sha1 if found.git_sha1 == file.git_sha1 else None
+        entry = ManifestFile(file.path, found.size, found.sha256, kept, grade)
+        self._publishing.add(_whole(listed), entry, job, done)
+
+    def _forget(self, arrival: Arrival) -> None:
+        with self._lock:
+            if self._arrivals.get(arrival.key) is arrival:
+                del self._arrivals[arrival.key]
+
+
+class _Patience(Control):
+    """Ends a fetch for which nobody waits any more, and all when the daemon stops."""
+
+    def __init__(self, arrival: Arrival, stopping: threading.Event) -> None:
+        super().__init__(lambda _: None, None)
+        self._arrival = arrival
+        self._stopping = stopping
+
+    def check(self) -> None:
+        """Raises Cancelled if the fetch is to end."""
+        if self._stopping.is_set() or self._arrival.idle_s() > GRACE_S:
+            self.cancelled.set()
+        super().check()
+
+
+def file_of(listed: Listed, path: RepoPath) -> RemoteFile:
+    """Returns a file of a listing. Pure.
+
+    Raises:
+        NotFound: There is no such file.
+        UnsafeWeights: It exists only as pickle.
+    """
+    if path in listed.left_out:
+        raise UnsafeWeights(
+            "{path} of {repo} exists only as pickle, which runs code when it is read",
+            hint="[serve] pickle = true of the machine that serves it gives such files out",
+            path=path,
+            repo=listed.repo,
+        )
+    place = bisect_left(listed.files, path, key=lambda file: file.path)
+    if place == len(listed.files) or listed.files[place].path != path:
+        raise NotFound(
+            "{repo} has no file {path} at {commit}",
+            repo=listed.repo,
+            path=path,
+            commit=listed.commit,
+        )
+    return listed.files[place]
+
+
+def _whole(listed: Listed) -> Whole:
+    return Whole(
+        repo=listed.repo,
+        commit=listed.commit,
+        source=listed.source,
+        private=listed.private,
+        paths=frozenset(file.path for file in listed.files) - listed.left_out.keys(),
+        left_out={**listed.left_out, **listed.unlisted},
+    )
+
+
+def _told(error: Exception) -> ZhcacheError:
+    if isinstance(error, Cancelled):
+        return Busy("the fetch was stopped", hint="ask again")
+    if isinstance(error, ZhcacheError):
+        return error
+    log.exception("pull.defect")
+    return ZhcacheError(
+        "the daemon met a defect of its own: {kind}",
+        hint="zhcache logs has the details; please report it",
+        kind=type(error).__name__,
+    )

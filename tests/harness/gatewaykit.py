@@ -1,0 +1,122 @@
+"""A gateway over a store of its own and demo hubs, in this process, and plain clients of it."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import socket
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from harness.storekit import open_store
+from zhcache.errors import ZhcacheError
+from zhcache.protocol.names import parse_path, parse_repo
+from zhcached.clock import SystemClock
+from zhcached.config import DownloadConfig, ServeConfig, SourceConfig
+from zhcached.gateway.context import Context
+from zhcached.gateway.pace import Pace
+from zhcached.gateway.sending import send
+from zhcached.gateway.server import Server
+from zhcached.jobs.gather import Fetcher
+from zhcached.jobs.health import Health
+from zhcached.jobs.pull import Pulls
+from zhcached.sources.registry import build, configured_origins
+from zhcached.transport.address import AddressPolicy
+from zhcached.transport.http import Transport
+
+REPO = "lab/tiny"
+CONFIG = b'{"_class_name": "Tiny"}'
+WEIGHTS = random.Random(7).randbytes(3 * 2**20 + 11)
+FILES = {"model_index.json": CONFIG, "unet/model.safetensors": WEIGHTS}
+
+
+def sources_of(hubs):
+    return [SourceConfig(hub.name, "huggingface", hub.url) for hub in hubs]
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict
+    body: bytes
+    cut: bool = False
+
+
+class Front:
+    """One serving: a store, its pulls and a server with one route for all files."""
+
+    def __init__(self, root, hubs, *, download=None, clock=None, middlewares=(), **serve):
+        self.clock = clock or SystemClock()
+        self.store = open_store(root, self.clock)
+        self.config = ServeConfig(**serve)
+        configs = sources_of(hubs)
+        limits = {
+            "stall": 0.3,
+            "min_rate": 1024,
+            "retries": 1,
+            "connections": 2,
+            **(download or {}),
+        }
+        self.download = DownloadConfig(**limits)
+        self.transport = Transport(AddressPolicy(configured_origins(configs)), connect_timeout_s=2)
+        self.health = Health(self.store.catalog, configs, self.clock)
+        self.fetcher = Fetcher(self.store, self.transport, self.download, self.health)
+        self.pulls = Pulls(
+            self.fetcher, build(configs, self.transport, {}), {}, self.clock, self.config
+        )
+        self.context = Context(
+            self.pulls, self.store, self.config, self.clock, Pace(self.config.rate, self.clock)
+        )
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        self.server = Server(self.context, listener, routes, middlewares=middlewares)
+        self.server.start()
+
+    def close(self):
+        self.server.stop()
+        assert self.pulls.stop()
+        self.store.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def connect(self, timeout=20):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def get(self, path, *, repo=REPO, revision="main", method="GET", **headers) -> Answer:
+        """One request; a body that ends early is told by ``cut``."""
+        line = self.connect()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            line.request(method, f"/{repo}/{revision}/{path}", headers=named)
+            answer = line.getresponse()
+            told = {k.lower(): v for k, v in answer.getheaders()}
+            try:
+                return Answer(answer.status, told, answer.read())
+            except http.client.IncompleteRead as error:
+                return Answer(answer.status, told, error.partial, cut=True)
+            except ConnectionError:
+                return Answer(answer.status, told, b"", cut=True)
+        finally:
+            line.close()
+
+
+def routes(context):
+    async def file(request: web.Request) -> web.StreamResponse:
+        where = request.match_info
+        try:
+            repo = parse_repo(f"{where['owner']}/{where['name']}")
+            listed = await context.call(context.pulls.listed, repo, where["revision"])
+            path = parse_path(where["path"])
+            found = await context.call(context.pulls.find, listed, path)
+            tag = found.sha256 or found.promise.git_sha1
+            return await send(request, found, {"ETag": f'"{tag}"', "X-Commit": listed.commit})
+        except ZhcacheError as error:
+            status = {4: 404, 6: 507, 8: 403, 75: 503}.get(error.exit_code, 502)
+            return web.json_response({"error": str(error), "code": error.code}, status=status)
+
+    return [web.get("/{owner}/{name}/{revision}/{path:.+}", file)]
