@@ -23,6 +23,7 @@ from zhcached.jobs.health import Health
 from zhcached.jobs.meter import Meter
 from zhcached.jobs.queue import Control
 from zhcached.jobs.stop import Either
+from zhcached.jobs.wants import Wants
 from zhcached.sources import ranking
 from zhcached.sources.trust import FileTrust
 from zhcached.store.digest import Committed, Promise
@@ -48,6 +49,7 @@ class Fetcher:
         self.health = health
         self.limiter = RateLimiter(Rates(config.rate, config.windows, SystemClock().wall))
         self.claims = Claims()
+        self.wants = Wants()
 
     def make_room(self, size: int) -> None:
         """Makes sure ``size`` bytes fit, collecting garbage once if they do not.
@@ -253,6 +255,7 @@ class Gathering:
             cancelled=Either(self._control.cancelled, failed),
             on_bytes=lambda sender, count: self._meter.add(file.path, sender, count),
             on_event=on_event,
+            wanted=lambda: self._fetcher.wants.of(file.first_promise.key),
         )
 
 
