@@ -89,11 +89,11 @@ async def _send_coming(
     reader = await context.call(found.read)
     try:
         # Before the first byte a failure can still be told in words.
-        end = await _available(reader, span.start)
+        end = await available(reader, span.start)
         await response.prepare(request)
         at = span.start
         while at < span.end:
-            end = min(await _available(reader, at), span.end)
+            end = min(await available(reader, at), span.end)
             await _copy(context, request, reader.fd, at, end)
             at = end
     except ConnectionError:
@@ -106,8 +106,12 @@ async def _send_coming(
         reader.close()
 
 
-async def _available(reader: Reader, offset: int) -> int:
-    """Returns where the bytes end that may be sent from ``offset`` on, once there are any."""
+async def available(reader: Reader, offset: int) -> int:
+    """Returns where the bytes end that may be sent from ``offset`` on, once there are any.
+
+    Raises:
+        ZhcacheError: There will be none, or what was sent before is not what the file holds.
+    """
     loop = asyncio.get_running_loop()
     news = asyncio.Event()
     while (end := reader.available(offset)) <= offset:
