@@ -17,9 +17,11 @@ from zhcache.errors import NotFound, UsageError, ZhcacheError
 from zhcache.protocol.messages import ImportFile, ImportRequest
 from zhcache.protocol.names import RepoId, is_commit, parse_path, parse_repo, parse_revision
 
-_FOREIGN_NAMES = frozenset(
+FOREIGN_NAMES = frozenset(
     {".git", ".cache", ".msc", ".mdl", ".mv", "._____temp", ".locks", ".lock"}
 )
+"""What other tools keep for themselves among a model's files."""
+
 _FOREIGN_ENDS = (".incomplete", ".lock")
 
 
@@ -140,6 +142,21 @@ def _refs(folder: Path) -> dict[str, str]:
 # --- ModelScope ---------------------------------------------------------------------------------
 
 
+LEGACY_MARKS = (".msc", ".mdl", "configuration.json")
+"""Of these ModelScope's client leaves at least one in a model's folder."""
+
+
+def scope_repo(name: str) -> RepoId | None:
+    """Returns the repository that a folder ``O--N`` of ModelScope's cache is for, if it is one."""
+    repo = _repo(name.replace("--", "/", 1))
+    return repo if repo is not None and repo.owner else None
+
+
+def legacy_repo(owner: str, name: str) -> RepoId | None:
+    """Returns the repository that ``O/N`` of ModelScope's older cache is for, if it is one."""
+    return _repo(f"{owner}/{name.replace('___', '.')}")
+
+
 def _modelscope(folder: Path) -> Iterator[Found]:
     if (folder / "snapshots").is_dir():
         yield from _scope_snapshots(folder)
@@ -154,8 +171,8 @@ def _modelscope(folder: Path) -> Iterator[Found]:
 
 
 def _scope_snapshots(folder: Path) -> Iterator[Found]:
-    repo = _repo(folder.name.replace("--", "/", 1))
-    if repo is None or not repo.owner:
+    repo = scope_repo(folder.name)
+    if repo is None:
         return
     for branch in _folders(folder / "snapshots"):
         if _is_revision(branch.name):
@@ -166,7 +183,7 @@ def _scope_snapshots(folder: Path) -> Iterator[Found]:
 
 def _scope_legacy(owner: Path) -> Iterator[Found]:
     for folder in _folders(owner):
-        repo = _repo(f"{owner.name}/{folder.name.replace('___', '.')}")
+        repo = legacy_repo(owner.name, folder.name)
         if repo is not None and _looks_like_model(folder):
             found = Found(repo, revision="master")
             _collect(found, folder)
@@ -176,7 +193,7 @@ def _scope_legacy(owner: Path) -> Iterator[Found]:
 def _looks_like_model(folder: Path) -> bool:
     # Only what ModelScope's own client leaves: a config.json would make a component of a plain
     # pipeline folder a repository.
-    return any((folder / name).exists() for name in (".msc", ".mdl", "configuration.json"))
+    return any((folder / name).exists() for name in LEGACY_MARKS)
 
 
 # --- plain folders ------------------------------------------------------------------------------
@@ -207,9 +224,9 @@ def _local_dir_commit(folder: Path) -> str | None:
 
 def _collect(found: Found, folder: Path) -> None:
     for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _FOREIGN_NAMES)
+        folders[:] = sorted(name for name in folders if name not in FOREIGN_NAMES)
         for name in sorted(names):
-            if name in _FOREIGN_NAMES or name.endswith(_FOREIGN_ENDS):
+            if name in FOREIGN_NAMES or name.endswith(_FOREIGN_ENDS):
                 continue
             file = Path(base) / name
             path = file.relative_to(folder).as_posix()

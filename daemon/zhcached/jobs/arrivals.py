@@ -1,4 +1,6 @@
-"""Descriptors as they come in over a socket, one batch at a time.
+"""What an import is given: a request, then an open descriptor for each of its files.
+
+From a client they come in over a socket, one batch at a time.
 
 The sender waits in its own ``sendmsg`` until we take the next batch, so an import of ten thousand
 files never holds more than one message's worth of open descriptors here.
@@ -11,6 +13,7 @@ import fcntl
 import os
 import socket
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from zhcache.errors import UsageError
@@ -20,7 +23,30 @@ MAX_DESCRIPTORS = 64
 READ_TIMEOUT_S = 30.0
 
 
-class Arrivals:
+class Incoming(ABC):
+    """What becomes a snapshot. ``folder`` is the watched folder it lies in, if it lies in one."""
+
+    request: ImportRequest
+    folder: str = ""
+
+    @abstractmethod
+    def take(self, count: int) -> Iterator[int]:
+        """Yields ``count`` descriptors of regular files open for reading; closes each after use.
+
+        Raises:
+            ZhcacheError: One cannot be had.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go; a second call does nothing."""
+
+    def known(self, path: str) -> str | None:
+        """Returns the sha256 of the file that was yielded last, if its bytes are known already."""
+        return None
+
+
+class Arrivals(Incoming):
     """What a client hands over on one connection: a request, then its descriptors in order."""
 
     def __init__(self, channel: socket.socket, request: ImportRequest) -> None:

@@ -8,8 +8,10 @@ from zhcache.errors import Cancelled, IntegrityError, Partial, UsageError, Zhcac
 from zhcache.i18n import mark
 from zhcache.protocol.messages import VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
+from zhcached.convert.single import Checkpoints
 from zhcached.jobs import state
-from zhcached.jobs.arrivals import Arrivals
+from zhcached.jobs.arrivals import Incoming
+from zhcached.jobs.checkpoints import take_in_checkpoint
 from zhcached.jobs.imports import take_in
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Control
@@ -26,12 +28,20 @@ class Performer:
         store: Where the snapshots are.
         prefetcher: Fetches them.
         residency: Keeps them warm.
+        checkpoints: Takes in whole models in one file.
     """
 
-    def __init__(self, store: Store, prefetcher: Prefetcher, residency: Residency) -> None:
+    def __init__(
+        self,
+        store: Store,
+        prefetcher: Prefetcher,
+        residency: Residency,
+        checkpoints: Checkpoints,
+    ) -> None:
         self._store = store
         self._prefetcher = prefetcher
         self._residency = residency
+        self._checkpoints = checkpoints
 
     def perform(self, record: state.Record, control: Control) -> state.Done:
         """Does one job in the calling thread.
@@ -42,6 +52,8 @@ class Performer:
         match record.task:
             case state.Prefetch(request):
                 return self._prefetcher.run(request, record, control)
+            case state.Refresh(request):
+                return self._prefetcher.run(request, record, control, record.task)
             case state.Verify(request):
                 repo = parse_repo(request.repo) if request.repo else None
                 return self._verify(repo, control)
@@ -53,7 +65,14 @@ class Performer:
                 return make_warm(self._residency, record, control)
 
     def _import(self, record: state.Record, control: Control) -> state.Done:
-        if not isinstance(control.resource, Arrivals):
+        if not isinstance(control.resource, Incoming):
+            if isinstance(record.task, state.Import) and record.task.folder:
+                raise UsageError(
+                    "the daemon was restarted before {repo} was taken in from {folder}",
+                    hint="nothing need be done: the folder is looked at again",
+                    repo=record.repo,
+                    folder=record.task.folder,
+                )
             raise UsageError(
                 "the daemon was restarted before {repo} was imported",
                 hint="start the import again; what was taken in is not stored twice",
@@ -61,6 +80,10 @@ class Performer:
             )
         request = control.resource.request
         control.enter(state.Running(sum(file.size for file in request.files)))
+        if request.op == "checkpoint":
+            return take_in_checkpoint(
+                self._store, self._checkpoints, self._prefetcher, record, control
+            )
         return take_in(self._store, control.resource, record, control)
 
     def _verify(self, repo: RepoId | None, control: Control) -> state.Done:

@@ -16,6 +16,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from zhcache.errors import UsageError
 from zhcached.store import files
 from zhcached.store.digest import READ_STEP, Committed, ContentDigest, Progress, hash_file
@@ -174,7 +176,7 @@ def _hash(
     came = hash_file(fd, want_git=want_git, progress=progress)
     if came.size != size:
         raise _changed(source)
-    return came
+    return msgspec.structs.replace(came, is_shared=True)
 
 
 def _copy(

@@ -55,11 +55,15 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """Bytes that are in the store. ``git_sha1`` is there only if it was computed."""
+    """Bytes that are in the store. ``git_sha1`` is there only if it was computed.
+
+    ``is_shared`` says that they lie on the disk once, with the file they were taken from.
+    """
 
     sha256: str
     git_sha1: str | None
     size: int
+    is_shared: bool = False
 
 
 class ContentDigest:

@@ -61,6 +61,11 @@ def filesystem_type(path: Path | int) -> int:
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
 
 
+def remote_name(path: Path | int) -> str | None:
+    """Returns what a file system that comes over a network or from a process is called."""
+    return _REMOTE.get(filesystem_type(path))
+
+
 def reserves_natively(path: Path) -> bool:
     """Tells whether the file system under ``path`` can set blocks aside for a file."""
     return filesystem_type(path) in _NATIVE_FALLOCATE
@@ -164,7 +169,7 @@ class Layout:
 
     def lies_on_network(self) -> bool:
         """Tells whether its files come over a network or from another process."""
-        return filesystem_type(self.root) in _REMOTE
+        return remote_name(self.root) is not None
 
     def create(self) -> None:
         """Makes what is not there yet. The format mark comes last: with it, all is there.

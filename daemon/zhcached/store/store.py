@@ -29,6 +29,7 @@ from zhcached.store.gc import Collector
 from zhcached.store.intake import Intake
 from zhcached.store.layout import Layout, StoreLock
 from zhcached.store.leases import Leases, boot_id
+from zhcached.store.mending import Mending
 from zhcached.store.quality import Qualities
 from zhcached.store.refs import Refs
 from zhcached.store.removal import Removal
@@ -78,6 +79,7 @@ class Store:
             boot=self._boot,
         )
         self.space = self.intake.space
+        self.mending = Mending(self.manifests, self.view, self._writing)
         self.refs = Refs(self.catalog, self.manifests, self.view, self._writing, self._whole)
         self._removal = Removal(
             catalog=self.catalog,

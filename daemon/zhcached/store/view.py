@@ -72,17 +72,35 @@ class HubView:
         with folders.entered(home, ["blobs"], self._displace) as blobs:
             changed = False
             for file in manifest.files:
-                target = f"../../../blobs/sha256/{file.sha256[:2]}/{file.sha256}"
+                target = _blob_target(file)
                 changed |= folders.place_link(blobs, etag(file), target, self._displace)
             if changed:
                 os.fsync(blobs)
 
+    def altered(self, manifest: Manifest) -> list[str]:
+        """Returns the paths whose links in the view are not what ``publish`` would make.
+
+        Raises:
+            ZhcacheError: The disk failed.
+        """
+        repo = manifest.repo_id
+        found: list[str] = []
+        if not self._layout.hub.is_dir():
+            return [file.path for file in manifest.files]
+        with files.disk_errors(self._layout.hub), folders.opened(self._layout.hub) as hub:
+            with folders.found(hub, [repo.folder, "blobs"]) as blobs:
+                for file in manifest.files:
+                    if not _leads(blobs, etag(file), _blob_target(file)):
+                        found.append(file.path)
+            for parents, links in _by_folder(manifest).items():
+                chain = [repo.folder, "snapshots", manifest.commit, *parents]
+                with folders.found(hub, chain) as folder:
+                    wrong = [name for name, target in links if not _leads(folder, name, target)]
+                    found += ["/".join((*parents, name)) for name in wrong]
+        return sorted(set(found))
+
     def _link_snapshot(self, home: int, manifest: Manifest) -> None:
-        by_folder: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
-        for file in manifest.files:
-            *parents, name = parse_path(file.path).split("/")
-            target = "../" * (2 + len(parents)) + f"blobs/{etag(file)}"
-            by_folder[tuple(parents)].append((name, target))
+        by_folder = _by_folder(manifest)
         top = ["snapshots", manifest.commit]
         with folders.entered(home, top, self._displace) as snapshot:
             for parents, links in by_folder.items():
@@ -108,6 +126,19 @@ class HubView:
             # Readers take every file under refs/ for a ref: the unfinished one lies outside.
             content = commit.encode()
             folders.place_file(refs, name, content, self._displace, by_way_of=home)
+
+    def ref(self, repo: RepoId, ref: str) -> str | None:
+        """Returns what a branch or tag of the view says, or None if there is no such file."""
+        *parents, name = parse_revision(ref).split("/")
+        with (
+            folders.opened(self._layout.hub) as hub,
+            folders.found(hub, [repo.folder, "refs", *parents]) as refs,
+        ):
+            try:
+                text = None if refs is None else folders.read_file(refs, name, 100)
+            except OSError:
+                text = None
+        return text.decode("ascii", "replace") if text is not None else None
 
     def remove_ref(self, repo: RepoId, ref: str) -> None:
         """Removes a branch or tag from the view, and the folders it leaves empty."""
@@ -181,6 +212,29 @@ class HubView:
             except IsADirectoryError:
                 # dir_fd makes rmtree walk by descriptor: it removes links, never their targets.
                 shutil.rmtree(target, dir_fd=quarantine)
+
+
+def _blob_target(file: ManifestFile) -> str:
+    return f"../../../blobs/sha256/{file.sha256[:2]}/{file.sha256}"
+
+
+def _by_folder(manifest: Manifest) -> dict[tuple[str, ...], list[tuple[str, str]]]:
+    """Returns (name, target) of each link of a snapshot, by the folders it lies in."""
+    by_folder: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    for file in manifest.files:
+        *parents, name = parse_path(file.path).split("/")
+        target = "../" * (2 + len(parents)) + f"blobs/{etag(file)}"
+        by_folder[tuple(parents)].append((name, target))
+    return by_folder
+
+
+def _leads(folder: int | None, name: str, target: str) -> bool:
+    if folder is None:
+        return False
+    try:
+        return os.readlink(name, dir_fd=folder) == target
+    except OSError:
+        return False
 
 
 def etag(file: ManifestFile) -> str:
