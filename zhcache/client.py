@@ -22,7 +22,7 @@ from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
 from zhcache.protocol import messages, residency
-from zhcache.protocol.names import parse_repo
+from zhcache.protocol.names import file_path, parse_repo, repo_of_file
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 
@@ -347,6 +347,44 @@ class Client:
         resources.check(request.repo, request.revision)
         self.connect()
         return hand_over(self.socket, request, files)
+
+    def import_checkpoint(
+        self,
+        file: Path,
+        *,
+        repo: str | None = None,
+        like: str | None = None,
+        revision: str | None = None,
+    ) -> messages.Job:
+        """Hands over a whole model in one safetensors file; returns the job that takes it in.
+
+        Args:
+            file: Stays where it is.
+            repo: What it is to be called; ``local/`` and its name if nothing is said.
+            like: Whose configurations, tokenizers and scheduler it gets; told by its kind else.
+            revision: The branch that points at it, else ``main``.
+        """
+        from zhcache.handover import hand_over
+
+        named = str(repo_of_file(file.name)) if repo is None else repo
+        resources.check(named, revision)
+        if like is not None:
+            parse_repo(like)
+        try:
+            real = file.resolve(strict=True)
+            told = messages.ImportFile(path=file_path(file.name), size=real.stat().st_size)
+        except OSError as error:
+            raise NotFound("there is no file {file}", file=file) from error
+        request = messages.ImportRequest(
+            repo=named,
+            commit=None,
+            revision=revision,
+            files=[told],
+            like=like,
+            op="checkpoint",
+        )
+        self.connect()
+        return hand_over(self.socket, request, [real])
 
     # --- space, sources, residents --------------------------------------------------------------
 

@@ -29,9 +29,11 @@ from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config, ResidencyConfig
 from zhcached.convert.pickled import Pickles
+from zhcached.convert.single import Checkpoints
 from zhcached.convert.variants import Variants
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
+from zhcached.jobs.imports import derived_commit
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
@@ -149,7 +151,15 @@ async def _join(
         arenas=arenas,
         residents=residents,
     )
-    performer = Performer(store, prefetcher, residency)
+    checkpoints = Checkpoints(
+        store,
+        launcher,
+        variants.places,
+        clock=clock,
+        make_room=fetcher.make_room,
+        name_commit=derived_commit,
+    )
+    performer = Performer(store, prefetcher, residency, checkpoints)
     return Services(
         config=config,
         clock=clock,

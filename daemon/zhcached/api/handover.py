@@ -53,6 +53,7 @@ class _Head(Message):
 Request = ImportRequest | AttachRequest | FilesRequest | ResidentRequest
 _KINDS: dict[str, type[Request]] = {
     "import": ImportRequest,
+    "checkpoint": ImportRequest,
     "attach": AttachRequest,
     "files": FilesRequest,
     "resident": ResidentRequest,

@@ -59,3 +59,7 @@ def _check(request: ImportRequest) -> None:
     if not 0 < len(request.files) <= MAX_FILES:
         raise UsageError("an import has 1 to {limit} files", limit=MAX_FILES)
     check_listing([parse_path(file.path) for file in request.files])
+    if request.op == "checkpoint" and len(request.files) != 1:
+        raise UsageError("a checkpoint is one file, not {count}", count=len(request.files))
+    if request.like is not None:
+        parse_repo(request.like)
