@@ -52,6 +52,7 @@ from zhcached.sources.registry import configured_origins
 from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
+from zhcached.transport.quota import Quotas
 
 USER_AGENT = f"zhcache/{__version__}"
 STOP_GRACE_S = 10.0
@@ -109,13 +110,15 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
 async def _join(
     store: Store, config: Config, clock: SystemClock, logs: Path, home: Path
 ) -> Services:
+    quotas = Quotas(clock)
     transport = Transport(
         AddressPolicy(configured_origins(config.sources)),
         connect_timeout_s=config.download.connect_timeout,
         user_agent=USER_AGENT,
+        quotas=quotas,
     )
     sources = build_sources(config.sources, transport)
-    health = Health(store.catalog, config.sources, clock)
+    health = Health(store.catalog, config.sources, clock, quotas)
     fetcher = Fetcher(store, transport, config.download, health)
     limits, devices, launcher = config.residency, Devices(), chosen(home)
     variants = Variants(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from zhcache.protocol.base import Message
+from zhcache.protocol.sources import Phrase, PlaneInfo
 from zhcache.protocol.variants import (
     PlannedVariant,
     VariantPart,
@@ -367,7 +368,12 @@ class VerifyRequest(Message):
 
 
 class SourceInfo(Message):
-    """One source's health. ``rate`` is measured bytes per second, ``None`` before the first."""
+    """One source's health. ``rate`` is measured bytes per second, ``None`` before the first.
+
+    ``reasons`` say why it stands where it does, what decided first; ``reason`` is all of them in
+    English. ``latency`` is seconds until an answer begins, ``limited_until`` seconds since the
+    epoch.
+    """
 
     name: str
     kind: SourceKind
@@ -398,6 +404,10 @@ class LeaseRequest(Message):
     revision: str | None = None
     variant: str | None = None
     device: str = "cpu"
+    reasons: list[Phrase] = []
+    planes: list[PlaneInfo] = []
+    latency: float | None = None
+    limited_until: float | None = None
 
 
 class Lease(Message):

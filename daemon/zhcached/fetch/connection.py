@@ -36,7 +36,8 @@ class Connection:
     def __init__(self, work: Work, arrived: Callable[[Segment, int, float], None]) -> None:
         self._work = work
         self._arrived = arrived
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        # Not half a MiB for each of many small files.
+        self._buffer = memoryview(bytearray(min(BUFFER_BYTES, max(work.ingest.size, 1))))
         self._stream = Stream(work.ingest, work.config, work.limiter, work.control, work.clock)
 
     def fetch(self, segment: Segment) -> None:
@@ -101,7 +102,9 @@ class Connection:
         if response.status >= 400 and response.status != 416:
             with response:
                 raise work.transport.status_error(response)
-        standing.answered(work.clock.monotonic() - began)
+        waited_s = work.clock.monotonic() - began
+        standing.answered(waited_s)
+        work.control.on_answer(standing.sender, waited_s)
         if response.url != target.url:
             same = response.origin == target.origin
             standing.located = Target(

@@ -6,6 +6,7 @@ import random
 
 from zhcached.errors import RemoteError, StatusError
 from zhcached.fetch.limits import SlowError
+from zhcached.fetch.offer import Sender
 from zhcached.fetch.segments import Segment
 from zhcached.fetch.verdict import (
     Again,
@@ -58,6 +59,7 @@ def settle_error(work: Work, segment: Segment, asked: Target | None, error: Remo
         )
         roster.apply(standing, verdict, error, now)
         work.changed.notify_all()
+    work.control.on_fault(Sender(standing.offer.source, error.place or standing.plane), error)
     _tell(work, segment, verdict, error, has_alternatives=has_alternatives)
 
 

@@ -24,13 +24,13 @@ from zhcache.protocol.names import (
     parse_revision,
 )
 from zhcached.config import DownloadConfig
-from zhcached.errors import AddressRefused, RemoteInvalid, StatusError, TransportError
 from zhcached.fetch.offer import Offer
+from zhcached.jobs.consult import consult
 from zhcached.jobs.health import Health
-from zhcached.jobs.resolve import Answers, ask, explain, hostile
-from zhcached.sources import ranking
+from zhcached.jobs.resolve import explain
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.health import Lied
 from zhcached.sources.pickles import CONVERTED
 from zhcached.sources.selection import Selection, select
 from zhcached.sources.trust import Comparison, FileTrust, compare
@@ -102,17 +102,23 @@ class Brief:
             "that from_pretrained does not read; --only-pipeline leaves them out"
         ]
 
-    def offers(self, file: FileTrust, config: DownloadConfig) -> tuple[list[Offer], list[Offer]]:
+    def offers(
+        self, file: FileTrust, config: DownloadConfig, rates: Mapping[str, float | None]
+    ) -> tuple[list[Offer], list[Offer]]:
         """Returns who promises the same digest as the first source, and who promises another kind.
+
+        Both are in the order of ``rates``, which says what to expect of each source now.
 
         A hub that names a file by sha256 and one that names it by git's sha1 may mean different
         files of one size; that shows only when the bytes are there, and is no lie.
         """
         alike: list[Offer] = []
         others: list[Offer] = []
-        for name in file.served_by:
+        order = {name: place for place, name in enumerate(rates)}
+        for name in sorted(file.served_by, key=lambda name: order.get(name, len(order))):
             same = file.promise == file.first_promise or self._promises(name, file)
-            (alike if same else others).append(self._offer(name, file, config))
+            offer = self._offer(name, file, config, rates.get(name))
+            (alike if same else others).append(offer)
         return alike, others
 
     def _promises(self, source: str, file: FileTrust) -> bool:
@@ -123,7 +129,9 @@ class Brief:
         by_sha256 = first.sha256 is not None and listed.sha256 == first.sha256
         return by_sha256 or (first.git_sha1 is not None and listed.git_sha1 == first.git_sha1)
 
-    def _offer(self, name: str, file: FileTrust, config: DownloadConfig) -> Offer:
+    def _offer(
+        self, name: str, file: FileTrust, config: DownloadConfig, rate: float | None
+    ) -> Offer:
         source, resolution = self.sources[name], self.resolutions[name]
         min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
         return Offer(
@@ -132,6 +140,7 @@ class Brief:
             max_connections=config.connections,
             min_segment=min_segment,
             explain=lambda error: source.explain(resolution, error),
+            rate=rate,
         )
 
 
@@ -171,15 +180,14 @@ def prepare(
     repo = parse_repo(request.repo)
     asked = _ranked(sources, health, request.source)
     wanted = _revision_at(request, settled)
-    answers = ask(asked, repo, wanted, aliases, check, health.doubtful())
-    _remember(answers, health)
+    answers = consult(asked, repo, wanted, aliases, health, check)
     if not answers.found:
         raise explain(repo, answers.failures)
     resolutions = _at(settled, repo, answers.found)
     here = converted(repo, resolutions[0].commit)
     selection, comparison = _decide(request, resolutions, precisions, here, choose)
     for name, proof in comparison.liars.items():
-        health.observe(name, ranking.Lied(proof))
+        health.observe(name, Lied(proof))
     if resolutions[0].source in comparison.liars:
         # What a liar lists is no ground to select from.
         honest = [r for r in resolutions if r.source not in comparison.liars]
@@ -278,7 +286,7 @@ def _ranked(sources: Sequence[Source], health: Health, only: str | None) -> list
                 known=", ".join(by_name),
             )
         return [by_name[only]]
-    return [by_name[ranked.name] for ranked in health.ranked() if ranked.name in by_name]
+    return [by_name[name] for name in health.for_metadata() if name in by_name]
 
 
 def _revision_at(
@@ -301,15 +309,3 @@ def _ref(request: PrefetchRequest) -> str | None:
     if not named:
         return DEFAULT_REF
     return None if is_commit(named) else named
-
-
-def _remember(answers: Answers, health: Health) -> None:
-    for resolution in answers.found:
-        health.observe(resolution.source, ranking.Delivered(0, 0.0))
-    for name, error in answers.failures.items():
-        if hostile(error) is not None:
-            health.observe(name, ranking.Lied(str(error)))
-        elif isinstance(error, StatusError) and error.status == 429:
-            health.observe(name, ranking.Limited(error.retry_after_s or 60.0))
-        elif isinstance(error, (TransportError, StatusError, RemoteInvalid, AddressRefused)):
-            health.observe(name, ranking.Failed(str(error)))

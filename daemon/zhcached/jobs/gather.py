@@ -14,17 +14,20 @@ from zhcache.errors import Cancelled, IntegrityError, NoSpace, SourcesFailed
 from zhcached.clock import SystemClock
 from zhcached.config import DownloadConfig
 from zhcached.config.hours import Rates
+from zhcached.errors import RemoteError, RemoteInvalid
 from zhcached.fetch import offer
 from zhcached.fetch.download import obtain
 from zhcached.fetch.limits import RateLimiter
 from zhcached.jobs.brief import Brief
 from zhcached.jobs.claims import Claims
 from zhcached.jobs.health import Health
+from zhcached.jobs.lanes import SMALL_AT_ONCE, Turns, is_small, lanes
+from zhcached.jobs.lines import Lines
 from zhcached.jobs.meter import Meter
 from zhcached.jobs.queue import Control
 from zhcached.jobs.stop import Either
 from zhcached.jobs.wants import Wants
-from zhcached.sources import ranking
+from zhcached.sources.health import Lied
 from zhcached.sources.trust import FileTrust
 from zhcached.store.digest import Committed, Promise
 from zhcached.store.ingest import Ingest
@@ -32,7 +35,6 @@ from zhcached.store.store import Store
 from zhcached.transport.http import Transport
 
 TICK_S = 0.2
-LIMITED_S = 60.0
 
 log = structlog.get_logger()
 
@@ -49,6 +51,8 @@ class Fetcher:
         self.health = health
         self.limiter = RateLimiter(Rates(config.rate, config.windows, SystemClock().wall))
         self.claims = Claims()
+        self.turns = Turns()
+        self.lines = Lines(health, health.clock)
         self.wants = Wants()
 
     def make_room(self, size: int) -> None:
@@ -102,11 +106,14 @@ class Gathering:
         missing = self._missing()
         room = sum(self._store.intake.room_needed(file.first_promise) for file in missing)
         self._fetcher.make_room(room)
-        # The largest first: a long one begun last would leave the line to itself at the end.
-        missing.sort(key=lambda file: file.promise.size, reverse=True)
         failed = threading.Event()
-        with ThreadPoolExecutor(self._fetcher.config.files, "file") as pool:
-            waiting = {pool.submit(self._one, file, failed) for file in missing}
+        small, large = lanes(missing)
+        with (
+            ThreadPoolExecutor(SMALL_AT_ONCE, "small") as many,
+            ThreadPoolExecutor(self._fetcher.config.files, "file") as few,
+        ):
+            waiting = {few.submit(self._one, file, failed) for file in large}
+            waiting |= {many.submit(self._one, file, failed) for file in small}
             try:
                 self._watch(waiting)
             except BaseException:
@@ -115,7 +122,7 @@ class Gathering:
                     future.cancel()
                 raise
             finally:
-                self._meter.close()
+                self._fetcher.lines.settle()
 
     def trust(self) -> Sequence[FileTrust]:
         """Returns the files with their grades as they stand now that the bytes are there."""
@@ -161,7 +168,8 @@ class Gathering:
         self._share(file, found, before)
 
     def _bring(self, file: FileTrust, failed: threading.Event) -> tuple[Committed, int]:
-        alike, others = self._brief.offers(file, self._fetcher.config)
+        rates = self._fetcher.health.rates()
+        alike, others = self._brief.offers(file, self._fetcher.config, rates)
         try:
             return self._obtain(file, file.first_promise, alike, failed, may_accuse=True)
         except (SourcesFailed, IntegrityError):
@@ -187,7 +195,10 @@ class Gathering:
             found = self._present(file)
             if found is not None:
                 return found, file.promise.size
-            return self._fetch(file, promise, offers, watcher)
+            if not is_small(file) or not offers:
+                return self._fetch(file, promise, offers, watcher)
+            with self._fetcher.turns.one(offers[0].source, lambda: _check(watcher.cancelled)):
+                return self._fetch(file, promise, offers, watcher)
 
     def _fetch(
         self,
@@ -236,26 +247,34 @@ class Gathering:
     def _watcher(
         self, file: FileTrust, failed: threading.Event, *, may_accuse: bool
     ) -> offer.Control:
-        health = self._fetcher.health
+        health, lines = self._fetcher.health, self._fetcher.lines
+        measured = not is_small(file)
 
         def on_event(kind: offer.EventKind, sender: offer.Sender, detail: str) -> None:
             source, plane = sender
             log.info("fetch." + kind.replace(" ", "_"), source=source, plane=plane, detail=detail)
             if kind == "lied" and may_accuse:
-                health.observe(source, ranking.Lied(detail))
-            elif kind == "limited":
-                health.observe(source, ranking.Limited(LIMITED_S))
-            elif kind in ("given up", "switch"):
-                health.observe(source, ranking.Failed(detail))
+                health.observe(source, Lied(detail), plane)
             if kind in ("lied", "changed"):
                 self._meter.restart(file.path)
             self._meter.note = f"{source}: {detail}"
 
+        def on_fault(sender: offer.Sender, error: RemoteError) -> None:
+            # Bytes of another promise than the first are no proof against who sent them.
+            if may_accuse or not isinstance(error, RemoteInvalid):
+                health.failed(sender.source, error, sender.plane)
+
+        def on_bytes(sender: offer.Sender, count: int) -> None:
+            lines.add(sender, count, measured=measured)
+            self._meter.add(file.path, sender, count)
+
         return offer.Control(
             cancelled=Either(self._control.cancelled, failed),
-            on_bytes=lambda sender, count: self._meter.add(file.path, sender, count),
+            on_bytes=on_bytes,
             on_event=on_event,
             wanted=lambda: self._fetcher.wants.of(file.first_promise.key),
+            on_fault=on_fault,
+            on_answer=lines.answered,
         )
 
 

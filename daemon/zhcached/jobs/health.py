@@ -1,106 +1,250 @@
 """What is remembered of each source, across jobs and restarts.
 
-The decisions are ``sources.ranking``; here is the memory: one record a source, changed under a
-lock, written to the index at most once a second, and when the daemon ends.
+What a record is made of is ``sources.health``, what follows from it ``sources.ranking``; here is
+the memory: one record a source, changed under a lock, written to the index at most once a second,
+and when the daemon ends.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from zhcache.protocol.messages import ErrorInfo, SourceInfo
+from zhcache.protocol.messages import ErrorInfo, PlaneInfo, SourceInfo, SourceState
 from zhcached.clock import Clock
 from zhcached.config import SourceConfig
+from zhcached.errors import (
+    AddressRefused,
+    LimitedError,
+    RemoteError,
+    RemoteInvalid,
+    RepoUnavailable,
+    StatusError,
+    TransportError,
+)
+from zhcached.sources import health as records
 from zhcached.sources import ranking
+from zhcached.sources.health import METADATA, Answered, Delivered, Event, Failed, Limited, Plane
 from zhcached.store.catalog import Catalog
+from zhcached.transport.address import Origin
+from zhcached.transport.quota import Quotas
 
 SAVE_EVERY_S = 1.0
+UNSTATED_LIMIT_S = 60.0
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(ranking.Health)
+_decoder = msgspec.json.Decoder(records.Health)
+
+
+def event_of(error: Exception) -> Event | None:
+    """Returns what ``error`` says about the health of who caused it; None if nothing. Pure."""
+    if isinstance(error, RepoUnavailable):
+        # A definite no is an answer.
+        return Answered()
+    if isinstance(error, LimitedError):
+        # Nobody was asked; what was said before counts already.
+        return None
+    if isinstance(error, StatusError) and error.status == 429:
+        return Limited(error.retry_after_s or UNSTATED_LIMIT_S)
+    if isinstance(error, (TransportError, StatusError, RemoteInvalid, AddressRefused)):
+        return Failed(str(error), error.kind)
+    return None
 
 
 class Health:
-    """The sources' records. Thread-safe."""
+    """The sources' records. Thread-safe.
+
+    Args:
+        catalog: Keeps them.
+        sources: In the order of the configuration.
+        clock: The time.
+        quotas: Told of what earlier runs were asked to wait for, and asked how long it is still.
+        slow_below: Bytes per second under which a source is called slow.
+    """
 
     def __init__(
         self,
         catalog: Catalog,
         sources: Sequence[SourceConfig],
         clock: Clock,
-        slow_below: float = 64 * 2**10,
+        quotas: Quotas | None = None,
+        slow_below: float = ranking.SLOW_BELOW,
     ) -> None:
         self._catalog = catalog
         self._sources = {source.name: source for source in sources}
-        self._clock = clock
+        self.clock = clock
+        self._quotas = quotas
         self._slow_below = slow_below
         self._lock = threading.Lock()
         self._records = _load(catalog)
         self._saved_at = dict.fromkeys(self._sources, 0.0)
+        self._resume_waits()
 
-    def observe(self, name: str, event: ranking.Event) -> None:
+    def observe(self, name: str, event: Event, plane: str = METADATA) -> None:
         """Folds one event into a source's record."""
-        now = self._clock.wall()
+        now = self.clock.wall()
         with self._lock:
-            record = ranking.observe(self._records.get(name, ranking.Health()), event, now)
+            known = self._records.get(name, records.Health())
+            record = records.observe(known, event, now, plane)
             self._records[name] = record
             lately = 0 <= now - self._saved_at.get(name, 0.0) < SAVE_EVERY_S
-            if lately and isinstance(event, ranking.Delivered):
+            if lately and isinstance(event, Delivered | Answered):
                 return
             self._saved_at[name] = now
         self._catalog.save_health(name, _encoder.encode(record))
 
-    def ranked(self) -> list[ranking.Ranked]:
-        """Returns all sources, best first."""
+    def failed(self, name: str, error: RemoteError, plane: str = METADATA) -> None:
+        """Folds what an error says into a source's record, if it says anything."""
+        event = event_of(error)
+        if isinstance(event, Limited) and self._quotas is not None:
+            source = self._sources.get(name)
+            origin = _origin(plane or (source.endpoint if source else ""))
+            event = Limited(self._quotas.closed_s(origin)) if origin else event
+        if event is not None:
+            self.observe(name, event, plane)
+
+    def save(self) -> None:
+        """Writes all records down."""
         with self._lock:
-            records = dict(self._records)
-        names = list(self._sources)
-        return ranking.rank(names, records, self._clock.wall(), slow_below=self._slow_below)
+            known = dict(self._records)
+        for name, record in known.items():
+            self._catalog.save_health(name, _encoder.encode(record))
+
+    def record(self, name: str) -> records.Health:
+        """Returns what is remembered of a source now."""
+        with self._lock:
+            known = self._records.get(name, records.Health())
+        return records.aged(known, self.clock.wall())
+
+    def ranked(self) -> list[ranking.Ranked]:
+        """Returns all sources, best first for bytes."""
+        known, now = self._now()
+        return ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+
+    def for_metadata(self) -> list[str]:
+        """Returns the names of all sources, best first for asking what a repository is."""
+        known, now = self._now()
+        ranked = ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+        return ranking.rank_metadata(ranked, known, now)
+
+    def rates(self) -> dict[str, float | None]:
+        """Returns the bytes per second to expect of each source, best first for bytes."""
+        return {r.name: ranking.rate_of(self.record(r.name)) for r in self.ranked()}
 
     def doubtful(self) -> set[str]:
-        """Returns the sources that failed or lied lately."""
-        now = self._clock.wall()
-        with self._lock:
-            return {n for n, record in self._records.items() if ranking.is_doubtful(record, now)}
+        """Returns the sources that were silent or lied lately."""
+        known, now = self._now()
+        return {name for name, record in known.items() if ranking.is_doubtful(record, now)}
+
+    def silent(self) -> list[str]:
+        """Returns the sources that have not answered for some time."""
+        known, now = self._now()
+        return [name for name in self._sources if ranking.is_silent(known[name], now)]
 
     def report(self) -> list[SourceInfo]:
         """Returns the sources as ``zhcache sources`` shows them, best first."""
-        shown: list[SourceInfo] = []
-        for place, ranked in enumerate(self.ranked(), start=1):
-            source = self._sources[ranked.name]
-            with self._lock:
-                record = self._records.get(ranked.name, ranking.Health())
-            shown.append(
-                SourceInfo(
-                    name=source.name,
-                    kind=source.kind,
-                    endpoint=source.endpoint,
-                    state=ranked.state,
-                    rate=record.rate,
-                    error=_error(ranked, record),
-                    bytes=record.bytes,
-                    rank=place,
-                    reason=ranked.reason,
-                )
-            )
-        return shown
+        known, now = self._now()
+        ranked = ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+        return [
+            self._info(entry, known[entry.name], place, now)
+            for place, entry in enumerate(ranked, start=1)
+        ]
+
+    def _info(
+        self, ranked: ranking.Ranked, record: records.Health, place: int, now: float
+    ) -> SourceInfo:
+        source = self._sources[ranked.name]
+        until = ranking.limited_until(record)
+        return SourceInfo(
+            name=source.name,
+            kind=source.kind,
+            endpoint=source.endpoint,
+            state=ranked.state,
+            rate=ranking.rate_of(record),
+            error=_error(ranked.state, record),
+            bytes=record.bytes,
+            rank=place,
+            reason=ranked.reason,
+            reasons=list(ranked.reasons),
+            planes=list(_planes(source.endpoint, record, now)),
+            latency=record.metadata.latency,
+            limited_until=until if until > now else None,
+        )
+
+    def _now(self) -> tuple[dict[str, records.Health], float]:
+        """Returns all records as they are now, with what only the request budgets know."""
+        now = self.clock.wall()
+        with self._lock:
+            known = {name: self._records.get(name, records.Health()) for name in self._sources}
+        aged = {name: records.aged(record, now) for name, record in known.items()}
+        return {name: self._limited(name, record, now) for name, record in aged.items()}, now
+
+    def _limited(self, name: str, record: records.Health, now: float) -> records.Health:
+        origin = _origin(self._sources[name].endpoint)
+        closed_s = self._quotas.closed_s(origin) if self._quotas and origin else 0.0
+        if closed_s <= 0:
+            return record
+        until = max(record.metadata.limited_until, now + closed_s)
+        metadata = msgspec.structs.replace(record.metadata, limited_until=until)
+        return msgspec.structs.replace(record, metadata=metadata)
+
+    def _resume_waits(self) -> None:
+        now = self.clock.wall()
+        for name, record in self._records.items():
+            source = self._sources.get(name)
+            for plane, known in (("", record.metadata), *record.data.items()):
+                origin = _origin(plane or (source.endpoint if source else ""))
+                if self._quotas and origin and known.limited_until > now:
+                    self._quotas.rest(origin, known.limited_until - now)
 
 
-def _error(ranked: ranking.Ranked, record: ranking.Health) -> ErrorInfo | None:
-    if not record.last_error:
+def _origin(url: str) -> Origin | None:
+    """Returns the origin of an endpoint; a folder has none."""
+    try:
+        return Origin.parse(url)
+    except AddressRefused:
         return None
-    code = "integrity" if ranked.state == "lying" else "sources_failed"
-    return ErrorInfo(code=code, message=record.last_error)
 
 
-def _load(catalog: Catalog) -> dict[str, ranking.Health]:
-    records: dict[str, ranking.Health] = {}
+def _planes(endpoint: str, record: records.Health, now: float) -> Iterable[PlaneInfo]:
+    origin = _origin(endpoint)
+    host = origin.authority if origin else endpoint
+    if record.metadata != Plane(seen=record.metadata.seen):
+        yield _plane("metadata", host, record.metadata, now)
+    for name, plane in record.data.items():
+        yield _plane("data", ranking.host_of(name), plane, now)
+
+
+def _plane(kind: str, host: str, plane: Plane, now: float) -> PlaneInfo:
+    return PlaneInfo(
+        plane=kind,
+        host=host,
+        state=ranking.plane_state(plane, now),
+        rate=plane.rate,
+        latency=plane.latency,
+        bytes=plane.bytes,
+        faults={kind: max(1, round(count)) for kind, count in plane.faults.items()},
+        error=plane.last_error,
+        limited_until=plane.limited_until if plane.limited_until > now else None,
+    )
+
+
+def _error(state: SourceState, record: records.Health) -> ErrorInfo | None:
+    if state == "lying":
+        return ErrorInfo(code="integrity", message=record.lie)
+    last = max((record.metadata, *record.data.values()), key=lambda plane: plane.error_at)
+    if not last.last_error:
+        return None
+    return ErrorInfo(code="sources_failed", message=last.last_error)
+
+
+def _load(catalog: Catalog) -> dict[str, records.Health]:
+    known: dict[str, records.Health] = {}
     for name, text in catalog.load_health().items():
         try:
-            records[name] = _decoder.decode(text)
+            known[name] = _decoder.decode(text)
         except msgspec.MsgspecError:
             # An older or damaged record is only a memory; measuring starts anew.
             continue
-    return records
+    return known

@@ -1,16 +1,13 @@
-"""Counting what arrives: for people who watch, and for the memory of each source's rate."""
+"""Counting what arrives, for people who watch."""
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 
 from zhcache.protocol.messages import FileProgress
 from zhcached.clock import Clock
 from zhcached.fetch.offer import Sender
-from zhcached.jobs.health import Health
 from zhcached.jobs.state import Progress
-from zhcached.sources import ranking
 
 SHOWN_FILES = 32
 RATE_WINDOW_S = 3.0
@@ -30,20 +27,16 @@ class Meter:
     Args:
         total: Bytes of all files.
         clock: The time.
-        health: Told what each source delivered.
     """
 
-    def __init__(self, total: int, clock: Clock, health: Health) -> None:
+    def __init__(self, total: int, clock: Clock) -> None:
         self._total = total
         self._clock = clock
-        self._health = health
         self._lock = threading.Lock()
         self._active: dict[str, _File] = {}
         self._finished = 0
-        self._delivered: dict[str, int] = defaultdict(int)
         self._seen: list[tuple[float, int]] = [(clock.monotonic(), 0)]
         self._received = 0
-        self._told_at = clock.monotonic()
         self.note = ""
 
     def begin(self, path: str, size: int, done: int) -> None:
@@ -54,7 +47,6 @@ class Meter:
     def add(self, path: str, sender: Sender, count: int) -> None:
         """Bytes of a file came."""
         with self._lock:
-            self._delivered[sender.source] += count
             self._received += count
             file = self._active.get(path)
             if file is not None:
@@ -74,7 +66,7 @@ class Meter:
             self._finished += size
 
     def picture(self) -> Progress:
-        """Returns how far the job is, and tells the sources' records what they delivered."""
+        """Returns how far the job is."""
         now = self._clock.monotonic()
         with self._lock:
             files = tuple(
@@ -83,13 +75,6 @@ class Meter:
             )
             done = self._finished + sum(f.done for f in self._active.values())
             rate = self._rate(now)
-            delivered, span = dict(self._delivered), now - self._told_at
-            due = span >= 1.0
-            if due:
-                self._delivered.clear()
-                self._told_at = now
-        if due:
-            self._tell(delivered, span)
         return Progress(
             bytes_done=min(done, self._total),
             bytes_total=self._total,
@@ -97,19 +82,6 @@ class Meter:
             files=files,
             note=self.note,
         )
-
-    def close(self) -> None:
-        """Tells the sources' records the rest."""
-        now = self._clock.monotonic()
-        with self._lock:
-            delivered, span = dict(self._delivered), now - self._told_at
-            self._delivered.clear()
-        self._tell(delivered, span)
-
-    def _tell(self, delivered: dict[str, int], span: float) -> None:
-        for source, count in delivered.items():
-            if count:
-                self._health.observe(source, ranking.Delivered(count, max(span, 1e-3)))
 
     def _rate(self, now: float) -> float:
         self._seen.append((now, self._received))

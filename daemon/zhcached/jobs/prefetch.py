@@ -193,7 +193,7 @@ class Prefetcher:
         request = PrefetchRequest(repo=manifest.repo, lock=pinned, allow_pickle=True)
         brief = self._prepare(request, control.check)
         total = sum(file.size for file in lost)
-        meter = Meter(total, self._clock, self.health)
+        meter = Meter(total, self._clock)
         gathering = Gathering(self._fetcher, brief, job, control, meter)
         try:
             gathering.run()
@@ -209,7 +209,7 @@ class Prefetcher:
             ZhcacheError: As ``run``.
         """
         brief = self._prepare(PrefetchRequest(repo=str(repo), revision=ref), control.check)
-        meter = Meter(sum(file.size for file in brief.selection.taken), self._clock, self.health)
+        meter = Meter(sum(file.size for file in brief.selection.taken), self._clock)
         gathering = Gathering(self._fetcher, brief, record.id, control, meter)
         try:
             gathering.run()
@@ -259,7 +259,7 @@ class Prefetcher:
         for warning in brief.warnings:
             log.warning("prefetch.warning", text=warning)
         control.enter(state.Fetching(total))
-        meter = Meter(total, self._clock, self.health)
+        meter = Meter(total, self._clock)
         control.progress = meter.picture()
         gathering = Gathering(self._fetcher, brief, record.id, control, meter)
         gathering.run()

@@ -36,12 +36,14 @@ DEADLINE_S = 30.0
 class Answers:
     """Who knows the revision, in the order asked, and why the others do not.
 
-    ``heads`` is the commit that each source named of itself, before it was asked for another's.
+    ``heads`` is the commit that each source named of itself, before it was asked for another's;
+    ``seconds`` is how long it took.
     """
 
     found: list[Resolution] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)
     heads: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def ask(
@@ -64,10 +66,15 @@ def ask(
     """
     arrived: queue.Queue[tuple[int, Resolution | Exception]] = queue.Queue()
 
+    took: dict[str, float] = {}
+
     def work(place: int, source: Source) -> None:
         try:
             wanted = revision_at(source)
-            arrived.put((place, resolve_by_any_name(source, repo, wanted, DEADLINE_S, aliases)))
+            began = time.monotonic()
+            found = resolve_by_any_name(source, repo, wanted, DEADLINE_S, aliases)
+            took[source.name] = time.monotonic() - began
+            arrived.put((place, found))
         except Exception as error:  # noqa: BLE001 - handed to the waiting thread
             arrived.put((place, error))
 
@@ -78,7 +85,7 @@ def ask(
     places = {source.name: place for place, source in enumerate(sources)}
     late = {places[name] for name in doubtful if name in places}
     outcome = _gather(arrived, places.values(), late, check)
-    answers = Answers()
+    answers = Answers(seconds=took)
     for place, source in enumerate(sources):
         match outcome.get(place):
             case None:

@@ -1,121 +1,40 @@
-"""Which source to ask first: measured health that fades with time. Pure.
+"""Which source to ask first, for bytes and for metadata, and why. Pure.
 
-A source's record is a small value that the caller keeps and saves; ``observe`` folds one event
-into it and ``rank`` orders sources. Times are seconds of the wall clock, since records outlive
-the process; a clock that jumps back makes nothing older than it was.
+What is remembered of each is ``sources.health``. Every judgement comes with its reasons, as phrases
+that can be put into the reader's language.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from zhcache.protocol.messages import SourceState
+from zhcache.errors import fill
+from zhcache.i18n import mark
+from zhcache.protocol.messages import Phrase, SourceState
+from zhcached.sources.health import Health, Plane, aged
 
-FAILURE_HALF_LIFE_S = 600.0
-LIE_HALF_LIFE_S = 7 * 86400.0
-RATE_MEMORY_S = 20.0
-"""Transfer time over which an old rate is forgotten by the factor e."""
-RATE_VALID_S = 86400.0
 DOWN_AFTER = 2.5
 DOUBTFUL_AFTER = 0.5
 LYING_AFTER = 0.5
-_MIN_MEASURED_BYTES = 256 * 1024
+LATE_AFTER_S = 2.0
+SLOW_BELOW = 64.0 * 1024
 _ORDER: tuple[SourceState, ...] = ("ok", "unknown", "slow", "limited", "down", "lying")
 
 
-class Delivered(msgspec.Struct, frozen=True, tag=True):
-    """Bytes came, in ``seconds`` of transfer; zero bytes is an answer to a metadata call."""
-
-    bytes: int
-    seconds: float
-
-
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It could not be reached, broke off, stalled, or answered nonsense."""
-
-    reason: str
-
-
-class Limited(msgspec.Struct, frozen=True, tag=True):
-    """It asked to be left alone for ``wait_s``."""
-
-    wait_s: float
-
-
-class Lied(msgspec.Struct, frozen=True, tag=True):
-    """Its bytes or its promises were proved false."""
-
-    detail: str
-
-
-Event = Delivered | Failed | Limited | Lied
-
-
-class Health(msgspec.Struct, frozen=True):
-    """What is remembered of one source. ``failures`` and ``lies`` are as of ``seen``."""
-
-    rate: float | None = None
-    rate_at: float = 0.0
-    bytes: int = 0
-    failures: float = 0.0
-    lies: float = 0.0
-    limited_until: float = 0.0
-    last_error: str = ""
-    error_at: float = 0.0
-    seen: float = 0.0
-
-
 class Ranked(msgspec.Struct, frozen=True):
-    """One source's place, with its state and why."""
+    """One source's place, with its state and why: what decided first, what else counts after it."""
 
     name: str
     state: SourceState
-    reason: str
+    reasons: tuple[Phrase, ...]
 
-
-def observe(health: Health, event: Event, now: float) -> Health:
-    """Returns ``health`` with ``event``, which happened at ``now``, folded in."""
-    aged = _age(health, now)
-    match event:
-        case Delivered():
-            return _delivered(aged, event, now)
-        case Failed():
-            return msgspec.structs.replace(
-                aged, failures=aged.failures + 1, last_error=event.reason, error_at=now
-            )
-        case Limited():
-            until = max(aged.limited_until, now + max(event.wait_s, 0.0))
-            return msgspec.structs.replace(
-                aged, limited_until=until, last_error="too many requests", error_at=now
-            )
-        case Lied():
-            return msgspec.structs.replace(
-                aged, lies=aged.lies + 1, last_error=event.detail, error_at=now
-            )
-
-
-def state_of(health: Health, now: float, *, slow_below: float) -> tuple[SourceState, str]:
-    """Returns the state of one source at ``now`` and why, in one short English phrase."""
-    aged = _age(health, now)
-    if aged.lies >= LYING_AFTER:
-        return "lying", f"sent wrong bytes: {aged.last_error}"
-    if aged.limited_until > now:
-        return "limited", f"asks to wait another {math.ceil(aged.limited_until - now)} s"
-    if aged.failures >= DOWN_AFTER:
-        return "down", f"failed repeatedly: {aged.last_error}"
-    if aged.rate is None:
-        return "unknown", "not measured yet"
-    rate = f"{aged.rate / 2**20:.1f} MiB/s"
-    return ("slow", rate) if aged.rate < slow_below else ("ok", rate)
-
-
-def is_doubtful(health: Health, now: float) -> bool:
-    """Tells whether a source failed or lied lately, so that nobody should wait for it."""
-    aged = _age(health, now)
-    return aged.failures >= DOUBTFUL_AFTER or aged.lies >= LYING_AFTER
+    @property
+    def reason(self) -> str:
+        """The reasons in English."""
+        return "; ".join(fill(phrase.template, phrase.values) for phrase in self.reasons)
 
 
 def rank(
@@ -123,9 +42,9 @@ def rank(
     health: Mapping[str, Health],
     now: float,
     *,
-    slow_below: float = 64 * 1024,
+    slow_below: float = SLOW_BELOW,
 ) -> list[Ranked]:
-    """Returns all sources, best first.
+    """Returns all sources, best first for fetching bytes.
 
     Fast ones first; rates within a factor of two of each other count as equal, so that order does
     not flap; among equals the configured order stands. No source is ever dropped: the last one
@@ -139,33 +58,146 @@ def rank(
     """
     keyed: list[tuple[int, int, int, Ranked]] = []
     for position, name in enumerate(names):
-        known = _age(health.get(name, Health()), now)
-        state, reason = state_of(known, now, slow_below=slow_below)
-        speed = round(math.log2(max(known.rate, 1.0))) if state == "ok" and known.rate else 0
-        keyed.append((_ORDER.index(state), -speed, position, Ranked(name, state, reason)))
+        known = aged(health.get(name, Health()), now)
+        state, reasons = state_of(known, now, slow_below=slow_below)
+        rate = rate_of(known)
+        speed = round(math.log2(max(rate, 1.0))) if state == "ok" and rate else 0
+        keyed.append((_ORDER.index(state), -speed, position, Ranked(name, state, reasons)))
     return [entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3])]
 
 
-def _age(health: Health, now: float) -> Health:
-    elapsed = max(now - health.seen, 0.0)
-    rate_is_old = now - health.rate_at > RATE_VALID_S
-    return msgspec.structs.replace(
-        health,
-        failures=health.failures * 0.5 ** (elapsed / FAILURE_HALF_LIFE_S),
-        lies=health.lies * 0.5 ** (elapsed / LIE_HALF_LIFE_S),
-        rate=None if rate_is_old else health.rate,
-        seen=max(now, health.seen),
-    )
+def rank_metadata(ranked: Sequence[Ranked], health: Mapping[str, Health], now: float) -> list[str]:
+    """Returns the names of ``ranked``, best first for asking what a repository is.
+
+    One whose bytes do not come may answer questions as well as any other, so of those that answer
+    the order is kept; then come those that want no requests, those that are silent, and liars.
+    """
+
+    def place(name: str) -> int:
+        known = aged(health.get(name, Health()), now)
+        if known.lies >= LYING_AFTER:
+            return 3
+        if known.metadata.failures >= DOWN_AFTER:
+            return 2
+        return int(known.metadata.limited_until > now)
+
+    return sorted((entry.name for entry in ranked), key=place)
 
 
-def _delivered(aged: Health, event: Delivered, now: float) -> Health:
-    rate, rate_at = aged.rate, aged.rate_at
-    # Small bodies measure the round trip, not the line; no clock tells less than a millisecond.
-    if event.bytes >= _MIN_MEASURED_BYTES and event.seconds > 0:
-        measured = event.bytes / max(event.seconds, 0.001)
-        kept = math.exp(-event.seconds / RATE_MEMORY_S)
-        rate = measured if rate is None else kept * rate + (1 - kept) * measured
-        rate_at = now
-    return msgspec.structs.replace(
-        aged, rate=rate, rate_at=rate_at, bytes=aged.bytes + event.bytes, failures=0.0
+def is_doubtful(health: Health, now: float) -> bool:
+    """Tells whether a source was silent or lied lately, so that nobody should wait for it."""
+    known = aged(health, now)
+    return known.metadata.failures >= DOUBTFUL_AFTER or known.lies >= LYING_AFTER
+
+
+def is_silent(health: Health, now: float) -> bool:
+    """Tells whether a source has not answered for some time."""
+    return aged(health, now).metadata.failures >= DOWN_AFTER
+
+
+def rate_of(health: Health) -> float | None:
+    """Returns the bytes per second to expect: of the plane that was measured last and works."""
+    working = [p for p in health.data.values() if p.rate is not None and p.failures < DOWN_AFTER]
+    newest = max(working, key=lambda plane: plane.rate_at, default=None)
+    return newest.rate if newest else None
+
+
+def limited_until(health: Health) -> float:
+    """Returns until when the source wants no requests: the hub, or where its bytes come from."""
+    return max(plane.limited_until for plane in (health.metadata, *health.data.values()))
+
+
+def plane_state(plane: Plane, now: float) -> str:
+    """Returns ``limited``, ``down``, ``ok`` or ``unknown`` of one plane alone."""
+    if plane.limited_until > now:
+        return "limited"
+    if plane.failures >= DOWN_AFTER:
+        return "down"
+    return "ok" if plane.good_at else "unknown"
+
+
+def host_of(plane: str) -> str:
+    """Returns the host of a data plane, with its port where it is not the usual one."""
+    return plane.partition("://")[2] or plane
+
+
+def state_of(
+    health: Health, now: float, *, slow_below: float = SLOW_BELOW
+) -> tuple[SourceState, tuple[Phrase, ...]]:
+    """Returns the state of one source for bytes at ``now``, and why."""
+    known = aged(health, now)
+    state, why = _state(known, now, slow_below)
+    said: dict[tuple[str, ...], Phrase] = {}
+    for phrase in (why, *_besides(known, now)):
+        said.setdefault((phrase.template, *phrase.values.values()), phrase)
+    return state, tuple(said.values())
+
+
+def _state(known: Health, now: float, slow_below: float) -> tuple[SourceState, Phrase]:
+    if known.lies >= LYING_AFTER:
+        return "lying", _phrase(mark("sent wrong bytes: {error}"), error=known.lie)
+    if (until := limited_until(known)) > now:
+        return "limited", _waits(until - now)
+    if known.metadata.failures >= DOWN_AFTER:
+        error = known.metadata.last_error
+        return "down", _phrase(mark("does not answer: {error}"), error=error)
+    if (dead := _dead(known)) is not None:
+        return "down", dead
+    rate = rate_of(known)
+    if rate is None:
+        return "unknown", _phrase(mark("not measured yet"))
+    shown = _phrase("{rate} MiB/s", rate=f"{rate / 2**20:.1f}")
+    return ("slow", shown) if rate < slow_below else ("ok", shown)
+
+
+def _besides(known: Health, now: float) -> Iterator[Phrase]:
+    """Yields what else is worth knowing, whatever the state."""
+    if known.lies >= LYING_AFTER and limited_until(known) > now:
+        yield _waits(limited_until(known) - now)
+    if (dead := _dead(known)) is not None:
+        yield dead
+    for name, plane in known.data.items():
+        if plane.failures >= DOWN_AFTER and dead is None:
+            template = mark("nothing comes from {plane}: {error}")
+            yield _phrase(template, plane=host_of(name), error=plane.last_error)
+        elif DOUBTFUL_AFTER <= plane.failures < DOWN_AFTER:
+            template = mark("{plane} failed lately: {faults}")
+            yield _phrase(template, plane=host_of(name), faults=_faults(plane))
+    if DOUBTFUL_AFTER <= known.metadata.failures < DOWN_AFTER:
+        yield _phrase(mark("did not answer lately: {faults}"), faults=_faults(known.metadata))
+    latency = known.metadata.latency or 0.0
+    if latency >= LATE_AFTER_S and known.metadata.failures < DOUBTFUL_AFTER:
+        yield _phrase(mark("takes {seconds} s to answer"), seconds=f"{latency:.1f}")
+
+
+def _dead(known: Health) -> Phrase | None:
+    """Returns that no bytes come: a plane is dead, and no other has shown since that it works.
+
+    Small files prove nothing: they come from the hub's own host, and large ones do not.
+    """
+    down = {name: plane for name, plane in known.data.items() if plane.failures >= DOWN_AFTER}
+    if not down:
+        return None
+    name, plane = max(down.items(), key=lambda item: item[1].error_at)
+    if any(p.rate_at > plane.error_at for n, p in known.data.items() if n not in down):
+        return None
+    lists = known.metadata.good_at > 0 and known.metadata.failures < DOWN_AFTER
+    template = (
+        mark("lists models, but {plane} sends nothing: {error}")
+        if lists
+        else mark("{plane} sends nothing: {error}")
     )
+    return _phrase(template, plane=host_of(name), error=plane.last_error)
+
+
+def _waits(seconds: float) -> Phrase:
+    return _phrase(mark("asks to wait another {seconds} s"), seconds=str(math.ceil(seconds)))
+
+
+def _faults(plane: Plane) -> str:
+    counted = sorted(plane.faults.items(), key=lambda item: -item[1])
+    return ", ".join(f"{kind} x{max(1, round(count))}" for kind, count in counted)
+
+
+def _phrase(template: str, **values: str) -> Phrase:
+    return Phrase(template=template, values=values)
