@@ -54,6 +54,9 @@ class Failure(NamedTuple):
 
 _TOLD: tuple[tuple[type[ZhcacheError], int, str], ...] = (
     (RevisionMissing, 404, "RevisionNotFound"),
+    # By its code huggingface_hub says "no such file" and prints the reason; of a bare 403 it says
+    # that the connection failed.
+    (FileLeftOut, 403, "EntryNotFound"),
     (FileMissing, 404, "EntryNotFound"),
     (NotFound, 404, "RepoNotFound"),
     (Gated, 403, "GatedRepo"),

@@ -22,7 +22,7 @@ from zhcached.sources import refusals
         (refusals.missing_or_private("hub", "o/n").error, 404, "RepoNotFound"),
         (refusals.revision_missing("hub", "o/n", "v1").error, 404, "RevisionNotFound"),
         (failures.FileMissing("no file"), 404, "EntryNotFound"),
-        (failures.FileLeftOut("a pickle"), 404, "EntryNotFound"),
+        (failures.FileLeftOut("a pickle"), 403, "EntryNotFound"),
         (refusals.gated("hub", "o/n", "https://hub").error, 403, "GatedRepo"),
         (refusals.taken_down("hub", "o/n").error, 403, ""),
         (UnsafeWeights("pickle"), 403, ""),
