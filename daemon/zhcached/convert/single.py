@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
 
 from zhcache.errors import IntegrityError, NotFound, UsageError
-from zhcache.protocol.messages import FileProgress, ImportRequest
+from zhcache.protocol.messages import ImportRequest
 from zhcache.protocol.names import RepoId, parse_repo, printable
 from zhcached.clock import Clock
 from zhcached.convert import single_header, single_kinds, single_plan
 from zhcached.convert.places import Places
 from zhcached.convert.runner import STALL_S, Conversion, Converted
-from zhcached.convert.single_header import Tensors
-from zhcached.convert.single_kinds import Kind
 from zhcached.convert.single_plan import INDEX, REPORT, SCHEDULER, Extraction, File
+from zhcached.convert.single_report import Checkpoint, Report, doubts, picture, report_of
 from zhcached.convert.variants import Picture, Show
 from zhcached.errors import StoreDamaged
 from zhcached.residency.arena.contents import classes
@@ -41,19 +39,6 @@ Fetch = Callable[[RepoId], Manifest]
 
 NameCommit = Callable[[Sequence[ManifestFile]], str]
 """Returns the commit that names exactly these files."""
-
-
-class Report(msgspec.Struct, frozen=True):
-    """The content of ``zhcache-checkpoint.json``: of what a snapshot was made, and with what."""
-
-    kind: str
-    sha256: str
-    size: int
-    like: str
-    like_commit: str
-    tools: dict[str, str]
-    nonfinite: dict[str, int]
-    format: int = 1
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -138,7 +123,7 @@ class Checkpoints:
         if (held := self._held(repo, ref, request, sha256, asker.uid)) is not None:
             return Taken(held, [], is_new=False)
         like = fetch(parse_repo(request.like or kind.like))
-        job = _Job(fd, file, sha256, kind, tensors, like, repo)
+        job = Checkpoint(fd, file, sha256, kind, tensors, like)
         files, report = self._make(job, asker)
         if _identity(fd) != before:
             raise _changed(file)
@@ -153,7 +138,7 @@ class Checkpoints:
         )
         self._store.publish(manifest, ref)
         log.info("checkpoint.published", kind=kind.title, commit=manifest.commit)
-        return Taken(manifest, _warnings(job, report, is_asked=bool(request.like)), is_new=True)
+        return Taken(manifest, doubts(job, report, is_asked=bool(request.like)), is_new=True)
 
     def _digest(self, fd: int, file: File, show: Show) -> str:
         digest, at = hashlib.sha256(), 0
@@ -200,7 +185,7 @@ class Checkpoints:
         except msgspec.MsgspecError:
             return None
 
-    def _make(self, job: _Job, asker: Asker) -> tuple[list[ManifestFile], Report]:
+    def _make(self, job: Checkpoint, asker: Asker) -> tuple[list[ManifestFile], Report]:
         """Returns the files of the snapshot, all of them held for the job."""
         like, store = job.like, self._store
         # Nobody may collect it while workers read its folder.
@@ -211,7 +196,7 @@ class Checkpoints:
             work = single_plan.work(job.kind, job.file, job.tensors, like, named)
             self._make_room(sum(one.bytes for one in work))
             made = self._convert(job, work, asker)
-            report = _report_of(job, made)
+            report = report_of(job, made)
             small = {
                 INDEX: single_plan.index(self._content(like, INDEX)),
                 REPORT: msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
@@ -233,7 +218,7 @@ class Checkpoints:
         return files, report
 
     def _convert(
-        self, job: _Job, work: Sequence[Extraction], asker: Asker
+        self, job: Checkpoint, work: Sequence[Extraction], asker: Asker
     ) -> list[tuple[Extraction, Converted]]:
         folder = str(self._store.view.snapshot_dir(job.like.repo_id, job.like.commit))
         conversions = [
@@ -249,7 +234,7 @@ class Checkpoints:
             for one in sorted(work, key=lambda one: one.bytes, reverse=True)
         ]
         return self._places.run(
-            conversions, lambda *_: None, lambda: asker.show(_picture(conversions, job.file))
+            conversions, lambda *_: None, lambda: asker.show(picture(conversions, job.file))
         )
 
     def _content(self, manifest: Manifest, path: str) -> bytes:
@@ -267,18 +252,6 @@ class Checkpoints:
             raise StoreDamaged(reason=f"{path} of {manifest.repo}: {error}") from error
 
 
-class _Job(msgspec.Struct, frozen=True):
-    """One checkpoint on its way, and the model whose configurations it gets."""
-
-    fd: int
-    file: File
-    sha256: str
-    kind: Kind
-    tensors: Tensors
-    like: Manifest
-    repo: RepoId
-
-
 def _identity(fd: int) -> tuple[int, ...]:
     found = os.fstat(fd)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -289,48 +262,4 @@ def _changed(file: File) -> UsageError:
         "{file} changed while it was read",
         hint="start the import again once it is written",
         file=printable(file.name),
-    )
-
-
-def _report_of(job: _Job, made: Sequence[tuple[Extraction, Converted]]) -> Report:
-    nonfinite = {
-        one.piece.component: sum(t.nonfinite_in for t in chain(*converted.tensors.values()))
-        for one, converted in made
-    }
-    tools: Mapping[str, str] = {}
-    for _, converted in made:
-        tools = {**tools, **converted.tools}
-    return Report(
-        kind=job.kind.title,
-        sha256=job.sha256,
-        size=job.file.size,
-        like=job.like.repo,
-        like_commit=job.like.commit,
-        tools=dict(sorted(tools.items())),
-        nonfinite={name: count for name, count in sorted(nonfinite.items()) if count},
-    )
-
-
-def _warnings(job: _Job, report: Report, *, is_asked: bool) -> list[str]:
-    found = [
-        f"{count} values of {component} are NaN or infinite in the file"
-        for component, count in report.nonfinite.items()
-    ]
-    if job.kind.doubt and not is_asked:
-        found.append(job.kind.doubt)
-    if odd := single_kinds.beside(job.tensors, job.kind):
-        found.append(f"{len(odd)} tensors belong to no component and are left out, as {odd[0]}")
-    return found
-
-
-def _picture(conversions: Sequence[Conversion[Extraction]], file: File) -> Picture:
-    parts = tuple(
-        FileProgress(path=c.work.piece.component, size=c.work.bytes, done=c.bytes_done)
-        for c in conversions
-    )
-    return Picture(
-        note=f"converting {file.name}",
-        bytes_done=sum(part.done for part in parts),
-        bytes_total=sum(part.size for part in parts),
-        components=tuple(part for part in parts if part.done < part.size),
     )

@@ -34,7 +34,7 @@ class Job:
 
     def repair(self):
         prefetcher = SimpleNamespace(variants=self.shop.variants)
-        return Performer(self.shop.store, prefetcher, None).perform(
+        return Performer(self.shop.store, prefetcher, None, None).perform(
             state.Record("job", "repair", 7, 1.0, 1.0, state.Repair(), state.Queued()), self.control
         )
 
