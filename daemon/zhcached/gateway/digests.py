@@ -1,8 +1,8 @@
 """The sha256 of files whose hub names them by another digest.
 
-A Hugging Face hub tells git's digest of small files; ModelScope's client wants a sha256, and without
-one it takes whatever it has of the same size for the file. Nobody knows it before the bytes are
-here; so these files, which whoever lists will fetch next, are fetched first, within bounds.
+A Hugging Face hub tells git's digest of small files. ModelScope's client wants a sha256, without
+which it takes whatever it has of the same size for the file. Nobody knows one before the bytes are
+here. So these files, which whoever lists will fetch next, are fetched first, within bounds.
 """
 
 from __future__ import annotations

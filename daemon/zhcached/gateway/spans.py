@@ -45,12 +45,11 @@ def chosen(header: str | None, size: int) -> Span | None:
             raise NoSuchSpanError
         return Span(max(0, size - int(suffix)), size, size)
     start = int(first)
-    end = size if last is None else int(last) + 1
-    if end <= start:
+    if last is not None and int(last) < start:
         return None
     if start >= size:
         raise NoSuchSpanError
-    return Span(start, min(end, size), size)
+    return Span(start, size if last is None else min(int(last) + 1, size), size)
 
 
 def is_fresh(if_none_match: str | None, etag: str) -> bool:
