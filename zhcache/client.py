@@ -21,10 +21,11 @@ from zhcache.channel import Channel, check_version, dial
 from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
 from zhcache.lease import Lease
-from zhcache.protocol import messages, residency
+from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import file_path, parse_repo, repo_of_file
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
+from zhcache.watched import WatchCalls
 
 _RECONNECT_S = 10.0
 _READ_S = 2.0
@@ -35,7 +36,7 @@ _LONG_S = 600.0
 OnProgress = Callable[[messages.Job], object]
 
 
-class Client:
+class Client(WatchCalls):
     """A connection to the daemon, made at the first call. Thread-safe.
 
     Args:
@@ -411,6 +412,19 @@ class Client:
     def sources(self) -> list[messages.SourceInfo]:
         """Returns each source's health."""
         return self._line().call("GET", "/v1/sources", messages.Sources).sources
+
+    def test_sources(self, name: str | None = None) -> list[probe.SourceTested]:
+        """Has one source, or all, asked how they are now; takes some seconds.
+
+        Raises:
+            UsageError: There is no source of that name.
+            Busy: A test is under way.
+        """
+        return (
+            self._line()
+            .call("POST", "/v1/sources/test", probe.SourcesTested, body=probe.SourceTest(name=name))
+            .sources
+        )
 
     def resident(self) -> list[messages.Resident]:
         """Returns what is leased or warm."""

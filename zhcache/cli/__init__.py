@@ -41,6 +41,7 @@ COMMANDS = {
     "sources": "sources",
     "lock": "lock",
     "import": "import_",
+    "watch": "watch",
     "export": "export",
     "bench": "bench",
     "daemon": "daemon",

@@ -42,6 +42,9 @@ class FromFolder(Incoming):
                 for path, held in zip(paths, self._files, strict=True)
             ],
             link=model.is_linkable,
+            # What lies there now takes the place of what lay there.
+            replace=True,
+            op="checkpoint" if model.kind == "checkpoint" else "import",
         )
         self._before = before
         self._current: Identity | None = None

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import structlog
 
-from zhcache.errors import Incomplete, ZhcacheError
+from zhcache.errors import ZhcacheError
 from zhcached.clock import Clock
-from zhcached.store.blobs import Identity
 from zhcached.store.layout import remote_name
 from zhcached.watch import beneath, whole
 from zhcached.watch.memory import Memory, Taken
 from zhcached.watch.notices import DROPPED_IN, Group, NoNotices, Notices
 from zhcached.watch.recognise import Model, recognise
-from zhcached.watch.settle import Rest, settle
 from zhcached.watch.standing import Standing, judge
 from zhcached.watch.tree import Tree, look
 
@@ -34,14 +32,12 @@ class Look:
     Attributes:
         standing: Each model by its place.
         ready: Places of those that are to be taken in.
-        checkpoints: Single files of weights that are whole and at rest, by name.
         refused: What looks like a model and cannot be one.
         wake_s: When to look again though nobody tells of a change.
     """
 
     standing: dict[str, Standing] = field(default_factory=dict[str, Standing])
     ready: list[str] = field(default_factory=list[str])
-    checkpoints: dict[str, Identity] = field(default_factory=dict[str, Identity])
     refused: dict[str, ZhcacheError] = field(default_factory=dict[str, ZhcacheError])
     wake_s: float = math.inf
 
@@ -79,7 +75,6 @@ class Looking:
         self._settle_s = settle_s
         self._clock = clock
         self._group: Group | None = None
-        self._rests: dict[str, Rest] = {}
 
     def look(self, before: Mapping[str, Standing]) -> Look:
         """Returns what is there now.
@@ -150,27 +145,7 @@ class Looking:
             seen.wake_s = min(seen.wake_s, judged.wake_s)
             if judged.is_ready:
                 seen.ready.append(model.where)
-        self._rest(root, found.checkpoints, seen, now)
         return seen
-
-    def _rest(self, root: int, checkpoints: Mapping[str, Identity], seen: Look, now: float) -> None:
-        rests: dict[str, Rest] = {}
-        for name, identity in checkpoints.items():
-            rests[name], left_s = settle(self._rests.get(name), str(identity), now, self._settle_s)
-            if left_s > 0:
-                seen.wake_s = min(seen.wake_s, left_s)
-                continue
-            try:
-                whole.check_weights(
-                    name,
-                    identity.size,
-                    lambda path, limit: beneath.read_file(root, path, limit),
-                )
-            except Incomplete as error:
-                seen.refused[name] = error
-            else:
-                seen.checkpoints[name] = identity
-        self._rests = rests
 
 
 def _check_local(root: int) -> None:

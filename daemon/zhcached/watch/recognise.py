@@ -50,7 +50,7 @@ _COMPONENTS = frozenset({
 })  # fmt: skip
 _HOPS = 4
 
-Kind = Literal["hub", "scope", "plain"]
+Kind = Literal["hub", "scope", "plain", "checkpoint"]
 Read = Callable[[str], bytes]
 """Returns the first bytes of a small file of the tree; raises OSError or ZhcacheError."""
 
@@ -103,13 +103,12 @@ class Recognised:
     """What one look makes of a watched folder.
 
     Attributes:
-        models: At most ``MAX_MODELS``.
-        checkpoints: Plain ``.safetensors`` files directly in the watched folder.
+        models: At most ``MAX_MODELS``; a file of weights directly in the watched folder is one too,
+            a whole model in one file.
         refused: Folders that look like a model and cannot be one, and why.
     """
 
     models: list[Model] = field(default_factory=list[Model])
-    checkpoints: dict[str, Identity] = field(default_factory=dict[str, Identity])
     refused: dict[str, ZhcacheError] = field(default_factory=dict[str, ZhcacheError])
 
 
@@ -179,10 +178,17 @@ class _Walk:
                     self._owned(where, name, own)
 
     def checkpoints(self) -> None:
-        """Notes single files of weights that lie directly in the watched folder."""
+        """Takes single files of weights that lie directly in the watched folder."""
         for name in self.by_folder[""]:
-            if name.endswith(".safetensors") and name in self.tree.files and not is_partial(name):
-                self.found.checkpoints[name] = self.tree.files[name]
+            identity = self.tree.files.get(name)
+            if identity is None or not name.endswith(".safetensors") or is_partial(name):
+                continue
+            repo = _named(f"{LOCAL}/{name.removesuffix('.safetensors')}")
+            if repo is None:
+                self._refuse(name, name)
+            else:
+                files = {name: Held(name, identity)}
+                self.found.models.append(Model(name, repo, "checkpoint", files=files))
 
     def _owned(self, outer: str, owner: str, name: str) -> None:
         where = _join(outer, name)
@@ -203,13 +209,16 @@ class _Walk:
 
     def _plain(self, where: str, repo: RepoId | None, name: str) -> None:
         if repo is None:
-            self.found.refused[where] = UsageError(
-                "{name} cannot be a model's name",
-                hint="rename the folder: letters, digits, '.', '_' and '-' only",
-                name=printable(name),
-            )
-            return
-        self._collect(Model(where, repo, "plain"), where)
+            self._refuse(where, name)
+        else:
+            self._collect(Model(where, repo, "plain"), where)
+
+    def _refuse(self, where: str, name: str) -> None:
+        self.found.refused[where] = UsageError(
+            "{name} cannot be a model's name",
+            hint="rename it: letters, digits, '.', '_' and '-' only",
+            name=printable(name),
+        )
 
     def _hub(self, where: str, name: str) -> bool:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from zhcache.errors import (
     IntegrityError,
     NotFound,
     NotPermitted,
+    UsageError,
     ZhcacheError,
 )
 from zhcache.protocol.failure import to_error, to_info
@@ -43,9 +43,8 @@ UNTOLD_S = 900.0
 through a mapping tells of nothing."""
 
 _LONGEST_PAUSE_S = 1.0
-
-Checkpoint = Callable[[Path], Awaitable[None]]
-"""Takes in a single file of weights that was dropped in, as a job of its own."""
+_FOR_GOOD = (IntegrityError, NotPermitted, UsageError, Cancelled)
+"""What another attempt cannot mend while nothing in the folder changes."""
 
 log = structlog.get_logger()
 
@@ -60,7 +59,6 @@ class Context:
     clock: Clock
     notices: Notices
     gate: asyncio.Semaphore
-    checkpoint: Checkpoint
 
 
 class Tended:
@@ -81,7 +79,6 @@ class Tended:
         self._reason: ZhcacheError | None = None
         self._standing: dict[str, Standing] = {}
         self._refused: dict[str, ZhcacheError] = {}
-        self._checkpoints: dict[str, str] = {}
         self._dirty = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._looking = Looking(
@@ -155,8 +152,6 @@ class Tended:
         self._standing, self._refused = seen.standing, seen.refused
         for where in seen.ready:
             await self._take(where)
-        for name, identity in seen.checkpoints.items():
-            await self._take_checkpoint(name, str(identity))
         longest = self._context.config.poll if self._looking.polling else UNTOLD_S
         return min(seen.wake_s, longest) if not seen.ready else 0.0
 
@@ -191,7 +186,7 @@ class Tended:
             try:
                 taken = await self._import(standing)
             except ZhcacheError as error:
-                for_good = isinstance(error, IntegrityError | NotPermitted | Cancelled)
+                for_good = isinstance(error, _FOR_GOOD)
                 self._standing[where] = standing.failed(
                     error,
                     for_good=for_good,
@@ -245,13 +240,3 @@ class Tended:
     def _is_held(self, taken: Taken) -> bool:
         layout = self._context.store.layout
         return layout.manifest(parse_repo(taken.repo), taken.commit).exists()
-
-    async def _take_checkpoint(self, name: str, identity: str) -> None:
-        if self._checkpoints.get(name) == identity:
-            return
-        self._checkpoints[name] = identity
-        try:
-            await self._context.checkpoint(self.folder / name)
-        except ZhcacheError as error:
-            self._refused[name] = error
-            log.warning("watch.checkpoint", file=str(self.folder / name), reason=error.message)

@@ -19,7 +19,7 @@ from zhcached.watch import beneath
 from zhcached.watch.listed import Listed
 from zhcached.watch.notices import Notices
 from zhcached.watch.tamper import Guard
-from zhcached.watch.tend import Checkpoint, Context, Tended
+from zhcached.watch.tend import Context, Tended
 
 MAX_AT_ONCE = 2
 
@@ -34,12 +34,9 @@ class Watching:
         jobs: What takes them in.
         config: ``[watch]``.
         clock: The time.
-        checkpoint: Takes in single files of weights.
     """
 
-    def __init__(
-        self, store: Store, jobs: Jobs, config: WatchConfig, clock: Clock, checkpoint: Checkpoint
-    ) -> None:
+    def __init__(self, store: Store, jobs: Jobs, config: WatchConfig, clock: Clock) -> None:
         self._notices = Notices()
         self.guard = Guard(store, self._notices, self._lost)
         self._listed = Listed(store.layout.root, config.folders)
@@ -50,7 +47,6 @@ class Watching:
             clock=clock,
             notices=self._notices,
             gate=asyncio.Semaphore(MAX_AT_ONCE),
-            checkpoint=checkpoint,
         )
         self._tended: dict[Path, Tended] = {}
         self._refused: dict[Path, ZhcacheError] = {}

@@ -47,7 +47,8 @@ def lacking(model: Model, read: Read) -> Incomplete | None:
         read: Reads one of them.
     """
     try:
-        missing = sorted({*_components(model, read), *_shards(model, read)})
+        is_one_file = model.kind == "checkpoint"
+        missing = [] if is_one_file else sorted({*_components(model, read), *_shards(model, read)})
         if not missing:
             missing = _no_weights(model)
         if missing:
