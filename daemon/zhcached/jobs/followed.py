@@ -1,0 +1,219 @@
+"""Which models are followed, as kept on disk: ``follow.json`` is the truth, whole at any time.
+
+It names repositories and commits, never paths, and neither the index nor a repair touches it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from zhcache.errors import UsageError, ZhcacheError
+from zhcache.i18n import mark
+from zhcache.protocol.messages import ErrorInfo, PrefetchRequest
+from zhcache.protocol.names import RepoId, parse_repo, parse_revision, parse_variant
+from zhcached.clock import Clock
+from zhcached.jobs.brief import DEFAULT_REF
+from zhcached.store import files
+
+NAME = "follow.json"
+
+log = structlog.get_logger()
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One followed model. Times are wall-clock seconds.
+
+    Attributes:
+        repo: The repository.
+        uid: Who follows it; what it brings is his.
+        revision: Branch or tag; None is the default branch.
+        every: Seconds between two looks; None as configured.
+        keep: Earlier revisions that stay; None as configured.
+        variants: Made of every revision before it counts as here.
+        only_pipeline: As in a prefetch.
+        allow_pickle: As in a prefetch.
+        due: When the next look is due.
+        looked: When the last look was, 0 for never.
+        commit: What the revision means here, as far as following brought it; empty before that.
+        vouchers: The sources that named this commit.
+        past: What it meant before, oldest first.
+        brought: Revisions that following brought and nobody else asked for, oldest first. Only
+            they are ever pruned.
+        failures: Looks and fetches that failed one after the other, up to now.
+        failing_since: When the first of them did.
+        error: The last of their errors.
+    """
+
+    repo: str
+    uid: int
+    revision: str | None = None
+    every: float | None = None
+    keep: int | None = None
+    variants: tuple[str, ...] = ()
+    only_pipeline: bool = False
+    allow_pickle: bool = False
+    due: float = 0.0
+    looked: float = 0.0
+    commit: str = ""
+    vouchers: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    brought: tuple[str, ...] = ()
+    failures: int = 0
+    failing_since: float = 0.0
+    error: ErrorInfo | None = None
+
+    @property
+    def repo_id(self) -> RepoId:
+        """The repository, parsed."""
+        return parse_repo(self.repo)
+
+    @property
+    def ref(self) -> str:
+        """The ref that it keeps fresh."""
+        return self.revision or DEFAULT_REF
+
+    @property
+    def request(self) -> PrefetchRequest:
+        """What is asked of the sources, and fetched."""
+        return PrefetchRequest(
+            repo=self.repo,
+            revision=self.revision,
+            variants=list(self.variants),
+            only_pipeline=self.only_pipeline,
+            allow_pickle=self.allow_pickle,
+        )
+
+
+class _Recorded(msgspec.Struct):
+    followed: list[Entry]
+    format: int = 1
+
+
+class Ledger:
+    """The entries, in memory and on disk. Thread-safe.
+
+    Attributes:
+        problems: What was found damaged, for ``doctor``.
+
+    Args:
+        root: The store's root.
+        clock: The time.
+
+    Raises:
+        ZhcacheError: The disk failed.
+    """
+
+    def __init__(self, root: Path, clock: Clock) -> None:
+        self._path = root / NAME
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.problems: list[str] = []
+        self._entries = {entry.repo: entry for entry in self._read()}
+
+    def all(self) -> list[Entry]:
+        """Returns every entry, in the order in which they were made."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def find(self, repo: str) -> Entry | None:
+        """Returns one entry."""
+        with self._lock:
+            return self._entries.get(repo)
+
+    def put(self, repo: str, make: Callable[[Entry | None], Entry]) -> Entry:
+        """Adds an entry, or replaces the one of its repository, durably; returns it.
+
+        Args:
+            repo: The repository.
+            make: Returns the entry, given the one that is there; what it raises is raised here.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock:
+            entry = make(self._entries.get(repo))
+            entries = {**self._entries, repo: entry}
+            self._write(entries)
+            self._entries = entries
+            return entry
+
+    def drop(self, repo: str) -> None:
+        """Removes an entry durably.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock:
+            entries = {name: entry for name, entry in self._entries.items() if name != repo}
+            self._write(entries)
+            self._entries = entries
+
+    def note(self, repo: str, change: Callable[[Entry], Entry]) -> Entry | None:
+        """Changes an entry and returns it; None if there is none any more.
+
+        What cannot be written is told in the log and holds as long as this daemon runs: following
+        goes on with a full disk, and a later note is written with it.
+        """
+        with self._lock:
+            entry = self._entries.get(repo)
+            if entry is None:
+                return None
+            changed = change(entry)
+            if changed == entry:
+                return entry
+            self._entries[repo] = changed
+            try:
+                self._write(self._entries)
+            except ZhcacheError as error:
+                log.warning("follow.not_recorded", repo=repo, error=str(error))
+            return changed
+
+    def claim(self, repo: str, commit: str) -> None:
+        """Says that a user asked for a revision himself: following will not prune it."""
+
+        def without(entry: Entry) -> Entry:
+            brought = tuple(one for one in entry.brought if one != commit)
+            return msgspec.structs.replace(entry, brought=brought)
+
+        self.note(repo, without)
+
+    def _write(self, entries: dict[str, Entry]) -> None:
+        body = msgspec.json.encode(_Recorded(list(entries.values())))
+        files.write_durably(self._path, msgspec.json.format(body, indent=1))
+
+    def _read(self) -> list[Entry]:
+        try:
+            recorded = msgspec.json.decode(self._path.read_bytes(), type=_Recorded)
+            for entry in recorded.followed:
+                _check(entry)
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.MsgspecError, UsageError) as error:
+            self._set_aside(error)
+            return []
+        return recorded.followed
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = self._path.with_name(f"{NAME}.damaged-{int(self._clock.wall())}")
+        with files.disk_errors(self._path):
+            self._path.rename(aside)
+            files.sync_dir(aside.parent)
+        log.error("follow.damaged", aside=str(aside), error=str(error))
+        self.problems.append(f"{NAME} was damaged ({error}); it is kept as {aside.name}")
+
+
+def _check(entry: Entry) -> None:
+    parse_repo(entry.repo)
+    if entry.revision is not None:
+        parse_revision(entry.revision)
+    for name in entry.variants:
+        parse_variant(name)
+    if (entry.every is not None and not entry.every > 0) or (entry.keep or 0) < 0:
+        raise UsageError(mark("{repo} is followed in no way that can be meant"), repo=entry.repo)
