@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import http.client
 import random
-import socket
 from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from harness.storekit import open_store
@@ -14,7 +14,9 @@ from zhcache.errors import ZhcacheError
 from zhcache.protocol.names import parse_path, parse_repo
 from zhcached.clock import SystemClock
 from zhcached.config import DownloadConfig, ServeConfig, SourceConfig
+from zhcached.gateway.connections import bind
 from zhcached.gateway.context import Context
+from zhcached.gateway.door import Door, Share, digest_of, own_names
 from zhcached.gateway.pace import Pace
 from zhcached.gateway.sending import send
 from zhcached.gateway.server import Server
@@ -46,7 +48,19 @@ class Answer:
 class Front:
     """One serving: a store, its pulls and a server with one route for all files."""
 
-    def __init__(self, root, hubs, *, download=None, clock=None, middlewares=(), **serve):
+    def __init__(
+        self,
+        root,
+        hubs,
+        *,
+        download=None,
+        clock=None,
+        token=None,
+        tls=None,
+        stall_s=60,
+        header_s=10,
+        **serve,
+    ):
         self.clock = clock or SystemClock()
         self.store = open_store(root, self.clock)
         self.config = ServeConfig(**serve)
@@ -68,9 +82,11 @@ class Front:
         self.context = Context(
             self.pulls, self.store, self.config, self.clock, Pace(self.config.rate, self.clock)
         )
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = bind("127.0.0.1", 0, stall_s)
         self.port = listener.getsockname()[1]
-        self.server = Server(self.context, listener, routes, middlewares=middlewares)
+        share = Share(self.config.requests, self.clock)
+        door = Door(digest_of(token) if token else None, share, own_names())
+        self.server = Server(self.context, listener, routes, door, header_s=header_s, tls=tls)
         self.server.start()
 
     def close(self):
@@ -83,6 +99,25 @@ class Front:
 
     def __exit__(self, *_):
         self.close()
+
+    @property
+    def repo(self):
+        return parse_repo(REPO)
+
+    def snapshot(self):
+        """Returns the manifest that is published of the repository's main branch, if any."""
+        commit = self.pulls.refs(self.repo).get("main")
+        try:
+            return self.store.manifests.read(self.repo, commit) if commit else None
+        except FileNotFoundError:
+            return None
+
+    def download_with(self, **changes):
+        return msgspec.structs.replace(self.download, **changes)
+
+    def forgive(self):
+        """Forgets what is held against the sources."""
+        self.health._records.clear()
 
     def connect(self, timeout=20):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)

@@ -12,17 +12,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import structlog
 from aiohttp import web
 
+from zhcached.gateway.connections import SERVER, Connections
 from zhcached.gateway.context import CONTEXT, Context
+from zhcached.gateway.door import Door
 
 T = TypeVar("T")
 
 HEADER_DEADLINE_S = 10.0
+MAX_BODY = 2**20
 SHUTDOWN_S = 2.0
-
-log = structlog.get_logger()
 
 
 class Server:
@@ -32,7 +32,9 @@ class Server:
         context: What the handlers stand on.
         listener: Bound and listening; closed by ``stop``.
         routes: Makes the routes.
+        door: Who is let in.
         tls: For https.
+        header_s: How long a header may take, and a connection rest.
     """
 
     def __init__(
@@ -40,19 +42,29 @@ class Server:
         context: Context,
         listener: socket.socket,
         routes: Callable[[Context], Sequence[web.RouteDef]],
+        door: Door,
         *,
-        middlewares: Sequence[Any] = (),
         tls: ssl.SSLContext | None = None,
+        header_s: float = HEADER_DEADLINE_S,
     ) -> None:
         self._context = context
         self._listener = listener
         self._tls = tls
-        self._app = web.Application(middlewares=middlewares, client_max_size=2**20)
+        self._header_s = header_s
+        self._app = web.Application(middlewares=[door.middleware()], client_max_size=MAX_BODY)
         self._app[CONTEXT] = context
         self._app.router.add_routes(routes(context))
+        self._app.on_response_prepare.append(_sign)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._connections: Connections | None = None
+
+    @property
+    def clients(self) -> int:
+        """How many connections are open."""
+        return self._connections.open if self._connections is not None else 0
 
     def start(self) -> None:
         """Begins to serve; returns once it does."""
@@ -61,10 +73,9 @@ class Server:
 
     def stop(self) -> None:
         """Refuses new connections, cuts the open ones after a moment, and ends the thread."""
-        if self._thread.is_alive():
-            self.ask(self._end()).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        self.ask(self._end()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._context.threads.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -80,16 +91,31 @@ class Server:
 
     async def _begin(self) -> None:
         self._runner = web.AppRunner(
-            self._app,
-            handle_signals=False,
-            access_log=None,
-            keepalive_timeout=HEADER_DEADLINE_S,
-            handler_cancellation=True,
-            shutdown_timeout=SHUTDOWN_S,
+            self._app, handle_signals=False, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, self._listener, ssl_context=self._tls).start()
+        assert self._runner.server is not None
+        self._connections = Connections(
+            self._runner.server,
+            self._context.config.clients,
+            access_log=None,
+            # Also how long aiohttp waits for the header of a connection's first request.
+            keepalive_timeout=self._header_s,
+        )
+        self._listening = await self._loop.create_server(
+            self._connections,
+            sock=self._listener,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._header_s if self._tls else None,
+        )
 
     async def _end(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+
+async def _sign(_request: web.Request, response: web.StreamResponse) -> None:
+    # In place of the versions of Python and of the library.
+    response.headers["Server"] = SERVER

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from zhcache.errors import IntegrityError, ZhcacheError
 from zhcached.clock import Clock
@@ -164,6 +165,12 @@ class Reader:
             self._wait_at(None)
             self._close_file()
             self._arrival.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def _check(self) -> None:
         if self._fd < 0 or self._discards == self._arrival.discards():

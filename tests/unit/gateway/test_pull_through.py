@@ -1,10 +1,15 @@
 """Pulling through: real hubs, a real store, real sockets."""
 
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from demohub.hub import Hub
-from harness.gatewaykit import FILES, REPO, Front
+from harness.daemon import until
+from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
+
+from zhcached.jobs import coming
 
 LARGE = "unet/model.safetensors"
 
@@ -16,10 +21,114 @@ def hub():
         yield hub
 
 
-def test_cold_then_warm(tmp_path, hub):
-    with Front(tmp_path / "s", [hub]) as front:
-        for path, content in FILES.items():
-            cold, warm = front.get(path), front.get(path)
-            assert (cold.status, cold.body, cold.cut) == (200, content, False)
-            assert (warm.status, warm.body) == (200, content)
-            assert hub.sent(path) == len(content)
+@pytest.fixture
+def front(tmp_path, hub):
+    with Front(tmp_path / "store", [hub]) as front:
+        yield front
+
+
+def test_cold_then_warm_and_a_snapshot_in_the_end(front, hub):
+    for path, content in FILES.items():
+        cold, warm = front.get(path), front.get(path)
+        assert (cold.status, cold.body, cold.cut) == (200, content, False)
+        assert (warm.status, warm.body) == (200, content)
+        assert hub.sent(path) == len(content)
+    until(lambda: front.snapshot() and front.snapshot().complete, "the snapshot is whole")
+    assert front.snapshot().left_out == {}
+    found = front.store.resolve(front.repo, "main")
+    assert {file.path for file in found.files} == set(FILES)
+
+
+def test_a_head_fetches_no_bytes(front, hub):
+    answer = front.get(LARGE, method="HEAD")
+    assert (answer.status, answer.headers["content-length"]) == (200, str(len(WEIGHTS)))
+    assert front.pulls.running == 0
+    assert hub.sent() == 0
+
+
+def test_twenty_clients_at_once_cost_the_hub_one_file(front, hub):
+    hub.fault("rate", rate=6 << 20, path=LARGE)
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: front.get(LARGE), range(20)))
+    assert all(answer.body == WEIGHTS for answer in answers)
+    assert hub.sent(LARGE) == len(WEIGHTS)
+
+
+def test_bytes_are_sent_as_they_come_and_the_last_are_withheld(front, hub):
+    stalled = hub.fault("stall", path=LARGE, at=len(WEIGHTS) - 100)
+    front.fetcher.config = front.download_with(stall=30.0, connections=1)
+    line = front.connect()
+    line.request("GET", f"/{REPO}/main/{LARGE}")
+    answer = line.getresponse()
+    early = answer.read(2 << 20)
+    assert early == WEIGHTS[: 2 << 20]
+    arrival = next(iter(front.pulls._arrivals.values()))
+    until(lambda: arrival.ingest().received_from(0) == len(WEIGHTS) - 100, "all but the end came")
+    with arrival.read() as reader:
+        assert reader.available(0) == len(WEIGHTS) - coming.WITHHELD
+    hub.heal(stalled)
+    hub.stop()
+    hub.start()
+    assert early + answer.read() == WEIGHTS
+    line.close()
+
+
+def test_a_range_far_ahead_does_not_wait_for_the_rest(front, hub):
+    big = random.Random(1).randbytes(12 << 20)
+    hub.add("lab/big", {"big.safetensors": big})
+    hub.fault("rate", rate=12 << 20, repo="lab/big")
+    before = threading.Thread(
+        target=front.get, args=("big.safetensors",), kwargs={"repo": "lab/big"}
+    )
+    before.start()
+    until(lambda: front.pulls.running, "the pull runs")
+    start = len(big) - (1 << 20)
+    answer = front.get("big.safetensors", repo="lab/big", Range=f"bytes={start}-{start + 999}")
+    assert (answer.status, answer.body) == (206, big[start : start + 1000])
+    assert front.pulls.running == 1
+    before.join()
+
+
+def test_a_client_that_leaves_does_not_end_the_fetch_for_others(front, hub):
+    hub.fault("rate", rate=4 << 20, path=LARGE)
+    with ThreadPoolExecutor(1) as pool:
+        line = front.connect()
+        line.request("GET", f"/{REPO}/main/{LARGE}")
+        assert line.getresponse().read(100) == WEIGHTS[:100]
+        other = pool.submit(front.get, LARGE)
+        until(lambda: front.server.clients == 2, "both are there")
+        line.close()
+        assert other.result().body == WEIGHTS
+    assert hub.sent(LARGE) == len(WEIGHTS)
+
+
+def test_a_fetch_for_which_nobody_waits_is_stopped_and_kept(front, hub, monkeypatch):
+    monkeypatch.setattr("zhcached.jobs.pull.GRACE_S", 0.1)
+    hub.fault("rate", rate=1 << 20, path=LARGE)
+    line = front.connect()
+    line.request("GET", f"/{REPO}/main/{LARGE}")
+    assert line.getresponse().read(100) == WEIGHTS[:100]
+    line.close()
+    until(lambda: front.pulls.running == 0, "the fetch was stopped")
+    hub.heal()
+    assert front.get(LARGE).body == WEIGHTS
+    assert hub.sent(LARGE) < 2 * len(WEIGHTS)
+
+
+def test_an_upstream_that_dies_and_comes_back(front, hub):
+    hub.fault("cut", path=LARGE, at=1 << 20, times=1)
+    hub.fault("status", path=LARGE, status=500, after=1)
+    answer = front.get(LARGE)
+    assert answer.cut and WEIGHTS.startswith(answer.body)
+    hub.heal()
+    front.forgive()
+    rest = front.get(LARGE, Range=f"bytes={len(answer.body)}-")
+    assert (rest.status, answer.body + rest.body) == (206, WEIGHTS)
+
+
+def test_a_failure_before_the_first_byte_is_told(front, hub):
+    assert front.get("model_index.json", method="HEAD").status == 200
+    hub.fault("status", path=LARGE, status=500)
+    answer = front.get(LARGE)
+    assert answer.status == 502
+    assert b"sources_failed" in answer.body
