@@ -49,11 +49,12 @@ def read(fd: int, name: str) -> Tensors:
     """
     try:
         size = os.fstat(fd).st_size
-        head = os.pread(fd, _LENGTH, 0)
-        length = int.from_bytes(head, "little")
-        if head.startswith(_PICKLES):
-            raise _pickled(name)
-        if len(head) < _LENGTH or length > MAX_HEADER:
+        head = os.pread(fd, _LENGTH + 1, 0)
+        length = int.from_bytes(head[:_LENGTH], "little")
+        if length > MAX_HEADER or head[_LENGTH:] != b"{":
+            # A sound length may have a pickle's first byte.
+            if head.startswith(_PICKLES):
+                raise _pickled(name)
             raise _unsound(name, "it does not begin as one")
         if _LENGTH + length > size:
             raise _unsound(name, f"its head has {length} bytes, the whole file {size}: it was cut")
