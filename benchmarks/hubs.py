@@ -42,10 +42,10 @@ def random_file(folder: Path, size: int) -> Path:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[HubProcess]:
-    """Serves ``folder`` as a repository until the block ends."""
+def serving(folder: Path, *options: str) -> Iterator[HubProcess]:
+    """Serves ``folder`` as a repository until the block ends; ``options`` are the hub's own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "demohub", "--repo", f"{REPO}={folder}"],
+        [sys.executable, "-m", "demohub", "--repo", f"{REPO}={folder}", *options],
         env=os.environ | {"PYTHONPATH": str(ROOT / "examples")},
         stdout=subprocess.PIPE,
         text=True,

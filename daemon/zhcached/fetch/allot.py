@@ -18,6 +18,8 @@ from zhcached.store.ranges import Ranges
 
 # A smaller file is over before a second source has answered.
 MIN_SPREAD: Final = 8 * 2**20
+# Long enough to see a full line, short enough that a second source brings its half.
+FIRST_LOOK_S: Final = 0.15
 # With less than this to go another source is not worth a request.
 JOIN_S: Final = 1.0
 # A source that brings less than this share, after a while, is let go of: each connection costs
@@ -44,7 +46,7 @@ class Allotment:
         self._seated_at: dict[str, float] = {}
         rate = offers[0].rate if offers else None
         is_long = rate is not None and size > rate * JOIN_S * 2
-        self._settles_at = now if is_long else now + RAMP_S
+        self._settles_at = now if is_long else now + FIRST_LOOK_S
 
     @property
     def may_spread(self) -> bool:
@@ -57,9 +59,9 @@ class Allotment:
         """Connections that have something to do, or soon may."""
         return sum(standing.seats for standing in self.roster.standings)
 
-    def is_due(self, now: float) -> bool:
-        """Tells whether ``settle`` would do anything."""
-        return now >= self._settles_at
+    def until_settling(self, now: float) -> float:
+        """Returns in how many seconds ``settle`` is to be called; 0 for now."""
+        return max(0.0, self._settles_at - now)
 
     def settle(self, missing: Ranges, wanted: Sequence[int], now: float) -> list[Standing]:
         """Lets sources join and go; does nothing if that was done just now.
@@ -110,6 +112,7 @@ class Allotment:
             if best is None:
                 return None
             self._seat(best, now)
+        is_alone = len(self.roster.serving()) == 1
         free = self.segments.unassigned(missing)
         for standing in sorted(self._idle(now), key=lambda s: s is not last):
             segment = (
@@ -117,27 +120,26 @@ class Allotment:
                 or self.segments.take(
                     free, self._piece(standing, free.total, now), standing, now, wanted
                 )
-                or self.segments.steal(
-                    standing, now, latency_s=standing.latency_s, takes_silent=takes_silent
-                )
+                or self.segments.steal(standing, now, is_alone=is_alone, takes_silent=takes_silent)
             )
             if segment is not None:
                 return segment
         return None
 
-    def arrived(self, segment: Segment, count: int, now: float) -> None:
-        """Counts bytes, and lets one more connection join its source where that may help."""
+    def arrived(self, segment: Segment, count: int, now: float) -> bool:
+        """Counts bytes; true if one more connection may now join its source."""
         segment.heard(count, now)
         standing = segment.standing
-        if (
+        joins = (
             standing.ramp.wants_more(count, now, standing.seats)
             and standing.is_ranged
             and standing.running >= standing.seats > 0
             and standing.seats < self._most(standing)
             and self.seats < self._connections
             and self._rate(now) < FULL_LINE_BYTES_PER_S
-        ):
-            standing.seats += 1
+        )
+        standing.seats += joins
+        return joins
 
     def until_someone_may(self, now: float) -> float | None:
         """Returns how long nobody may be asked, in seconds; None if nobody ever may."""
@@ -165,7 +167,8 @@ class Allotment:
         if self._most(standing) == 1 or not standing.is_ranged:
             # One request brings all; what others can bring sooner they take from its end.
             return self._size
-        return piece_bytes(standing.share(now), free_bytes, self.seats)
+        several = len(self.roster.standings) if self.may_spread else 1
+        return piece_bytes(standing.share(now), free_bytes, max(several, self.seats))
 
     def _rate(self, now: float) -> float:
         return sum(standing.rate(now) or 0.0 for standing in self.roster.serving())

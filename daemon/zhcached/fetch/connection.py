@@ -73,7 +73,7 @@ class Connection:
                     )
                 finally:
                     came = segment.position - start
-                    is_done = not segment.left and not segment.was_lost
+                    is_done = came and not segment.left and not segment.was_lost
                     if is_done or came >= self._progress_bytes(standing):
                         standing.progressed()
 

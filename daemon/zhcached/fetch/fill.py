@@ -141,13 +141,17 @@ class _Filling:
         wait_s = self._work.allotment.until_someone_may(now)
         if wait_s is None and not len(self._work.allotment.segments):
             raise self._work.allotment.roster.failure()
-        self._work.changed.wait(min(wait_s or READ_SLICE_S, READ_SLICE_S))
+        look_s = self._work.allotment.until_settling(now)
+        self._work.changed.wait(min(wait_s or READ_SLICE_S, look_s or READ_SLICE_S, READ_SLICE_S))
 
     def _settle(self, missing: Ranges, wanted: Sequence[int]) -> None:
         """Lets sources join and go, and starts the threads that this takes."""
         work = self._work
         with work.changed:
+            seats = work.allotment.seats
             gone = work.allotment.settle(missing, wanted, work.clock.monotonic())
+            if work.allotment.seats > seats:
+                work.changed.notify_all()
             joins = min(work.allotment.seats, work.config.connections) > self._threads
         for standing in gone:
             work.control.on_event("slow", standing.sender, "it brings too little beside the others")
@@ -179,13 +183,14 @@ class _Filling:
 
     def _tell_if_lost(self, segment: Segment) -> None:
         if segment.was_lost and not self._work.is_over:
-            detail = "it fell behind, and its last stretch was taken over"
+            detail = "it fell silent, and its last stretch was taken over"
             self._work.control.on_event("slow", segment.standing.sender, detail)
 
     def _arrived(self, segment: Segment, count: int, now: float) -> None:
         work = self._work
         with work.changed:
-            work.allotment.arrived(segment, count, now)
-            is_due = work.allotment.is_due(now) or work.allotment.seats > self._threads
+            if work.allotment.arrived(segment, count, now):
+                work.changed.notify_all()
+            is_due = not work.allotment.until_settling(now) or work.allotment.seats > self._threads
         if is_due:
             self._settle(work.ingest.missing(), work.control.wanted())

@@ -38,7 +38,7 @@ class Segment:
         heard_at: When it was handed out, or bytes of it last came.
         patience_s: Silence after which it may be taken over. Doubled each time, so that a source
             that always thinks for long before it answers is not asked anew for ever.
-        was_lost: All that was still to come was taken over.
+        was_lost: It had fallen silent, and all that was still to come was taken over.
         pace: Of this stretch's connection.
     """
 
@@ -118,24 +118,32 @@ class Segments:
         return None
 
     def steal(
-        self, standing: Standing, now: float, *, latency_s: float, takes_silent: bool = True
+        self,
+        standing: Standing,
+        now: float,
+        *,
+        is_alone: bool = False,
+        takes_silent: bool = True,
     ) -> Segment | None:
         """Returns what ``standing`` takes over from the stretch that would end last.
 
         Args:
             standing: The source that has nothing to do.
             now: Monotonic seconds.
-            latency_s: From its request to its first byte.
+            is_alone: No other source serves. Then even a source from which nothing comes any more
+                may replace its own silent connection: only that one may hang.
             takes_silent: A silent stretch may be taken; not where our own limit makes the silence.
         """
-        rate = standing.share(now)
         best: tuple[float, Segment, int] | None = None
         for victim in self._running:
             if not victim.left:
                 continue
-            taken, lasts = _loot(victim, rate, now, latency_s, takes_silent=takes_silent)
-            if victim.standing is standing and taken < min(LEAST_OF_OWN, victim.left):
-                continue
+            if takes_silent and victim.is_silent(now):
+                # Whether it will ever go on is not known; that it is worth a request is.
+                may = is_alone or standing.share(now) != 0
+                taken, lasts = victim.left if may else 0, float("inf")
+            else:
+                taken, lasts = _loot(victim, standing, now)
             if taken and (best is None or lasts > best[0]):
                 best = (lasts, victim, taken)
         if best is None:
@@ -175,7 +183,7 @@ class Segments:
         taken = Segment(at, victim.end, standing, now)
         if at <= victim.position:
             taken.patience_s = 2 * victim.patience_s
-            victim.was_lost = True
+            victim.was_lost = victim.is_silent(now)
         victim.end = at
         return self._run(taken, now)
 
@@ -186,20 +194,15 @@ class Segments:
         return segment
 
 
-def _loot(
-    victim: Segment, rate: float | None, now: float, latency_s: float, *, takes_silent: bool
-) -> tuple[int, float]:
+def _loot(victim: Segment, thief: Standing, now: float) -> tuple[int, float]:
     """Returns how much of ``victim`` is taken, and how many seconds it would last as it is."""
-    own = victim.rate(now)
-    if takes_silent and victim.is_silent(now):
-        # Whether it will ever go on is not known; that it is worth another request is.
-        return (victim.left, float("inf")) if rate is None or rate > 0 else (0, 0.0)
-    if own is None:
-        own = rate
-    if own is None:
-        # Nothing is known of either.
-        return stolen_bytes(victim.left, 1.0, 1.0, 0.0), 0.0
-    taken = stolen_bytes(victim.left, own, own if rate is None else rate, latency_s)
+    own, rate = victim.rate(now), thief.share(now)
+    if own is None or rate is None:
+        # What is not known of one is taken to be as with the other.
+        own = rate = (own or rate) or 1.0
+    taken = stolen_bytes(victim.left, own, rate, thief.latency_s)
+    if victim.standing is thief and taken < min(LEAST_OF_OWN, victim.left):
+        taken = 0
     return taken, victim.left / own if own > 0 else float("inf")
 
 

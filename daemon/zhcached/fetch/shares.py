@@ -14,6 +14,8 @@ MAX_PIECE: Final = 64 * 2**20
 FIRST_PIECE: Final = 4 * 2**20
 # Long enough that a request's way there and back hardly counts.
 PIECE_S: Final = 4.0
+# At the end pieces become smaller, so that all end together; stealing does what is left of that.
+LEAST_PIECE_S: Final = 0.5
 # Below this a request costs more than it brings.
 MIN_STEAL: Final = 256 * 2**10
 # A stretch is left where it is unless the other would bring all of it this many times sooner.
@@ -30,8 +32,10 @@ def piece_bytes(rate: float | None, missing: int, connections: int) -> int:
     """
     if connections > 1:
         missing //= 2 * connections
-    wished = FIRST_PIECE if rate is None else int(rate * PIECE_S)
-    return max(MIN_PIECE, min(MAX_PIECE, wished, missing))
+    if rate is None:
+        return max(MIN_PIECE, min(FIRST_PIECE, missing))
+    wished = min(rate * PIECE_S, max(missing, rate * LEAST_PIECE_S))
+    return max(MIN_PIECE, min(MAX_PIECE, int(wished)))
 
 
 def stolen_bytes(left: int, own_rate: float, rate: float, latency_s: float) -> int:

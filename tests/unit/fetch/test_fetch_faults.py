@@ -463,13 +463,17 @@ def test_slow_connections_are_joined_by_more_and_the_file_is_whole(fetching):
 
 def test_segment_stolen_while_its_answer_is_awaited_is_no_fault_of_the_source(fetching):
     content = content_of(24 * MIB)
-    last_piece, stolen = 20 * MIB, threading.Event()
+    held, stolen, lock = [], threading.Event(), threading.Lock()
 
     def script(asked):
         start, end = asked.range
-        if start > last_piece:
-            stolen.set()
-        if start == last_piece:
+        with lock:
+            is_last = end == len(content)
+            if is_last and held:
+                stolen.set()
+            elif is_last:
+                held.append(start)
+        if held == [start]:
             assert stolen.wait(10)
         yield head_of(end - start, asked, content=content)
         for position in range(start, end, MIB):
