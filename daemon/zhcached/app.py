@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,9 @@ from zhcached.jobs.imports import derived_commit
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
+from zhcached.jobs.probe import Prober
 from zhcached.jobs.queue import Jobs
+from zhcached.jobs.revive import Revival
 from zhcached.jobs.scrub import Scrub
 from zhcached.jobs.upkeep import Upkeep
 from zhcached.residency.arena.arenas import Arenas
@@ -49,6 +52,7 @@ from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_origins
+from zhcached.store.listing import newest_from
 from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
@@ -83,7 +87,9 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             again = await services.jobs.restore()
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
-            tasks = [asyncio.create_task(task) for task in (scrub.run(), upkeep.run())]
+            revival = Revival(services.prober, services.prefetcher.health, clock)
+            lasting = (scrub.run(), upkeep.run(), revival.run())
+            tasks = [asyncio.create_task(task) for task in lasting]
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
@@ -92,6 +98,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
+        services.prefetcher.health.save()
         # Their attendants may be about to hand over what the arenas would close.
         await asyncio.to_thread(services.residents.close)
         services.arenas.close()
@@ -119,6 +126,7 @@ async def _join(
     )
     sources = build_sources(config.sources, transport)
     health = Health(store.catalog, config.sources, clock, quotas)
+    prober = Prober(sources, transport, quotas, health, partial(newest_from, store.catalog))
     fetcher = Fetcher(store, transport, config.download, health)
     limits, devices, launcher = config.residency, Devices(), chosen(home)
     variants = Variants(
@@ -169,6 +177,7 @@ async def _join(
         store=store,
         jobs=Jobs(store.catalog, clock, performer.perform),
         prefetcher=prefetcher,
+        prober=prober,
         planner=Planner(prefetcher),
         log_file=logs,
         home=home,

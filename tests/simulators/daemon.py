@@ -19,12 +19,18 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from simulators.resident import Worker
-from zhcache.errors import Busy, NotFound, UsageError, ZhcacheError
+from zhcache.errors import Busy, NotFound, SourcesFailed, UsageError, ZhcacheError
 from zhcache.protocol import messages as m
 from zhcache.protocol import residency
 from zhcache.protocol import version as protocol
+from zhcache.protocol.probe import SourcesTested, SourceTest, SourceTested
+from zhcache.protocol.sources import Phrase
 
 COMMIT = "c" * 40
+
+LATE = {"seconds": "10.0"}
+SENDS_NOTHING = "lists models, but {plane} sends nothing: {error}"
+DEAD = {"plane": "cdn-x", "error": "refused"}
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -424,6 +430,7 @@ class _Api(BaseHTTPRequestHandler):
                         endpoint="https://one.example",
                         state="ok",
                         rate=2.0**20,
+                        reasons=[Phrase(template="takes {seconds} s to answer", values=LATE)],
                     ),
                     m.SourceInfo(
                         name="two",
@@ -431,10 +438,37 @@ class _Api(BaseHTTPRequestHandler):
                         endpoint="https://two.example",
                         state="down",
                         error=down,
+                        reasons=[Phrase(template=SENDS_NOTHING, values=DEAD)],
                     ),
                 ]
             ),
         )
+
+    def _sources_post(self, sim: DaemonSimulator, _test: str) -> None:
+        wanted = msgspec.json.decode(self.body, type=SourceTest).name
+        refused = info(SourcesFailed("{name} refuses", name="two"))
+        tested = [
+            SourceTested(
+                name="one",
+                kind="huggingface",
+                endpoint="https://one.example",
+                state="ok",
+                works=True,
+                latency=0.25,
+                plane="cdn.example",
+                rate=2.0**20,
+            ),
+            SourceTested(
+                name="two",
+                kind="modelscope",
+                endpoint="https://two.example",
+                state="down",
+                works=False,
+                error=refused,
+            ),
+        ]
+        chosen = [source for source in tested if wanted in (None, source.name)]
+        self._json(200, SourcesTested(sources=chosen))
 
     def _locks_post(self, sim: DaemonSimulator) -> None:
         request = msgspec.json.decode(self.body, type=m.LockRequest)

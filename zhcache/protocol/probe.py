@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zhcache.protocol.base import Message
 from zhcache.protocol.messages import ErrorInfo, SourceKind, SourceState
+from zhcache.protocol.sources import Phrase
 
 
 class SourceTest(Message):
@@ -25,6 +26,7 @@ class SourceTested(Message):
         bytes: That came, at most 1 MiB.
         first_byte: Seconds from asking for them to the first.
         rate: Bytes per second of those; None where they are too few to tell.
+        fault: In a word, what went wrong: ``dns``, ``refused``, ``timeout``, ``stall``, ``tls``.
         error: Why it does not work.
     """
 
@@ -33,7 +35,7 @@ class SourceTested(Message):
     endpoint: str
     state: SourceState
     works: bool
-    reason: str = ""
+    reasons: list[Phrase] = []
     asked: str = ""
     found: bool = False
     latency: float | None = None
@@ -41,6 +43,7 @@ class SourceTested(Message):
     bytes: int = 0
     first_byte: float | None = None
     rate: float | None = None
+    fault: str = ""
     error: ErrorInfo | None = None
     limited_until: float | None = None
 

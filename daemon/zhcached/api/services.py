@@ -12,6 +12,7 @@ from zhcached.config import Config
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
+from zhcached.jobs.probe import Prober
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import Launcher
@@ -35,6 +36,7 @@ class Services:
     log_file: Path
     home: Path
     started: float
+    prober: Prober
     residency: Residency
     arenas: Arenas
     residents: Residents

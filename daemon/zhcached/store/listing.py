@@ -35,6 +35,13 @@ def candidates(catalog: Catalog, promise: Promise) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
+def newest_from(catalog: Catalog, source: str) -> str | None:
+    """Returns the repository that came last from a source of that name."""
+    sql = "SELECT repo FROM snapshots WHERE source=? AND NOT removing ORDER BY created DESC LIMIT 1"
+    rows = catalog.rows(sql, (source,))
+    return str(rows[0][0]) if rows else None
+
+
 def is_known_as(catalog: Catalog, sha256: str, git_sha1: str) -> bool:
     """Tells whether a manifest says that the blob has this git sha1."""
     sql = "SELECT 1 FROM files WHERE sha256=? AND git_sha1=? LIMIT 1"

@@ -203,6 +203,24 @@ def test_sources_and_du_and_ps(daemon: DaemonSimulator, zhcache, snapshot: Path)
     assert zhcache("ps", "--json").json == {"schema": 1, "resident": []}
 
 
+def test_sources_says_why(daemon: DaemonSimulator, zhcache):
+    lines = zhcache("sources").out.splitlines()
+    assert lines[1].endswith("takes 10.0 s to answer")
+    assert lines[2].endswith(
+        "lists models, but cdn-x sends nothing: refused; last error: two is down"
+    )
+
+
+def test_sources_are_tested(daemon: DaemonSimulator, zhcache):
+    ran = zhcache("sources", "test", "--json")
+    assert (ran.code, ran.json["schema"], len(ran.json["sources"])) == (0, 1, 2)
+    assert zhcache("sources", "test", "-q").out == "one\n"
+    assert zhcache("sources", "test", "two").code == 10
+    shown = zhcache("sources", "test").out
+    assert "0.25 s  cdn.example  1.0 MiB/s" in shown
+    assert "two refuses" in shown
+
+
 def test_import_takes_a_plain_folder(daemon: DaemonSimulator, zhcache, snapshot: Path):
     assert zhcache("import", snapshot).code == 2
     ran = zhcache("import", snapshot, "--repo", "org/name", "--json")

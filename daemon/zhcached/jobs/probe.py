@@ -1,0 +1,301 @@
+"""Asking the sources how they are, now: does each answer, do its bytes come, and how fast?
+
+Everything goes the way a download goes: ``Source.resolve`` and ``Source.locate``, so that whatever
+kind of source it is, the planes that are probed are those that would be used.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from zhcache.errors import Busy, UsageError, ZhcacheError
+from zhcache.i18n import mark
+from zhcache.protocol.failure import to_info
+from zhcache.protocol.messages import ErrorInfo, SourceInfo
+from zhcache.protocol.names import RepoId, parse_repo
+from zhcache.protocol.probe import SourceTested
+from zhcache.protocol.sources import Phrase
+from zhcached.errors import (
+    RemoteError,
+    RepoUnavailable,
+    StatusError,
+    TransportError,
+)
+from zhcached.fetch.answer import accept
+from zhcached.fetch.limits import SlowError
+from zhcached.jobs.health import Health
+from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.health import Answered, Delivered
+from zhcached.sources.registry import resolve_by_any_name
+from zhcached.transport.http import Target, Transport
+from zhcached.transport.quota import Quotas
+from zhcached.transport.response import Response
+from zhcached.transport.wire import QuietError
+
+METADATA_S = 10.0
+DATA_S = 3.0
+SAMPLE_BYTES = 2**20
+WELL_KNOWN = parse_repo("stable-diffusion-v1-5/stable-diffusion-v1-5")
+"""Asked for where nothing of a source is here; every hub has it, under one name or another."""
+NOWHERE = parse_repo("zhcache/is-anybody-there")
+"""A name that no hub has: its no is the cheapest answer there is, one request."""
+SPARED = mark("not asked: its request budget is nearly spent")
+UNTRIED = mark("answers; has not {repo}, so no bytes were asked for")
+_SLICE_S = 0.25
+_MEASURABLE_BYTES = 256 * 1024
+_SLACK_S = 2.0
+
+
+@dataclass(slots=True)
+class Found:
+    """What came of asking one source."""
+
+    asked: str = ""
+    is_found: bool = False
+    latency: float | None = None
+    plane: str = ""
+    bytes: int = 0
+    first_byte: float | None = None
+    rate: float | None = None
+    error: Exception | None = None
+    was_spared: bool = False
+
+
+class Prober:
+    """Asks the sources. Thread-safe.
+
+    Args:
+        sources: All there are.
+        transport: The way there.
+        quotas: A budget that runs low is left to who wants bytes.
+        health: Told what came.
+        known_at: Returns a repository that is here and came from a source of that name.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        transport: Transport,
+        quotas: Quotas,
+        health: Health,
+        known_at: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._transport = transport
+        self._quotas = quotas
+        self._health = health
+        self._known_at = known_at
+        self._testing = threading.Lock()
+
+    def test(self, name: str | None) -> list[SourceTested]:
+        """Asks one source, or all at once, on both planes; in ``METADATA_S`` and ``DATA_S``.
+
+        Raises:
+            UsageError: There is no source of that name.
+            Busy: A test is under way; the hubs need not answer two.
+        """
+        names = list(self._sources) if name is None else [self._named(name).name]
+        if not self._testing.acquire(blocking=False):
+            raise Busy("the sources are being tested just now", hint="try again in some seconds")
+        try:
+            found = self._ask_all(names)
+        finally:
+            self._testing.release()
+        shown = {info.name: info for info in self._health.report()}
+        return [_tested(shown[name], found[name]) for name in names]
+
+    def look(self, name: str) -> None:
+        """Asks the metadata plane alone, by one request, and remembers what came."""
+        source = self._sources[name]
+        if self._is_low(source):
+            return
+        began = time.monotonic()
+        try:
+            source.resolve(NOWHERE, None, METADATA_S)
+        except RemoteError as error:
+            if not _lives(error):
+                self._health.failed(name, error)
+                return
+        self._health.observe(name, Answered(time.monotonic() - began))
+
+    def _named(self, name: str) -> Source:
+        if name not in self._sources:
+            raise UsageError(
+                "there is no source named {name}",
+                hint="zhcache sources lists them: {known}",
+                name=name[:80],
+                known=", ".join(self._sources),
+            )
+        return self._sources[name]
+
+    def _ask_all(self, names: Collection[str]) -> dict[str, Found]:
+        arrived: queue.Queue[tuple[str, Found]] = queue.Queue()
+        for name in names:
+            # Daemon threads: one that hangs in a resolver must not keep anybody waiting.
+            threading.Thread(
+                target=lambda name=name: arrived.put((name, self._ask(self._sources[name]))),
+                name=f"probe-{name}",
+                daemon=True,
+            ).start()
+        found: dict[str, Found] = {}
+        until = time.monotonic() + METADATA_S + DATA_S + _SLACK_S
+        while len(found) < len(names) and (left := until - time.monotonic()) > 0:
+            try:
+                name, answer = arrived.get(timeout=left)
+            except queue.Empty:
+                break
+            found[name] = answer
+        late = TransportError("no answer in time")
+        return {name: found.get(name) or Found(error=late) for name in names}
+
+    def _ask(self, source: Source) -> Found:
+        found = Found()
+        if self._is_low(source):
+            found.was_spared = True
+            return found
+        try:
+            resolution = self._resolve(source, found)
+            if resolution is not None and (file := sample_of(resolution.files)) is not None:
+                self._receive(source, source.locate(resolution, file.path), file, found)
+        except (RemoteError, ZhcacheError, OSError) as error:
+            found.error = error
+        return found
+
+    def _is_low(self, source: Source) -> bool:
+        closed = self._quotas.closed_s(source.origin) > 0
+        return self._quotas.is_low(source.origin) and not closed
+
+    def _resolve(self, source: Source, found: Found) -> Resolution | None:
+        known = self._known_at(source.name)
+        for repo in dict.fromkeys([parse_repo(known)] if known else []) | {WELL_KNOWN: None}:
+            found.asked = str(repo)
+            began = time.monotonic()
+            resolution = self._resolve_one(source, repo)
+            found.latency = time.monotonic() - began
+            self._health.observe(source.name, Answered(found.latency))
+            if resolution is not None:
+                found.is_found = True
+                return resolution
+        return None
+
+    def _resolve_one(self, source: Source, repo: RepoId) -> Resolution | None:
+        try:
+            return resolve_by_any_name(source, repo, None, METADATA_S)
+        except RemoteError as error:
+            if _lives(error):
+                return None
+            self._health.failed(source.name, error)
+            raise
+
+    def _receive(self, source: Source, target: Target, file: RemoteFile, found: Found) -> None:
+        size = min(file.size, SAMPLE_BYTES)
+        began = time.monotonic()
+        until = began + DATA_S
+        place = ""
+        try:
+            with self._transport.open(
+                target,
+                headers={"Range": f"bytes=0-{size - 1}"},
+                read_timeout_s=_SLICE_S,
+                head_timeout_s=DATA_S,
+            ) as response:
+                place = str(response.origin)
+                found.plane = response.origin.authority
+                if response.status >= 400:
+                    raise self._transport.status_error(response)
+                accept(
+                    0,
+                    size,
+                    size=file.size,
+                    status=response.status,
+                    headers=response.headers,
+                    url=response.url,
+                )
+                found.first_byte = time.monotonic() - began
+                self._health.observe(source.name, Answered(found.first_byte), place)
+                seconds = self._drain(response, size, until, found)
+        except RemoteError as error:
+            place = error.place or place
+            found.plane = place.partition("://")[2]
+            self._health.failed(source.name, error, place)
+            raise
+        found.rate = found.bytes / seconds if seconds else None
+        self._health.observe(source.name, Delivered(found.bytes, seconds), place)
+
+    @staticmethod
+    def _drain(response: Response, size: int, until: float, found: Found) -> float:
+        """Reads until enough came or time is over; returns seconds, 0 if too little to measure."""
+        buffer = memoryview(bytearray(64 * 2**10))
+        began = time.monotonic()
+        while found.bytes < size and time.monotonic() < until:
+            try:
+                count = response.readinto(buffer[: size - found.bytes])
+            except QuietError:
+                continue
+            if count == 0:
+                raise TransportError(f"the body ended {size - found.bytes} bytes early")
+            found.bytes += count
+        if not found.bytes:
+            raise SlowError(f"nothing came for {DATA_S:g} s")
+        measures = found.bytes >= _MEASURABLE_BYTES or found.bytes < size
+        return max(time.monotonic() - began, 1e-3) if measures else 0.0
+
+
+def sample_of(files: Sequence[RemoteFile]) -> RemoteFile | None:
+    """Returns a file by which a line is measured: large enough, and no larger than needed. Pure.
+
+    Large files may come from another host than small ones, and they are what a line is for.
+    """
+    known = [file for file in files if file.size > 0]
+    large = [file for file in known if file.size >= SAMPLE_BYTES]
+    if large:
+        return min(large, key=lambda file: (file.size, file.path))
+    return max(known, key=lambda file: (file.size, file.path), default=None)
+
+
+def _lives(error: RemoteError) -> bool:
+    """Tells whether an error is an answer all the same: whatever is below 500 is one. Pure."""
+    if isinstance(error, RepoUnavailable):
+        return True
+    return isinstance(error, StatusError) and error.status < 500 and error.status != 429
+
+
+def _tested(info: SourceInfo, found: Found) -> SourceTested:
+    works = found.error is None
+    if found.was_spared:
+        works = info.state not in ("down", "lying")
+    reasons = info.reasons if found.is_found else []
+    if found.was_spared:
+        reasons = [Phrase(template=SPARED)]
+    elif works and not found.is_found:
+        reasons = [Phrase(template=UNTRIED, values={"repo": found.asked})]
+    return SourceTested(
+        name=info.name,
+        kind=info.kind,
+        endpoint=info.endpoint,
+        state=info.state if works else "limited" if info.limited_until else "down",
+        works=works,
+        reasons=reasons,
+        asked=found.asked,
+        found=found.is_found,
+        latency=found.latency,
+        plane=found.plane,
+        bytes=found.bytes,
+        first_byte=found.first_byte,
+        rate=found.rate,
+        fault=found.error.kind if isinstance(found.error, RemoteError) else "",
+        error=_info(found.error),
+        limited_until=info.limited_until,
+    )
+
+
+def _info(error: Exception | None) -> ErrorInfo | None:
+    if error is None:
+        return None
+    if isinstance(error, ZhcacheError):
+        return to_info(error)
+    return ErrorInfo(code="sources_failed", message=str(error))
