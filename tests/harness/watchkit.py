@@ -31,6 +31,7 @@ class Watched:
     def __init__(self, root: Path, config: WatchConfig) -> None:
         self.root = root
         self.store = open_store(root, SystemClock())
+        self.first_job = 0
         self._config = config
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -96,6 +97,10 @@ class Watched:
             raise AssertionError(f"{error}: {self.folder()}") from None
 
     def jobs_done(self) -> int:
+        """Returns how many jobs there were, of this test."""
+        return self.jobs_count() - self.first_job
+
+    def jobs_count(self) -> int:
         """Returns how many jobs there were."""
         return len(self.call(lambda: self.jobs.all(ended=True)))
 
@@ -113,11 +118,11 @@ def watching(root: Path, *folders: Path, **config: Any) -> Iterator[Watched]:
         watched.close()
 
 
-def weights(seed: int = 0, size: int = 64) -> bytes:
-    """Returns a small safetensors file."""
+def weights(seed: int = 0, size: int = 64, gap: int = 0) -> bytes:
+    """Returns a small safetensors file, whose header leaves out ``gap`` bytes at the start."""
     header = json.dumps({
         "__metadata__": {"format": "pt"},
-        "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]},
+        "w": {"dtype": "U8", "shape": [size - gap], "data_offsets": [gap, size]},
     }).encode()  # fmt: skip
     return struct.pack("<Q", len(header)) + header + bytes((seed + n) % 256 for n in range(size))
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from zhcache.errors import UsageError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import ImportFile, ImportRequest
 from zhcache.protocol.names import check_listing, parse_path, printable
 from zhcached.jobs.arrivals import Incoming
@@ -63,7 +63,7 @@ class FromFolder(Incoming):
                 fd = self._open(root, held.where)
                 try:
                     before = Identity.of(os.fstat(fd))
-                    if before != held.identity:
+                    if not is_same_content(before, held.identity):
                         raise _changed(held.where)
                     self._current = before
                     yield fd
@@ -90,7 +90,7 @@ class FromFolder(Incoming):
         try:
             return beneath.open_file(root, where)
         except OSError as error:
-            raise UsageError(
+            raise ZhcacheError(
                 "{path} cannot be read: {reason}", path=printable(where), reason=error.strerror
             ) from error
 

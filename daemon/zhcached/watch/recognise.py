@@ -90,11 +90,16 @@ class Model:
     is_linkable: bool = False
 
     def fingerprint(self) -> str:
-        """Returns a digest of names and inodes: while it stays, nothing in the model changed."""
+        """Returns a digest of names, inodes, sizes and times: while it stays, nothing changed.
+
+        Without the inodes' own times, which change when a file gets a hard link elsewhere: taking
+        in one model of a cache must not stir the others that share files with it.
+        """
         digest = hashlib.sha256(f"{self.repo}\0{self.commit}\0{self.revision}\n".encode())
         inodes = {path: held.identity for path, held in self.files.items()} | self.unfinished
         for path, identity in sorted(inodes.items()):
-            digest.update(f"{path}\0{identity}\n".encode("utf-8", "surrogateescape"))
+            said = f"{path}\0{identity.size} {identity.inode} {identity.mtime_ns}\n"
+            digest.update(said.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from zhcache.errors import NotPermitted, ZhcacheError
+from zhcache.errors import Incomplete, NotPermitted, ZhcacheError
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.watch import WatchedModel, WatchState
 from zhcached.watch import whole
@@ -117,8 +117,10 @@ def judge(
     if before is not None and before.judged == rest.fingerprint and now < before.retry_at:
         return Judged(replace(before, model=model, rest=rest), wake_s=before.retry_at - now)
     if (error := whole.lacking(model, read)) is not None:
+        # Rights may change without a trace in what is compared.
+        judged_for = rest.fingerprint if isinstance(error, Incomplete) else ""
         return Judged(
-            Standing(model, rest, "waiting", error, commit=commit, judged=rest.fingerprint)
+            Standing(model, rest, "waiting", error, commit=commit, judged=judged_for)
         )
     failures = before.failures if before and before.judged == rest.fingerprint else 0
     return Judged(Standing(model, rest, "taking", commit=commit, failures=failures), is_ready=True)

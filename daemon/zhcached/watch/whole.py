@@ -9,6 +9,7 @@ header: https://huggingface.co/docs/safetensors, "Format".
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 import msgspec
 
 from zhcache.completeness import WEIGHTS
-from zhcache.errors import Incomplete, UsageError
+from zhcache.errors import Incomplete, NotPermitted, UsageError, ZhcacheError
 from zhcached.sources import pickles
 from zhcached.sources.pipeline_files import components_of
 from zhcached.watch.recognise import Model
@@ -39,8 +40,8 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def lacking(model: Model, read: Read) -> Incomplete | None:
-    """Returns what is missing of a model, or None if it is whole.
+def lacking(model: Model, read: Read) -> ZhcacheError | None:
+    """Returns what is missing of a model, or why it cannot be read; None if it is whole.
 
     Args:
         model: Files that came to rest.
@@ -58,9 +59,15 @@ def lacking(model: Model, read: Read) -> Incomplete | None:
                 check_weights(path, model.files[path].identity.size, read)
     except Incomplete as error:
         return error
-    except (OSError, UsageError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.message
-        return Incomplete("it cannot be read: {reason}", reason=reason)
+    except UsageError as error:
+        return error
+    except OSError as error:
+        return NotPermitted(
+            "it cannot be read: {reason}",
+            hint="let the daemon's user, uid {uid}, read it",
+            reason=error.strerror,
+            uid=os.geteuid(),
+        )
     return None
 
 
