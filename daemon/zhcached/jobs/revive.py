@@ -19,9 +19,9 @@ from zhcached.jobs.probe import Prober
 
 LOOK_EVERY_S = 10.0
 FIRST_S = 60.0
-# Not later: with a failure each time a record stays "down"; further apart it would fade to
-# "unknown" while the source is as dead as before.
-LONGEST_S = 300.0
+# Not later: failures halve in 600 s, and with one more each time they stay above what is "down";
+# further apart the record would fade to "unknown" while the source is as dead as before.
+LONGEST_S = 220.0
 
 log = structlog.get_logger()
 
