@@ -61,14 +61,16 @@ class _Speaker:
         match asked.verb:
             case "info":
                 blobs = request.query.get("blobs", "").lower() == "true"
-                return json_answer(documents.info(listed, blobs=blobs))
+                told = await self._context.call(documents.info, listed, blobs=blobs)
+                return json_answer(told)
             case "refs":
                 known = self._context.pulls.refs(files.repo_named(asked.repo))
                 return json_answer(documents.refs({**known, "main": listed.commit}))
             case "paths":
-                return json_answer(documents.some(listed, await _paths(request)))
+                paths = await _paths(request)
+                return json_answer(await self._context.call(documents.some, listed, paths))
             case _:
-                return _tree(request, listed, asked.path)
+                return await self._tree(request, listed, asked.path)
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """``/OWNER/NAME/resolve/REVISION/PATH``: the bytes of a file, or only its header."""
@@ -102,6 +104,20 @@ class _Speaker:
             hint=mark("unset HF_ENDPOINT to fetch them from the hub itself"),
         )
 
+    async def _tree(self, request: web.Request, listed: Listed, folder: str) -> web.Response:
+        recursive = request.query.get("recursive", "").lower() in ("true", "1")
+        # Thousands of files take a while, in which the loop has other clients to serve.
+        entries = await self._context.call(documents.tree, listed, folder, recursive=recursive)
+        if folder and not entries:
+            raise FileMissing(mark("{repo} has no folder {path}"), repo=listed.repo, path=folder)
+        first = _number(request, "cursor", 0)
+        following = first + max(1, min(PAGE_ENTRIES, _number(request, "limit", PAGE_ENTRIES)))
+        headers: dict[str, str] = {}
+        if following < len(entries):
+            url = request.url.update_query(cursor=str(following))
+            headers["Link"] = f'<{url}>; rel="next"'
+        return json_answer(entries[first:following], headers=headers)
+
     async def _listed(self, asked: targets.Asked) -> Listed:
         repo = files.repo_named(asked.repo)
         revision = files.revision_named(asked.revision) if asked.revision else None
@@ -128,20 +144,6 @@ async def _paths(request: web.Request) -> Iterable[str]:
         return msgspec.convert(document.get("paths", []), list[str])
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise UsageError(mark("the paths that are asked for cannot be read")) from error
-
-
-def _tree(request: web.Request, listed: Listed, folder: str) -> web.Response:
-    recursive = request.query.get("recursive", "").lower() in ("true", "1")
-    entries = documents.tree(listed, folder, recursive=recursive)
-    if folder and not entries:
-        raise FileMissing(mark("{repo} has no folder {path}"), repo=listed.repo, path=folder)
-    first = _number(request, "cursor", 0)
-    following = first + max(1, min(PAGE_ENTRIES, _number(request, "limit", PAGE_ENTRIES)))
-    headers: dict[str, str] = {}
-    if following < len(entries):
-        url = request.url.update_query(cursor=str(following))
-        headers["Link"] = f'<{url}>; rel="next"'
-    return json_answer(entries[first:following], headers=headers)
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

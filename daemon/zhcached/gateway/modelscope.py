@@ -87,7 +87,7 @@ class _Speaker:
         listed = await self._listed(request, request.query.get("Revision", ""))
         recursive = request.query.get("Recursive", "").lower() in ("true", "1")
         root = request.query.get("Root", "").strip("/")
-        entries = documents.tree(listed, root, recursive=recursive)
+        entries = await self._context.call(documents.tree, listed, root, recursive=recursive)
         if root and not entries:
             raise failures.FileMissing(
                 mark("{repo} has no folder {path}"), repo=listed.repo, path=root
