@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +58,21 @@ _OPEN_CLIP = {
 }
 
 
-def checkpoint(folder: Path, text: Mapping[str, tuple[str, str]]) -> Tensors:
+def checkpoint(
+    folder: Path,
+    text: Mapping[str, tuple[str, str]],
+    load: Callable[[Path], Tensors] = load_file,
+) -> Tensors:
     """Returns the tensors of the pipeline in ``folder``, as one file has them.
 
     Args:
         folder: In diffusers' layout.
         text: Of each text encoder, what its keys begin with and how they are laid out.
+        load: Returns the tensors of a file.
     """
-    made = _unet(folder / "unet") | _vae(folder / "vae")
+    made = _unet(folder / "unet", load) | _vae(folder / "vae", load)
     for component, (prefix, way) in text.items():
-        tensors = published(load_file(folder / component / "model.safetensors"))
+        tensors = published(load(folder / component / "model.safetensors"))
         for name, tensor in (_open_clip if way == "open_clip" else _clip)(tensors):
             made[prefix + name] = tensor
     return made
@@ -88,7 +93,7 @@ def write(target: Path, tensors: Tensors) -> Path:
     return target
 
 
-def _unet(folder: Path) -> Tensors:
+def _unet(folder: Path, load: Callable[[Path], Tensors]) -> Tensors:
     config = json.loads((folder / "config.json").read_text())
     levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
     names = dict(_UNET)
@@ -108,7 +113,7 @@ def _unet(folder: Path) -> Tensors:
     names |= {f"mid_block.resnets.{j}": f"middle_block.{2 * j}" for j in range(2)}
     names["mid_block.attentions.0"] = "middle_block.1"
     made: Tensors = {}
-    for key, tensor in load_file(folder / "diffusion_pytorch_model.safetensors").items():
+    for key, tensor in load(folder / "diffusion_pytorch_model.safetensors").items():
         name = _renamed(key, names)
         if ".resnets." in key:
             name = _renamed(name, _RESNET, anywhere=True)
@@ -116,7 +121,7 @@ def _unet(folder: Path) -> Tensors:
     return made
 
 
-def _vae(folder: Path) -> Tensors:
+def _vae(folder: Path, load: Callable[[Path], Tensors]) -> Tensors:
     config = json.loads((folder / "config.json").read_text())
     levels = len(config["block_out_channels"])
     names = {f"mid_block.resnets.{j}": f"mid.block_{j + 1}" for j in range(2)}
@@ -127,7 +132,7 @@ def _vae(folder: Path) -> Tensors:
         names[f"up_blocks.{i}.resnets"] = f"up.{levels - 1 - i}.block"
         names[f"up_blocks.{i}.upsamplers.0"] = f"up.{levels - 1 - i}.upsample"
     made: Tensors = {}
-    for key, tensor in load_file(folder / "diffusion_pytorch_model.safetensors").items():
+    for key, tensor in load(folder / "diffusion_pytorch_model.safetensors").items():
         name = _renamed(key, names, anywhere=True).replace("conv_shortcut", "nin_shortcut")
         if ".attentions." in key:
             name = _renamed(name, _VAE_ATTENTION, anywhere=True)
