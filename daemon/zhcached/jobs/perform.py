@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from zhcache.errors import Cancelled, IntegrityError, Partial, UsageError, ZhcacheError
 from zhcache.i18n import mark
@@ -29,6 +30,7 @@ class Performer:
         prefetcher: Fetches them.
         residency: Keeps them warm.
         checkpoints: Takes in whole models in one file.
+        claim: Told of each revision that a user brought here himself.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class Performer:
         prefetcher: Prefetcher,
         residency: Residency,
         checkpoints: Checkpoints,
+        claim: Callable[[str, str], object] = lambda _repo, _commit: None,
     ) -> None:
         self._store = store
         self._prefetcher = prefetcher
         self._residency = residency
         self._checkpoints = checkpoints
+        self._claim = claim
 
     def perform(self, record: state.Record, control: Control) -> state.Done:
         """Does one job in the calling thread.
@@ -49,6 +53,12 @@ class Performer:
         Raises:
             ZhcacheError: As the work does; a failed verification carries its report.
         """
+        done = self._perform(record, control)
+        if done.result is not None and not isinstance(record.task, state.Refresh):
+            self._claim(done.result.repo, done.result.commit)
+        return done
+
+    def _perform(self, record: state.Record, control: Control) -> state.Done:
         match record.task:
             case state.Prefetch(request):
                 return self._prefetcher.run(request, record, control)
