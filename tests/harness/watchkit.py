@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from watchdog.observers import inotify_c
+
 from harness.daemon import until
 from harness.storekit import open_store
 from zhcache.protocol.watch import WatchedFolder, WatchedModel
@@ -21,8 +23,8 @@ from zhcached.jobs.queue import Jobs
 from zhcached.watch.tamper import Guard
 from zhcached.watch.watching import Watching
 
-SETTLE_S = 0.2
-POLL_S = 0.15
+SETTLE_S = 0.1
+POLL_S = 0.1
 
 
 class Watched:
@@ -116,6 +118,12 @@ def watching(root: Path, *folders: Path, **config: Any) -> Iterator[Watched]:
         yield watched
     finally:
         watched.close()
+
+
+def overflow(watched: Watched) -> None:
+    """Has the kernel's thread see what it sees when its queue was full."""
+    event = inotify_c.InotifyEvent(-1, inotify_c.InotifyConstants.IN_Q_OVERFLOW, 0, b"")
+    watched.watching._notices._fd.handle_event(event)
 
 
 def weights(seed: int = 0, size: int = 64, gap: int = 0) -> bytes:

@@ -6,6 +6,7 @@ anything opened that is no plain file: opening a device or a pipe has effects of
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -55,6 +56,8 @@ def open_folder(fd: int, name: str) -> int:
     Raises:
         OSError: There is none, or it cannot be read.
     """
+    if name in ("", ".", ".."):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     return os.open(name, _FOLDER, dir_fd=fd)
 
 

@@ -91,10 +91,9 @@ def _enter(tree: Tree, fd: int, path: str, depth: int, limits: tuple[int, int]) 
     try:
         with os.scandir(fd) as entries:
             for entry in entries:
-                _check(tree, limits, len(inner))
                 _note(tree, fd, entry, prefix, inner)
+                _check(tree, limits, len(inner))
         for name in sorted(inner):
-            _check(tree, limits)
             where = prefix + name
             if depth + 1 > MAX_DEPTH:
                 tree.odd[where] = "lies too deep"

@@ -1,0 +1,131 @@
+"""What others do to the store's own files is noticed, judged and made good."""
+
+import os
+
+import pytest
+
+from harness.daemon import until
+from harness.storekit import TINY, publish_tiny, put, sha256
+from harness.watchkit import lay, overflow, pipeline, watching
+from zhcache.protocol.names import parse_repo
+
+REPO = parse_repo("lab/tiny")
+WEIGHTS = TINY["unet/model.safetensors"]
+
+
+@pytest.fixture
+def watched(tmp_path):
+    with watching(tmp_path / "store") as started:
+        publish_tiny(started.store)
+        yield started
+
+
+@pytest.fixture
+def reads(watched, monkeypatch):
+    """Counts the blobs that are read again."""
+    done = []
+    real = watched.store.recheck
+
+    def recheck(name, progress):
+        verdict = real(name, progress)
+        done.append((name, verdict))
+        return verdict
+
+    monkeypatch.setattr(watched.store, "recheck", recheck)
+    return done
+
+
+def blob(watched, content=WEIGHTS):
+    return watched.store.blobs.path(sha256(content))
+
+
+def spoil(path):
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(99)
+        file.write(b"tampered")
+
+
+def test_blob_that_was_written_is_in_quarantine_at_once(watched):
+    spoil(blob(watched))
+    until(lambda: not blob(watched).exists(), "it is in quarantine")
+    until(lambda: watched.store.problems, "it is told")
+    assert sha256(WEIGHTS) in watched.store.problems[0]
+    assert [path for _, _, path, _ in watched.store.holes()] == ["unet/model.safetensors"]
+
+
+def test_blob_that_is_gone_is_told_until_it_is_back(watched):
+    blob(watched).unlink()
+    (finding,) = until(watched.guard.findings, "it is told")
+    assert "lab/tiny" in finding.message
+    assert [path for _, _, path, _ in watched.store.holes()] == ["unet/model.safetensors"]
+    put(watched.store, WEIGHTS)
+    assert watched.guard.findings() == []
+
+
+def test_blob_that_was_only_touched_is_read_once_and_stays(watched, reads):
+    os.utime(blob(watched))
+    until(lambda: reads, "it is read")
+    assert reads == [(sha256(WEIGHTS), True)]
+    assert watched.store.resolve(REPO, None)
+
+
+def test_what_the_store_does_itself_is_no_tampering(watched, reads):
+    put(watched.store, b"new" * 1000)
+    watched.store.remove(REPO, None)
+    watched.store.gc()
+    spoil(blob(watched, b"new" * 1000))  # behind all of the store's own in the queue
+    mine = sha256(b"new" * 1000)
+    until(lambda: (mine, False) in reads, "the tampering is seen")
+    assert {name for name, _ in reads} == {mine}
+    assert watched.guard.findings() == []
+
+
+def test_stranger_among_the_blobs_is_read_and_goes(watched, reads):
+    stray = watched.store.blobs.path("ab" * 32)
+    stray.write_bytes(b"not what its name says")
+    until(lambda: reads, "it is read")
+    assert not stray.exists()
+    assert reads == [("ab" * 32, False)]
+
+
+def test_lost_notices_are_made_good_by_a_look_at_every_inode(watched, monkeypatch):
+    monkeypatch.setattr("zhcached.watch.notices._Place.on_event", lambda *_: None)
+    spoil(blob(watched))
+    overflow(watched)
+    until(lambda: not blob(watched).exists(), "it is in quarantine")
+
+
+def test_write_through_a_hard_link_is_found_without_a_notice(tmp_path):
+    with watching(tmp_path / "store") as watched:
+        publish_tiny(watched.store)
+        os.link(blob(watched), tmp_path / "elsewhere")
+        watched.guard._sweep_s = 0.05
+        overflow(watched)
+        spoil(tmp_path / "elsewhere")
+        until(lambda: not blob(watched).exists(), "it is in quarantine")
+
+
+def test_altered_view_is_mended_and_told(watched):
+    folder = watched.store.view.snapshot_dir(REPO, watched.store.resolve(REPO, None).commit)
+    link = folder / "unet" / "model.safetensors"
+    target = os.readlink(link)
+    link.unlink()
+    link.symlink_to("/etc/passwd")
+    until(lambda: os.path.islink(link) and os.readlink(link) == target, "the link is mended")
+    (finding,) = until(watched.guard.findings, "it is told")
+    assert "lab/tiny" in finding.message
+    ref = folder.parents[1] / "refs" / "main"
+    ref.write_text("f" * 40)
+    until(lambda: ref.read_text() != "f" * 40, "the ref is mended")
+
+
+def test_what_the_store_lost_is_taken_in_again_from_a_watched_folder(watched, tmp_path):
+    files = pipeline(50)
+    lay(tmp_path / "in" / "tiny", files)
+    watched.add(tmp_path / "in")
+    watched.wait("tiny", "taken")
+    lost = blob(watched, files["vae/diffusion_pytorch_model.safetensors"])
+    lost.unlink()
+    until(lost.exists, "it is taken in again")
+    until(lambda: watched.store.resolve(parse_repo("local/tiny"), None), "it is whole")
