@@ -46,3 +46,4 @@ class GatewayState(Message):
     pulls: int = 0
     misses: int = 0
     problem: str = ""
+    schema: int = 1

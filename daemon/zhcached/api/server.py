@@ -16,6 +16,7 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ErrorReply
 from zhcached.api import (
     doctor,
+    gateway,
     jobs,
     leases,
     logs,
@@ -51,6 +52,7 @@ ROUTES: tuple[Route, ...] = (
     *quality.ROUTES,
     *logs.ROUTES,
     *doctor.ROUTES,
+    *gateway.ROUTES,
     *metrics.ROUTES,
     *openapi.routes(lambda: ROUTES),
 )

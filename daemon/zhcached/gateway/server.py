@@ -49,6 +49,7 @@ class Server:
     ) -> None:
         self._context = context
         self._listener = listener
+        self._address: tuple[str, int] = listener.getsockname()[:2]
         self._tls = tls
         self._header_s = header_s
         self._app = web.Application(middlewares=[door.middleware()], client_max_size=MAX_BODY)
@@ -60,6 +61,11 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self._connections: Connections | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self._address
 
     @property
     def clients(self) -> int:
