@@ -25,6 +25,7 @@ from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import file_path, parse_repo, repo_of_file
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
+from zhcache.serving import GatewayCalls
 from zhcache.watched import WatchCalls
 
 _RECONNECT_S = 10.0
@@ -36,7 +37,7 @@ _LONG_S = 600.0
 OnProgress = Callable[[messages.Job], object]
 
 
-class Client(WatchCalls):
+class Client(GatewayCalls, WatchCalls):
     """A connection to the daemon, made at the first call. Thread-safe.
 
     Args:

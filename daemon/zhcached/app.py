@@ -32,6 +32,7 @@ from zhcached.config import Config, ResidencyConfig
 from zhcached.convert.pickled import Pickles
 from zhcached.convert.single import Checkpoints
 from zhcached.convert.variants import Variants
+from zhcached.gateway.gateway import Gateway
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.imports import derived_commit
@@ -39,6 +40,7 @@ from zhcached.jobs.perform import Performer
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.probe import Prober
+from zhcached.jobs.pull import Pulls
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.revive import Revival
 from zhcached.jobs.scrub import Scrub
@@ -85,6 +87,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         connections = accept.quota(descriptors)
         async with _listening(services, socket_path, inherited.sockets, connections):
             again = await services.jobs.restore()
+            await asyncio.to_thread(services.gateway.restore)
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
             revival = Revival(services.prober, services.prefetcher.health, clock)
@@ -94,10 +97,12 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
             notify.notify("STOPPING=1")
+            await asyncio.to_thread(services.gateway.close)
             scrub.stop()
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
+        ended &= await asyncio.to_thread(services.gateway.pulls.stop)
         services.prefetcher.health.save()
         # Their attendants may be about to hand over what the arenas would close.
         await asyncio.to_thread(services.residents.close)
@@ -171,6 +176,7 @@ async def _join(
         name_commit=derived_commit,
     )
     performer = Performer(store, prefetcher, residency, checkpoints)
+    pulls = Pulls(fetcher, sources, config.alias, clock, config.serve)
     return Services(
         config=config,
         clock=clock,
@@ -186,6 +192,7 @@ async def _join(
         arenas=arenas,
         host=host,
         residents=residents,
+        gateway=Gateway(pulls, store, config.serve, clock),
         launcher=launcher,
     )
 

@@ -43,6 +43,7 @@ COMMANDS = {
     "import": "import_",
     "watch": "watch",
     "export": "export",
+    "serve": "serve",
     "bench": "bench",
     "daemon": "daemon",
     "doctor": "doctor",

@@ -40,6 +40,7 @@ def _checks(services: Services) -> Iterator[Check]:
     yield _descriptors()
     yield from _workers(services)
     yield from _sources(services)
+    yield from _gateway(services)
     yield from _tokens(services)
     yield from _names(services)
 
@@ -79,6 +80,32 @@ def _index() -> Check:
             "needs two writers: the daemon has one",
         )
     return Check(name="sqlite", status="ok", detail=f"SQLite {sqlite3.sqlite_version}")
+
+
+def _gateway(services: Services) -> Iterator[Check]:
+    state = services.gateway.state()
+    if state.problem:
+        yield Check(
+            name="gateway",
+            status="bad",
+            detail=f"does not serve: {state.problem}",
+            fix="zhcache serve --detach once that is mended, or zhcache serve --stop",
+        )
+    if not state.serving:
+        return
+    told = (
+        f"serves at {state.listen}: {state.clients} connections, {state.bytes_sent} bytes sent, "
+        f"{state.pulls} files coming, {state.misses} were not here"
+    )
+    if state.token or state.listen.startswith(("127.", "[::1]")):
+        yield Check(name="gateway", status="ok", detail=told)
+        return
+    yield Check(
+        name="gateway",
+        status="warn",
+        detail=f"{told}; whoever reaches it may fetch through it",
+        fix="zhcache serve --token-file FILE asks for a token",
+    )
 
 
 def _damage(services: Services) -> Iterator[Check]:

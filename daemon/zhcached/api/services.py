@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zhcached.clock import Clock
 from zhcached.config import Config
@@ -18,6 +18,9 @@ from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import Launcher
 from zhcached.residency.resident.residents import Residents
 from zhcached.store.store import Store
+
+if TYPE_CHECKING:
+    from zhcached.gateway.gateway import Gateway
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class Services:
     residency: Residency
     arenas: Arenas
     residents: Residents
+    gateway: Gateway
     launcher: Launcher
     host: Literal["files", "arenas"]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
