@@ -106,6 +106,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         services.prefetcher.health.save()
         # Their attendants may be about to hand over what the arenas would close.
         await asyncio.to_thread(services.residents.close)
+            services.prober.stop()
         services.arenas.close()
         await asyncio.to_thread(services.residency.close)
         services.launcher.close()

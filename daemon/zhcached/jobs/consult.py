@@ -17,6 +17,7 @@ from zhcached.sources.health import Answered, Lied
 
 PATIENCE_S = 300.0
 """How long in all a job waits for sources that want no requests, where no other answers."""
+MIN_WAIT_S = 1.0
 _LOOK_S = 0.1
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ def consult(
     while True:
         answers = ask(sources, repo, revision_at, aliases, check, health.doubtful())
         remember(answers, health)
-        wait_s = wait_for(answers)
+        wait_s = wait_for(answers, health.closed_s)
         if wait_s is None or wait_s > left_s:
             return answers
         log.info("sources.limited", repo=str(repo), wait_s=round(wait_s, 1))
@@ -63,16 +64,24 @@ def remember(answers: Answers, health: Health) -> None:
             health.failed(name, error)
 
 
-def wait_for(answers: Answers) -> float | None:
+def wait_for(answers: Answers, closed_s: Callable[[str], float] = lambda _: 0.0) -> float | None:
     """Returns how long to wait before asking again; None where that is of no use. Pure.
 
     A definite no ends the question: who says it has looked.
+
+    Args:
+        answers: What came.
+        closed_s: Returns for how long a source will be sent no request.
     """
-    failures = list(answers.failures.values())
-    if answers.found or any(isinstance(error, RepoUnavailable) for error in failures):
+    if answers.found:
         return None
-    limited = [e for e in failures if isinstance(e, StatusError) and e.status == 429]
-    return min((max(e.retry_after_s or 0.0, 1.0) for e in limited), default=None)
+    waits: list[float] = []
+    for name, error in answers.failures.items():
+        if isinstance(error, RepoUnavailable):
+            return None
+        if isinstance(error, StatusError) and error.status == 429:
+            waits.append(max(error.retry_after_s or 0.0, closed_s(name), MIN_WAIT_S))
+    return min(waits, default=None)
 
 
 def _rest(seconds: float, check: Callable[[], None]) -> None:

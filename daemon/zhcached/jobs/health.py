@@ -98,11 +98,15 @@ class Health:
         """Folds what an error says into a source's record, if it says anything."""
         event = event_of(error)
         if isinstance(event, Limited) and self._quotas is not None:
-            source = self._sources.get(name)
-            origin = _origin(plane or (source.endpoint if source else ""))
-            event = Limited(self._quotas.closed_s(origin)) if origin else event
+            event = Limited(self.closed_s(name, plane))
         if event is not None:
             self.observe(name, event, plane)
+
+    def closed_s(self, name: str, plane: str = METADATA) -> float:
+        """Returns for how many seconds a plane of a source is sent no request."""
+        source = self._sources.get(name)
+        origin = _origin(plane or (source.endpoint if source else ""))
+        return self._quotas.closed_s(origin) if self._quotas and origin else 0.0
 
     def save(self) -> None:
         """Writes all records down."""
@@ -181,8 +185,7 @@ class Health:
         return {name: self._limited(name, record, now) for name, record in aged.items()}, now
 
     def _limited(self, name: str, record: records.Health, now: float) -> records.Health:
-        origin = _origin(self._sources[name].endpoint)
-        closed_s = self._quotas.closed_s(origin) if self._quotas and origin else 0.0
+        closed_s = self.closed_s(name)
         if closed_s <= 0:
             return record
         until = max(record.metadata.limited_until, now + closed_s)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from zhcache.errors import Busy, UsageError, ZhcacheError
 from zhcache.i18n import mark
@@ -48,6 +50,8 @@ UNTRIED = mark("answers; has not {repo}, so no bytes were asked for")
 _SLICE_S = 0.25
 _MEASURABLE_BYTES = 256 * 1024
 _SLACK_S = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -90,6 +94,11 @@ class Prober:
         self._health = health
         self._known_at = known_at
         self._testing = threading.Lock()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Ends what is under way; its threads are left behind."""
+        self._stopped.set()
 
     def test(self, name: str | None) -> list[SourceTested]:
         """Asks one source, or all at once, on both planes; in ``METADATA_S`` and ``DATA_S``.
@@ -102,7 +111,9 @@ class Prober:
         if not self._testing.acquire(blocking=False):
             raise Busy("the sources are being tested just now", hint="try again in some seconds")
         try:
-            found = self._ask_all(names)
+            late = Found(error=TransportError("no answer in time"))
+            came = self._at_once({n: partial(self._ask, self._sources[n]) for n in names})
+            found = {n: came.get(n, late) for n in names}
         finally:
             self._testing.release()
         shown = {info.name: info for info in self._health.report()}
@@ -110,9 +121,11 @@ class Prober:
 
     def look(self, name: str) -> None:
         """Asks the metadata plane alone, by one request, and remembers what came."""
+        if not self._is_low(self._sources[name]):
+            self._at_once({name: partial(self._look, name)})
+
+    def _look(self, name: str) -> None:
         source = self._sources[name]
-        if self._is_low(source):
-            return
         began = time.monotonic()
         try:
             source.resolve(NOWHERE, None, METADATA_S)
@@ -132,25 +145,27 @@ class Prober:
             )
         return self._sources[name]
 
-    def _ask_all(self, names: Collection[str]) -> dict[str, Found]:
-        arrived: queue.Queue[tuple[str, Found]] = queue.Queue()
-        for name in names:
+    def _at_once(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+        """Returns what the calls return, those that end in time."""
+        arrived: queue.Queue[tuple[str, T]] = queue.Queue()
+
+        def work(name: str, call: Callable[[], T]) -> None:
+            arrived.put((name, call()))
+
+        for name, call in calls.items():
             # Daemon threads: one that hangs in a resolver must not keep anybody waiting.
-            threading.Thread(
-                target=lambda name=name: arrived.put((name, self._ask(self._sources[name]))),
-                name=f"probe-{name}",
-                daemon=True,
-            ).start()
-        found: dict[str, Found] = {}
+            threading.Thread(target=work, args=(name, call), name="probe", daemon=True).start()
+        came: dict[str, T] = {}
         until = time.monotonic() + METADATA_S + DATA_S + _SLACK_S
-        while len(found) < len(names) and (left := until - time.monotonic()) > 0:
-            try:
-                name, answer = arrived.get(timeout=left)
-            except queue.Empty:
+        while len(came) < len(calls) and (left := until - time.monotonic()) > 0:
+            if self._stopped.is_set():
                 break
-            found[name] = answer
-        late = TransportError("no answer in time")
-        return {name: found.get(name) or Found(error=late) for name in names}
+            try:
+                name, answer = arrived.get(timeout=min(left, _SLICE_S))
+            except queue.Empty:
+                continue
+            came[name] = answer
+        return came
 
     def _ask(self, source: Source) -> Found:
         found = Found()

@@ -20,7 +20,7 @@ from zhcached.jobs.probe import WELL_KNOWN, Prober, sample_of
 from zhcached.jobs.resolve import Answers
 from zhcached.jobs.revive import FIRST_S, LONGEST_S, Revival
 from zhcached.sources.base import RemoteFile
-from zhcached.sources.health import Failed, Limited
+from zhcached.sources.health import Failed
 from zhcached.sources.refusals import missing_or_private
 from zhcached.sources.registry import build, configured_origins
 from zhcached.transport.address import AddressPolicy
@@ -354,8 +354,9 @@ def test_limited_source_keeps_nobody_waiting_where_another_answers(hub, make_sit
 
 def test_wait_beyond_patience_is_told_at_once(hub, make_site, monkeypatch):
     site = make_site(hub)
-    site.health.observe("hub", Limited(0))
-    site.quotas.rest(site.sources[0].origin, 3000)
+    hub.fault("status", plane="meta", status=429, headers={"Retry-After": "1000000000"})
     monkeypatch.setattr(consulting, "_rest", lambda *_: pytest.fail("too long"))
     answers = consult(site.sources, parse_repo("org/name"), lambda _: None, {}, site.health)
-    assert isinstance(answers.failures["hub"], LimitedError)
+    assert isinstance(answers.failures["hub"], StatusError)
+    assert len(hub.requests) == 1
+    assert site.info().limited_until == site.clock.wall() + 3600
