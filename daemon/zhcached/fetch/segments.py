@@ -46,7 +46,7 @@ class Segment:
     end: int
     standing: Standing
     heard_at: float
-    patience_s: float = SILENT_S
+    patience_s: float
     was_lost: bool = False
     pace: Pace = field(default_factory=Pace)
 
@@ -114,7 +114,8 @@ class Segments:
             wanted: Offsets at which somebody waits; they and what follows them come first.
         """
         for start, end in _in_order(free, wanted):
-            return self._run(Segment(start, min(end, start + piece), standing, now), now)
+            until = min(end, start + piece)
+            return self._run(Segment(start, until, standing, now, SILENT_S), now)
         return None
 
     def steal(
@@ -180,7 +181,7 @@ class Segments:
         segment.standing.pace.stop(now)
 
     def _cut(self, victim: Segment, at: int, standing: Standing, now: float) -> Segment:
-        taken = Segment(at, victim.end, standing, now)
+        taken = Segment(at, victim.end, standing, now, SILENT_S)
         if at <= victim.position:
             taken.patience_s = 2 * victim.patience_s
             victim.was_lost = victim.is_silent(now)
