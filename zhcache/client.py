@@ -20,6 +20,7 @@ from zhcache import paths, resources
 from zhcache.channel import Channel, check_version, dial
 from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
+from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
 from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import file_path, parse_repo, repo_of_file
@@ -37,7 +38,7 @@ _LONG_S = 600.0
 OnProgress = Callable[[messages.Job], object]
 
 
-class Client(GatewayCalls, WatchCalls):
+class Client(GatewayCalls, WatchCalls, FollowCalls):
     """A connection to the daemon, made at the first call. Thread-safe.
 
     Args:

@@ -33,6 +33,9 @@ from zhcached.convert.pickled import Pickles
 from zhcached.convert.single import Checkpoints
 from zhcached.convert.variants import Variants
 from zhcached.gateway.gateway import Gateway
+from zhcached.jobs.follow import Follows
+from zhcached.jobs.followed import Ledger
+from zhcached.jobs.following import Following
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.imports import derived_commit
@@ -59,6 +62,7 @@ from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
 from zhcached.transport.quota import Quotas
+from zhcached.watch.watching import Watching
 
 USER_AGENT = f"zhcache/{__version__}"
 STOP_GRACE_S = 10.0
@@ -88,17 +92,21 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         async with _listening(services, socket_path, inherited.sockets, connections):
             again = await services.jobs.restore()
             await asyncio.to_thread(services.gateway.restore)
+            await services.watching.start()
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
+            follows = services.following.follows
             revival = Revival(services.prober, services.prefetcher.health, clock)
-            lasting = (scrub.run(), upkeep.run(), revival.run())
+            lasting = (scrub.run(), upkeep.run(), follows.run(), revival.run())
             tasks = [asyncio.create_task(task) for task in lasting]
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
             notify.notify("STOPPING=1")
             await asyncio.to_thread(services.gateway.close)
+            await services.watching.stop()
             scrub.stop()
+            services.prober.stop()
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
@@ -106,12 +114,12 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         services.prefetcher.health.save()
         # Their attendants may be about to hand over what the arenas would close.
         await asyncio.to_thread(services.residents.close)
-            services.prober.stop()
         services.arenas.close()
         await asyncio.to_thread(services.residency.close)
         services.launcher.close()
         log.info("daemon.stopped", in_time=ended)
-        if not ended or not services.planner.stop():
+        looked = follows.stop()
+        if not ended or not services.planner.stop() or not looked:
             # Threads that would not end still use the store, and the interpreter would wait for
             # them. The store bears a kill at any point; its lock must not be free before they are
             # gone, and only the process's end frees it then.
@@ -176,13 +184,18 @@ async def _join(
         make_room=fetcher.make_room,
         name_commit=derived_commit,
     )
-    performer = Performer(store, prefetcher, residency, checkpoints)
+    ledger = Ledger(store.layout.root, clock)
+    performer = Performer(store, prefetcher, residency, checkpoints, ledger.claim)
+    jobs = Jobs(store.catalog, clock, performer.perform)
+    follows = Follows(
+        ledger, config.follow, clock=clock, jobs=jobs, store=store, prefetcher=prefetcher
+    )
     pulls = Pulls(fetcher, sources, config.alias, clock, config.serve)
     return Services(
         config=config,
         clock=clock,
         store=store,
-        jobs=Jobs(store.catalog, clock, performer.perform),
+        jobs=jobs,
         prefetcher=prefetcher,
         prober=prober,
         planner=Planner(prefetcher),
@@ -195,6 +208,8 @@ async def _join(
         residents=residents,
         gateway=Gateway(pulls, store, config.serve, clock),
         launcher=launcher,
+        following=Following(follows, clock),
+        watching=Watching(store, jobs, config.watch, clock),
     )
 
 

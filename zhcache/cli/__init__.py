@@ -42,6 +42,8 @@ COMMANDS = {
     "lock": "lock",
     "import": "import_",
     "watch": "watch",
+    "follow": "follow",
+    "unfollow": "unfollow",
     "export": "export",
     "serve": "serve",
     "bench": "bench",

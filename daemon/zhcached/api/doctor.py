@@ -24,6 +24,8 @@ _SQLITE_SOUND = (3, 51, 3)
 _MIN_FILES = 4096
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 _RESOLVE_S = 3.0
+FAILS_LONG = 3
+"""How often a followed model fails, one time after the other, before it is told."""
 _WORKERS_NEED = ("torch", "diffusers", "transformers")
 
 
@@ -37,9 +39,12 @@ def _checks(services: Services) -> Iterator[Check]:
     yield _space(services)
     yield _index()
     yield from _damage(services)
+    yield from _strangers(services)
+    yield from _watched(services)
     yield _descriptors()
     yield from _workers(services)
     yield from _sources(services)
+    yield from _followed(services)
     yield from _gateway(services)
     yield from _tokens(services)
     yield from _names(services)
@@ -118,6 +123,29 @@ def _damage(services: Services) -> Iterator[Check]:
         )
 
 
+def _strangers(services: Services) -> Iterator[Check]:
+    for finding in services.watching.guard.findings():
+        yield Check(name="store", status="bad", detail=finding.message, fix=finding.hint)
+
+
+def _watched(services: Services) -> Iterator[Check]:
+    for folder in services.watching.all():
+        name = f"watched {folder.folder}"
+        if folder.reason is not None:
+            info = folder.reason
+            yield Check(name=name, status="bad", detail=info.message, fix=info.hint)
+        elif folder.polling is not None:
+            info = folder.polling
+            yield Check(name=name, status="warn", detail=info.message, fix=info.hint)
+        else:
+            taken = sum(model.state == "taken" for model in folder.models)
+            yield Check(
+                name=name,
+                status="ok",
+                detail=f"{taken} of {len(folder.models)} models are taken in",
+            )
+
+
 def _descriptors() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _MIN_FILES:
@@ -184,6 +212,26 @@ def _sources(services: Services) -> Iterator[Check]:
             detail=detail,
             fix="" if status == "ok" else "other sources are used meanwhile; see zhcache sources",
         )
+
+
+def _followed(services: Services) -> Iterator[Check]:
+    for problem in services.following.follows.ledger.problems:
+        yield Check(
+            name="followed models",
+            status="bad",
+            detail=problem,
+            fix="follow them again: zhcache follow REPO; or mend that file and put it back while "
+            "the daemon is stopped",
+        )
+    for one in services.following.all():
+        if one.failures >= FAILS_LONG and one.error is not None:
+            yield Check(
+                name=f"followed {one.repo}",
+                status="warn",
+                detail=f"{one.failures} times one after the other: {one.error.message}",
+                fix=one.error.hint
+                or f"zhcache follow lists what is followed; zhcache unfollow {one.repo} ends it",
+            )
 
 
 def _tokens(services: Services) -> Iterator[Check]:

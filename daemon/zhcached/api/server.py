@@ -16,6 +16,7 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ErrorReply
 from zhcached.api import (
     doctor,
+    follow,
     gateway,
     jobs,
     leases,
@@ -28,6 +29,7 @@ from zhcached.api import (
     snapshots,
     sources,
     space,
+    watch,
 )
 from zhcached.api.peer import of_socket
 from zhcached.api.route import Call, Route
@@ -53,6 +55,8 @@ ROUTES: tuple[Route, ...] = (
     *logs.ROUTES,
     *doctor.ROUTES,
     *gateway.ROUTES,
+    *follow.ROUTES,
+    *watch.ROUTES,
     *metrics.ROUTES,
     *openapi.routes(lambda: ROUTES),
 )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 from zhcached.clock import Clock
 from zhcached.config import Config
+from zhcached.jobs.following import Following
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
-from zhcached.jobs.queue import Jobs
 from zhcached.jobs.probe import Prober
+from zhcached.jobs.queue import Jobs
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import Launcher
@@ -21,6 +22,7 @@ from zhcached.store.store import Store
 
 if TYPE_CHECKING:
     from zhcached.gateway.gateway import Gateway
+    from zhcached.watch.watching import Watching
 
 
 @dataclass(slots=True)
@@ -35,15 +37,17 @@ class Services:
     store: Store
     jobs: Jobs
     prefetcher: Prefetcher
+    prober: Prober
     planner: Planner
     log_file: Path
     home: Path
     started: float
-    prober: Prober
     residency: Residency
     arenas: Arenas
     residents: Residents
     gateway: Gateway
     launcher: Launcher
+    following: Following
+    watching: Watching
     host: Literal["files", "arenas"]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -123,8 +123,10 @@ class Follows:
             await self._begin()
             while True:
                 left_s = self._safe_step()
+                # Not wait_for, which may swallow a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), left_s)
+                    async with asyncio.timeout(left_s):
+                        await self._woken.wait()
                 self._woken.clear()
         finally:
             self._stopping.set()
@@ -148,7 +150,7 @@ class Follows:
                 continue
             due = schedule.believed(entry.due, now, self.every(entry), self.config.jitter)
             if due != entry.due:
-                self.ledger.note(entry.repo, lambda e, due=due: msgspec.structs.replace(e, due=due))
+                self.ledger.reschedule({entry.repo: due})
             if due > now:
                 left_s = min(left_s, due - now)
             elif len(self.looking) < MAX_LOOKS:
@@ -182,8 +184,7 @@ class Follows:
                 await self.drop_fetch(record.repo)
         late = sorted((e for e in self.ledger.all() if e.due <= now), key=lambda entry: entry.due)
         missed = {entry.repo: self.every(entry) for entry in late}
-        for repo, due in schedule.spread(missed, now, self._draw).items():
-            await self._note(repo, lambda e, due=due: msgspec.structs.replace(e, due=due))
+        self.ledger.reschedule(schedule.spread(missed, now, self._draw))
 
     def _take_turns(self, *, is_open: bool) -> None:
         running = sum(fetch.runs for fetch in self.fetches.values())

@@ -6,7 +6,7 @@ It names repositories and commits, never paths, and neither the index nor a repa
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -174,6 +174,13 @@ class Ledger:
             except ZhcacheError as error:
                 log.warning("follow.not_recorded", repo=repo, error=str(error))
             return changed
+
+    def reschedule(self, due: Mapping[str, float]) -> None:
+        """Sets when looks are due, in memory alone: another daemon would reckon it anew."""
+        with self._lock:
+            for repo, at in due.items():
+                if (entry := self._entries.get(repo)) is not None:
+                    self._entries[repo] = msgspec.structs.replace(entry, due=at)
 
     def claim(self, repo: str, commit: str) -> None:
         """Says that a user asked for a revision himself: following will not prune it."""
