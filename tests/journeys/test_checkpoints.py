@@ -1,14 +1,12 @@
 """Whole models in one file, through the real daemon and its workers."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
-from harness import families, ldm
-from harness.daemon import source
+from harness import extracted, families, ldm
+from harness.daemon import source, until
 
 pytestmark = pytest.mark.journey
 
@@ -31,32 +29,163 @@ def sd1(pipeline_dir, tmp_path_factory):
     return ldm.write(target, ldm.checkpoint(pipeline_dir, ldm.SD1))
 
 
-def assert_same_weights(made, original):
-    """Every tensor of every component is the other's, name, dtype and bytes."""
-    for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        if not (original / component).exists():
-            continue
-        (ours,), (theirs,) = ((f / component).glob("*.safetensors") for f in (made, original))
-        found, wanted = load_file(ours), load_file(theirs)
-        if component.startswith("text_encoder"):
-            wanted = ldm.published(wanted)
-        assert found.keys() == wanted.keys()
-        for name, tensor in wanted.items():
-            assert found[name].dtype == tensor.dtype, name
-            assert found[name].tobytes() == tensor.tobytes(), name
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory):
+    target = tmp_path_factory.mktemp("sdxl") / "tiny-xl.safetensors"
+    return ldm.write(target, ldm.checkpoint(families.folder("sdxl"), ldm.SDXL))
+
+
+def asked_for(hub):
+    """The paths of files that the hub was asked for."""
+    return {request.file for request in hub.requests if request.file}
 
 
 def test_checkpoint_becomes_the_pipeline_it_was_made_of(daemon, sd1, pipeline_dir, hub):
     result = daemon.json("import", str(sd1), "--like", BASE)
     folder = Path(result["path"])
-    assert result["repo"] == "local/A-tiny-model-v1"
-    assert result["warnings"] == []
-    assert_same_weights(folder, pipeline_dir)
+    assert (result["repo"], result["warnings"]) == ("local/A-tiny-model-v1", [])
+    for component in ("unet", "vae", "text_encoder"):
+        (made,), (original,) = (
+            (f / component).glob("*.safetensors") for f in (folder, pipeline_dir)
+        )
+        assert made.name == original.name
+        extracted.assert_same(made, original)
     small = {p for p in files_of(pipeline_dir) if p.endswith((".json", ".txt")) and "/" in p}
-    assert {p for p in files_of(folder) if p.endswith((".json", ".txt"))} == small | {
-        "model_index.json",
-        "zhcache-checkpoint.json",
-    }
-    assert not any(".safetensors" in request.path for request in hub.requests if hub.requests)
-    told = json.loads((folder / "zhcache-checkpoint.json").read_bytes())
-    assert (told["kind"], told["like"]) == ("Stable Diffusion 1", BASE)
+    own = {"model_index.json", "zhcache-checkpoint.json"}
+    assert {p for p in files_of(folder) if p.endswith((".json", ".txt"))} == small | own
+    assert asked_for(hub) == small | {"model_index.json"}
+    held = {s["repo"]: s for s in daemon.json("ls")["snapshots"]}
+    assert held["local/A-tiny-model-v1"]["complete"]
+    assert not held[BASE]["complete"]
+    hub.stop()
+    blobs = set(daemon.blobs())
+    again = daemon.json("import", str(sd1), "--like", BASE)
+    assert (again["commit"], again["path"]) == (result["commit"], result["path"])
+    elsewhere = daemon.json("import", str(sd1), "--like", BASE, "--repo", "me/mine")
+    assert elsewhere["commit"] == result["commit"]
+    assert set(daemon.blobs()) == blobs
+    assert sd1.exists()
+
+
+def test_what_cannot_be_taken_in_is_told(daemon, sd1, hub, tmp_path):
+    def refused(*arguments):
+        done = daemon.cli("import", *arguments, "--json", check=False)
+        return done.returncode, json.loads(done.stdout)["error"]
+
+    code, error = refused(str(sd1))
+    assert code == 4
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in error["message"]
+    assert "--like" in error["hint"]
+    pickle = tmp_path / "old.ckpt"
+    pickle.write_bytes(b"PK\x03\x04" + bytes(100))
+    assert refused(str(pickle)) == (8, unsafe := refused(str(pickle))[1])
+    assert "save_file" in unsafe["hint"]
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(sd1.read_bytes()[:-10])
+    code, error = refused(str(cut), "--like", BASE)
+    assert (code, "it was cut" in error["message"]) == (9, True)
+    code, error = refused(str(tmp_path), "--like", BASE)
+    assert (code, "--like is for a file" in error["message"]) == (2, True)
+    assert daemon.blobs() == {}
+    assert daemon.json("ls")["snapshots"] == []
+
+
+def test_a_model_that_is_here_is_asked_of_nobody(daemon, sdxl, hub, tmp_path):
+    daemon.cli("import", str(families.folder("sdxl")), "--repo", "demo/xl")
+    hub.stop()
+    result = daemon.json("import", str(sdxl), "--like", "demo/xl", "--revision", "v2")
+    assert (result["repo"], result["revision"]) == ("local/tiny-xl", "v2")
+    for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        (made,) = (Path(result["path"]) / component).glob("*.safetensors")
+        (original,) = (families.folder("sdxl") / component).glob("*.safetensors")
+        extracted.assert_same(made, original)
+
+
+def modules(pipe):
+    import torch
+
+    return {n: part for n, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def assert_equal(ours, other, *, but=()):
+    """Every parameter of one pipeline is the other's, in fp32."""
+    import torch
+
+    assert modules(ours).keys() == modules(other).keys()
+    for name in modules(other).keys() - set(but):
+        found, wanted = (modules(pipe)[name].float().state_dict() for pipe in (ours, other))
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted), name
+
+
+@pytest.mark.slow
+def test_stock_diffusers_reads_the_same_of_it_as_of_the_file(daemon, sd1, pipeline_dir):
+    import numpy as np
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    ours = DiffusionPipeline.from_pretrained(
+        daemon.json("import", str(sd1), "--like", BASE)["path"]
+    )
+    original = DiffusionPipeline.from_pretrained(pipeline_dir)
+    stock = StableDiffusionPipeline.from_single_file(
+        str(sd1), config=str(pipeline_dir), local_files_only=True
+    )
+    for other in (original, stock):
+        assert_equal(ours, other)
+        assert np.array_equal(families.draw(ours), families.draw(other))
+
+
+@pytest.mark.slow
+def test_stock_diffusers_reads_the_same_of_both_text_encoders(daemon, sdxl):
+    import numpy as np
+    from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+
+    like = families.folder("sdxl")
+    daemon.cli("import", str(like), "--repo", "demo/xl")
+    ours = DiffusionPipeline.from_pretrained(
+        daemon.json("import", str(sdxl), "--like", "demo/xl")["path"]
+    )
+    original = DiffusionPipeline.from_pretrained(like)
+    assert_equal(ours, original)
+    assert np.array_equal(families.draw(ours), families.draw(original))
+    stock = StableDiffusionXLPipeline.from_single_file(
+        str(sdxl), config=str(like), local_files_only=True
+    )
+    # It tells them apart by their width, which in this tiny model is one.
+    assert_equal(ours, stock, but=["text_encoder_2"])
+
+
+@pytest.mark.slow
+def test_variants_of_it_are_made_as_of_any_snapshot(daemon, sd1, pipeline_dir):
+    import torch
+    from diffusers import DiffusionPipeline
+
+    result = daemon.json("import", str(sd1), "--like", BASE)
+    again = daemon.json(
+        "prefetch", result["repo"], "--revision", result["commit"], "--variant", "fp16"
+    )
+    made = again["variants"]["fp16"]
+    assert made["state"] == "made"
+    ours = DiffusionPipeline.from_pretrained(made["path"], torch_dtype=torch.float16)
+    original = DiffusionPipeline.from_pretrained(pipeline_dir, torch_dtype=torch.float16)
+    for name, part in modules(original).items():
+        found = modules(ours)[name].state_dict()
+        assert all(torch.equal(found[key], value) for key, value in part.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.own_workers
+def test_a_daemon_that_is_killed_meanwhile_leaves_nothing_half_written(daemon, sd1):
+    client = daemon.popen("import", str(sd1), "--like", BASE)
+    until(lambda: converting(daemon), "a component is being converted")
+    daemon.kill()
+    client.communicate(timeout=60)
+    daemon.start()
+    assert daemon.json("verify")["damaged"] == []
+    assert "local/A-tiny-model-v1" not in {s["repo"] for s in daemon.json("ls")["snapshots"]}
+    assert daemon.json("import", str(sd1), "--like", BASE)["files"] > 0
+
+
+def converting(daemon):
+    jobs = daemon.json("jobs")["jobs"]
+    return any(job["note"].startswith("converting") for job in jobs)
