@@ -1,0 +1,163 @@
+"""Which sources join and go, and over how many connections."""
+
+import itertools
+
+from harness.fetchkit import MIB, offer
+from zhcached.fetch.allot import FIRST_LOOK_S, PROBE_S, Allotment
+from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S
+from zhcached.fetch.roster import REJOIN_S
+from zhcached.store.ranges import Ranges
+
+NOW, GIB = 5000.0, 2**30
+STEP_S = 0.05
+
+
+class Played:
+    """An allotment of a file whose sources send at given rates over all their connections."""
+
+    def __init__(self, rates, *, size=GIB, connections=8, priors=None, **limits):
+        priors = priors or {}
+        self.rates = rates
+        self.size = size
+        self.missing = Ranges([(0, size)])
+        self.now = NOW
+        self.running = []
+        self.lengths = {}
+        offers = [
+            offer(name, f"http://{name}.example/f", rate=priors.get(name), **limits)
+            for name in rates
+        ]
+        self.allotment = Allotment(offers, size=size, connections=connections, now=NOW)
+        self.standings = {s.offer.source: s for s in self.allotment.roster.standings}
+
+    def seats(self):
+        return {name: standing.seats for name, standing in self.standings.items()}
+
+    def play(self, seconds, wanted=()):
+        """Lets time pass; returns the sources that were let go of."""
+        gone = []
+        for _ in range(round(seconds / STEP_S)):
+            self._hand_out(wanted)
+            gone += self.allotment.settle(self.missing, wanted, self.now)
+            self.now += STEP_S
+            for segment in list(self.running):
+                self._send(segment)
+        return [standing.offer.source for standing in gone]
+
+    def _hand_out(self, wanted):
+        for _ in range(64):
+            segment = self.allotment.hand_out(
+                None, self.missing, wanted, self.now, takes_silent=True
+            )
+            if segment is None:
+                return
+            self.running.append(segment)
+            self.lengths[segment] = segment.left
+        raise AssertionError("handing out does not end")
+
+    def _send(self, segment):
+        standing = segment.standing
+        share = self.rates[standing.offer.source] / standing.running
+        count = min(segment.left, int(share * STEP_S)) if standing.seats else 0
+        if count:
+            self.missing.remove(segment.position, segment.position + count)
+            segment.position += count
+            self.allotment.arrived(segment, count, self.now)
+        if not segment.left or not standing.seats:
+            self.allotment.segments.drop(segment, self.now)
+            self.running.remove(segment)
+
+
+def test_second_source_joins_soon_and_not_at_once():
+    played = Played({"one": 10 * MIB, "two": 10 * MIB})
+    played.play(FIRST_LOOK_S - STEP_S)
+    assert played.seats() == {"one": 1, "two": 0}
+    played.play(3 * STEP_S)
+    assert played.seats()["two"] == 1
+
+
+def test_sources_whose_rates_are_remembered_begin_together():
+    played = Played({"one": 10 * MIB, "two": 10 * MIB}, priors={"one": 10.0 * MIB})
+    played.play(2 * STEP_S)
+    assert played.seats()["two"] == 1
+
+
+def test_full_line_gets_no_second_source_and_no_second_connection():
+    played = Played({"one": 2 * FULL_LINE_BYTES_PER_S, "two": 10 * MIB}, size=8 * GIB)
+    played.play(2)
+    assert played.seats() == {"one": 1, "two": 0}
+
+
+def test_file_that_is_almost_there_gets_no_second_source():
+    played = Played({"one": 16 * MIB, "two": 10 * MIB}, size=12 * MIB)
+    played.play(0.5)
+    assert played.seats()["two"] == 0
+
+
+def test_connections_are_never_more_than_configured_and_every_source_has_one():
+    played = Played(dict.fromkeys(("one", "two", "three"), 20 * MIB), connections=4, size=8 * GIB)
+    seen = []
+    for _ in range(30):
+        played.play(RAMP_S)
+        seen.append(sum(played.seats().values()))
+    assert max(seen) == 4
+    assert min(played.seats().values()) >= 1
+
+
+def test_source_that_comes_late_takes_a_seat_from_the_fullest():
+    played = Played({"one": 20 * MIB, "two": 20 * MIB}, connections=2, size=8 * GIB)
+    played.standings["two"].rest_until = NOW + 5
+    played.play(5)
+    assert played.seats() == {"one": 2, "two": 0}
+    played.play(1)
+    assert played.seats() == {"one": 1, "two": 1}
+
+
+def test_source_that_brings_next_to_nothing_is_let_go_of_and_tried_again_later():
+    played = Played({"one": 40 * MIB, "two": MIB // 10}, size=64 * GIB)
+    assert played.play(PROBE_S - 1) == []
+    assert played.play(2) == ["two"]
+    assert played.seats()["two"] == 0
+    played.play(REJOIN_S)
+    assert played.seats()["two"] == 1
+
+
+def test_pieces_of_all_sources_take_about_the_same_time():
+    played = Played({"slow": 2 * MIB, "fast": 14 * MIB}, size=4 * GIB, connections=2)
+    played.play(12)
+    seen = list(played.running)
+    for _ in range(400):
+        played.play(STEP_S)
+        seen += [segment for segment in played.running if segment not in seen]
+    means = {}
+    for name in played.rates:
+        lengths = [played.lengths[s] for s in seen if s.standing.offer.source == name]
+        means[name] = sum(lengths) / len(lengths)
+    assert 5 < means["fast"] / means["slow"] < 9
+
+
+def test_all_sources_end_together():
+    played = Played({"one": 4 * MIB, "two": 8 * MIB, "three": 16 * MIB}, size=96 * MIB)
+    for _ in itertools.takewhile(lambda _: played.missing, range(1000)):
+        played.play(STEP_S)
+    perfect = 96 / 28
+    assert played.now - NOW < 1.15 * perfect + FIRST_LOOK_S
+
+
+def test_source_that_falls_silent_at_the_end_costs_about_a_second():
+    played = Played({"one": 8 * MIB, "two": 8 * MIB}, size=64 * MIB)
+    for _ in itertools.takewhile(lambda _: played.missing.total > 2 * MIB, range(1000)):
+        played.play(STEP_S)
+    played.rates["two"] = 0
+    stalled_at = played.now
+    for _ in itertools.takewhile(lambda _: played.missing, range(1000)):
+        played.play(STEP_S)
+    assert not played.missing
+    assert played.now - stalled_at < 2
+
+
+def test_reader_far_ahead_gets_a_connection_of_its_own():
+    played = Played({"one": 2 * MIB}, size=GIB)
+    played.play(2)
+    played.play(0.5, wanted=[GIB // 2])
+    assert any(s.position >= GIB // 2 for s in played.running)
