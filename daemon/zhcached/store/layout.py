@@ -104,6 +104,7 @@ class Layout:
         self.ingests = root / "ingest"
         self.repos = root / "repos"
         self.hub = root / "hub"
+        self.scope = root / "modelscope"
         self.quarantine = root / "quarantine"
         self.conversions = root / "convert"
         self.logs = root / "logs"
@@ -180,7 +181,7 @@ class Layout:
         """
         with files.disk_errors(self.root):
             self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
-            for folder in (self.blobs, self.repos, self.hub, self.logs):
+            for folder in (self.blobs, self.repos, self.hub, self.scope, self.logs):
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             for folder in (self.ingests, self.quarantine, self.conversions):
                 folder.mkdir(mode=0o700, exist_ok=True)

@@ -281,6 +281,13 @@ class Manifests:
             raise StoreDamaged(reason=f"{path} is the manifest of another snapshot")
         return manifest
 
+    def is_complete(self, repo: RepoId, commit: str) -> bool:
+        """Tells whether a snapshot has every file of its listing, as far as is known here."""
+        try:
+            return self.read(repo, commit).complete
+        except (FileNotFoundError, StoreDamaged):
+            return False
+
     def list(self) -> Iterator[tuple[RepoId, str, os.stat_result]]:
         """Yields repository, commit and stat of every manifest file, unread."""
         for repo in self.repos():

@@ -56,7 +56,7 @@ class Store:
         self.blobs = Blobs(layout)
         self.manifests = Manifests(layout)
         self.qualities = Qualities(layout)
-        self.view = HubView(layout)
+        self.view = HubView(layout, self.manifests.is_complete)
         self.catalog = Catalog(layout.index)
         self.leases = Leases(self.catalog, clock)
         self._fsck = Fsck(

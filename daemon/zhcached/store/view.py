@@ -14,7 +14,7 @@ import contextlib
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from zhcached.store import files, folders
 from zhcached.store.digest import lfs_pointer_sha1
 from zhcached.store.failpoints import hit
 from zhcached.store.layout import Layout
+from zhcached.store.scope import ScopeView
 from zhcached.store.snapshots import Manifest, ManifestFile
 
 
@@ -33,11 +34,13 @@ class HubView:
 
     Args:
         layout: Where the store lies.
+        is_whole: Tells whether a snapshot has every file that its hub lists.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, is_whole: Callable[[RepoId, str], bool]) -> None:
         self._layout = layout
         self._serial = count()
+        self._scope = ScopeView(layout, is_whole, self._displace)
 
     def snapshot_dir(self, repo: RepoId, commit: str) -> Path:
         """The folder that ``from_pretrained`` reads."""
@@ -126,6 +129,7 @@ class HubView:
             # Readers take every file under refs/ for a ref: the unfinished one lies outside.
             content = commit.encode()
             folders.place_file(refs, name, content, self._displace, by_way_of=home)
+        self._scope.set_ref(repo, ref, commit)
 
     def ref(self, repo: RepoId, ref: str) -> str | None:
         """Returns what a branch or tag of the view says, or None if there is no such file."""
@@ -142,6 +146,7 @@ class HubView:
 
     def remove_ref(self, repo: RepoId, ref: str) -> None:
         """Removes a branch or tag from the view, and the folders it leaves empty."""
+        self._scope.remove_ref(repo, ref)
         *parents, name = parse_revision(ref).split("/")
         chain = [repo.folder, "refs", *parents]
         with folders.opened(self._layout.hub) as hub:
