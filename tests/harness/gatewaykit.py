@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from harness.storekit import open_store
-from zhcache.errors import ZhcacheError
+from zhcache.errors import NotFound, ZhcacheError
 from zhcache.protocol.names import parse_path, parse_repo
 from zhcached.clock import SystemClock
 from zhcached.config import DownloadConfig, ServeConfig, SourceConfig
@@ -104,12 +104,11 @@ class Front:
     def repo(self):
         return parse_repo(REPO)
 
-    def snapshot(self):
-        """Returns the manifest that is published of the repository's main branch, if any."""
-        commit = self.pulls.refs(self.repo).get("main")
+    def snapshot(self, revision="main"):
+        """Returns the manifest that is published of the repository, if any."""
         try:
-            return self.store.manifests.read(self.repo, commit) if commit else None
-        except FileNotFoundError:
+            return self.store.resolve(self.repo, revision)
+        except NotFound:
             return None
 
     def download_with(self, **changes):

@@ -16,8 +16,9 @@ from zhcached.gateway.pace import Pace
 from zhcached.jobs.pull import Pulls
 from zhcached.store.store import Store
 
-THREADS = 32
-"""Requests that may wait for sources or the disk at once; those that only read bytes need none."""
+THREADS = 256
+"""Requests that may wait for sources at once. A thread that waits costs little; one that is missing
+would let everybody wait for the slowest hub."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

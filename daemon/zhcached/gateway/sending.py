@@ -8,6 +8,7 @@ kernel, see ``server``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
 
@@ -86,7 +87,7 @@ async def _send_blob(
 async def _send_coming(
     context: Context, request: web.Request, response: web.StreamResponse, found: Coming, span: Span
 ) -> None:
-    reader = await context.call(found.read)
+    reader = found.read()
     try:
         # Before the first byte a failure can still be told in words.
         end = await available(reader, span.start)
@@ -114,9 +115,15 @@ async def available(reader: Reader, offset: int) -> int:
     """
     loop = asyncio.get_running_loop()
     news = asyncio.Event()
+
+    def wake() -> None:
+        # Called by whoever receives the bytes, which a gateway that has ended must not disturb.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(news.set)
+
     while (end := reader.available(offset)) <= offset:
         news.clear()
-        reader.once(lambda: loop.call_soon_threadsafe(news.set))
+        reader.once(wake)
         # Once more: what came before the callback was in place woke nobody.
         if (end := reader.available(offset)) > offset:
             break

@@ -66,7 +66,7 @@ class Arrival:
         self._stop_watching = intake.watch(key, self._moved)
 
     def read(self) -> Reader:
-        """Returns a new reader; whoever asked for it closes it."""
+        """Returns a new reader; whoever asked for it closes it. Waits for nothing."""
         with self._lock:
             self._readers += 1
         return Reader(self)
@@ -154,6 +154,10 @@ class Reader:
             elif arrival.error is not None:
                 raise arrival.error
         end = arrival.size if self._is_proven else max(offset, self._unproven(offset))
+        if not self._is_proven:
+            # Once more: what was taken back and came anew since the first look has been counted.
+            self._check()
+            end = end if self._fd >= 0 else offset
         self._was_given |= end > offset
         self._wait_at(None if end > offset else offset)
         return end
@@ -207,7 +211,8 @@ class Reader:
             self._fd, self._discards = fd, discards
         # Should another ingest have taken the same file up, nothing was taken back in between.
         self._ingest = ingest
-        return min(ingest.received_from(offset), ingest.size - WITHHELD)
+        end = ingest.received_from(offset)
+        return end if ingest.is_proven else min(end, ingest.size - WITHHELD)
 
     def _wait_at(self, offset: int | None) -> None:
         arrival = self._arrival

@@ -74,8 +74,7 @@ class Publishing:
         self._pending: list[_Piece] = []
         self._known: dict[tuple[str, str], set[str]] = {}
         self._is_stopped = False
-        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def knows(self, repo: RepoId, commit: str, path: str) -> bool:
         """Tells whether a file is in a snapshot already, or on its way there."""
@@ -95,6 +94,9 @@ class Publishing:
         """Takes a file whose blob is held for ``job``; the hold ends when it is published."""
         with self._news:
             self._pending.append(_Piece(whole, file, job, done))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+                self._thread.start()
             self._news.notify_all()
 
     def stop(self, grace_s: float = 5.0) -> None:
@@ -102,7 +104,8 @@ class Publishing:
         with self._news:
             self._is_stopped = True
             self._news.notify_all()
-        self._thread.join(grace_s)
+        if self._thread is not None:
+            self._thread.join(grace_s)
 
     def _run(self) -> None:
         while True:
@@ -141,11 +144,10 @@ class Publishing:
             self._store.remove(repo, whole.commit)
             old = {}
         manifest = manifest_of(whole, {**old, **new}, self._clock.wall())
-        refs = self._store.manifests.refs(repo)
-        # A whole snapshot must not give way to a part of a newer one.
-        means = self._refs(repo, whole.commit)
-        moved = [ref for ref in means if manifest.complete or ref not in refs]
-        for ref in moved or [None]:
+        # By its branch a snapshot is found once it is whole: users of this machine must not be
+        # given a part of it, and least in place of an older one that is whole.
+        means = self._refs(repo, whole.commit) if manifest.complete else ()
+        for ref in means or [None]:
             self._store.publish(manifest, ref)
         self._known.setdefault((repo.folder, whole.commit), set()).update(
             file.path for file in manifest.files

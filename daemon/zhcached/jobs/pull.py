@@ -25,6 +25,7 @@ from zhcached.clock import Clock
 from zhcached.config import ServeConfig
 from zhcached.jobs.brief import narrowed
 from zhcached.jobs.coming import Arrival, Reader
+from zhcached.jobs.doubts import Doubts
 from zhcached.jobs.gather import Fetcher, Gathering
 from zhcached.jobs.listed import Listed, Listing
 from zhcached.jobs.meter import Meter
@@ -38,15 +39,13 @@ from zhcached.store.snapshots import ManifestFile
 __all__ = ["Coming", "Here", "Listed", "Pulls"]
 
 LARGE_BYTES = 16 * 2**20
-LARGE_AT_ONCE = 8
-SMALL_AT_ONCE = 8
-"""Small files do not wait for large ones: a client needs both to go on."""
+LARGE_AT_ONCE = 24
+SMALL_AT_ONCE = 16
+"""Small files do not wait for large ones: a client needs both to go on. Nor should large ones wait
+for one another: a client that sees no byte for long gives up."""
 
 GRACE_S = 60.0
 """A file for which nobody has waited so long is not fetched further; what came of it is kept."""
-
-TAINT_S = 3600.0
-"""So long after bytes of a file were taken back nobody may resume it: ranges are answered whole."""
 
 log = structlog.get_logger()
 
@@ -87,7 +86,10 @@ class Coming:
         self._arrive = arrive
 
     def read(self) -> Reader:
-        """Starts or joins the fetch and returns a reader of it; the caller closes it."""
+        """Starts or joins the fetch and returns a reader of it; the caller closes it.
+
+        Waits for nothing.
+        """
         return self._arrive().read()
 
 
@@ -115,6 +117,7 @@ class Pulls:
         self._clock = clock
         self._config = config
         self._listing = Listing(fetcher, sources, aliases, clock, config)
+        self._doubts = Doubts(self._store, clock)
         self._publishing = Publishing(self._store, clock, self._listing.refs_to)
         self._lock = threading.Lock()
         self._arrivals: dict[str, Arrival] = {}
@@ -150,7 +153,7 @@ class Pulls:
         file = file_of(listed, path)
         promise = file.promise
         assert promise is not None
-        is_tainted = self._is_tainted(promise.key)
+        is_tainted = self._doubts.has(promise.key)
         with self._lock:
             arrival = self._arrivals.get(promise.key)
         if arrival is not None and arrival.found is not None:
@@ -180,15 +183,13 @@ class Pulls:
         while self._arrivals and self._clock.monotonic() < until:
             threading.Event().wait(0.02)
         self._publishing.stop(grace_s)
+        if not self._arrivals:
+            self._doubts.close()
         return not self._arrivals
 
     def _here(self, found: Committed, is_tainted: bool) -> Here:
         place = self._store.blobs.path(found.sha256)
         return Here(found.sha256, found.git_sha1, found.size, place, is_tainted)
-
-    def _is_tainted(self, key: str) -> bool:
-        ago = self._store.intake.discarded_s_ago(key)
-        return ago is not None and ago < TAINT_S
 
     def _held(self, listed: Listed, file: RemoteFile, promise: Promise) -> Committed | None:
         """Returns the blob of a file if it is here, and sees to it that a snapshot names it."""

@@ -421,6 +421,7 @@ class Ingest:
                 raise ValueError(f"bytes of {self.key} were discarded during its commit")
             self._state = "committing"
             self.is_proven = True
+        self._on_moved()
         try:
             self._on_verified(came)
             with files.disk_errors(self._folder):
@@ -455,7 +456,7 @@ class Ingest:
                 return
             self._changed.wait_for(lambda: not self._claimed and not self._hashing)
             self._state = "closed"
-            if self._unjournaled:
+            if any(self._unjournaled.values()):
                 self._on_discarded()
         self._finish(remove=False)
 

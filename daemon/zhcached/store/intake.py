@@ -25,14 +25,18 @@ from zhcached.store.digest import Committed, Progress, Promise
 from zhcached.store.draft import Draft
 from zhcached.store.failpoints import hit
 from zhcached.store.fsck import Fsck
-from zhcached.store.ingest import Ingest
+from zhcached.store.ingest import JOURNAL_BEFORE_COMMIT, Ingest
 from zhcached.store.layout import SCRAP, Layout, reserves_natively
 from zhcached.store.leases import Leases
 from zhcached.store.space import Space
 
 
 class Intake:
-    """The bytes' side of a store. Thread-safe; made by ``Store``."""
+    """The bytes' side of a store. Thread-safe; made by ``Store``.
+
+    ``on_discard`` is called with a key when bytes of it are taken back, before others take their
+    place.
+    """
 
     def __init__(
         self,
@@ -59,7 +63,7 @@ class Intake:
         self._open: dict[str, Ingest] = {}
         self._watchers: dict[str, tuple[Callable[[], None], ...]] = {}
         self._discards: Counter[str] = Counter()
-        self._discarded_at: dict[str, float] = {}
+        self.on_discard: Callable[[str], object] = lambda _: None
         self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)
@@ -110,11 +114,6 @@ class Intake:
         """
         return self._discards[key]
 
-    def discarded_s_ago(self, key: str) -> float | None:
-        """Returns how long ago bytes of a key were last taken back, since this daemon's start."""
-        at = self._discarded_at.get(key)
-        return None if at is None else self._clock.monotonic() - at
-
     def watch(self, key: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Has ``callback`` called, from any thread, when anything changed under a key.
 
@@ -139,7 +138,7 @@ class Intake:
     def _count_discard(self, key: str) -> None:
         with self._lock:
             self._discards[key] += 1
-            self._discarded_at[key] = self._clock.monotonic()
+        self.on_discard(key)
 
     def draft(self, size: int, owner_job: str) -> Draft:
         """Starts a blob that is made here, of ``size`` bytes, with room for them set aside.
@@ -247,6 +246,11 @@ class Intake:
             return promise.size
         return max(0, promise.size - found.st_blocks * 512)
 
+    def unfinished(self) -> list[str]:
+        """Returns the keys of the ingests that lie on disk."""
+        with os.scandir(self._layout.ingests) as entries:
+            return [entry.name for entry in entries if not entry.name.startswith(SCRAP)]
+
     def is_active(self, key: str) -> bool:
         """Tells whether an ingest is open."""
         return key in self._active
@@ -269,7 +273,9 @@ class Intake:
             raise StoreDamaged(reason=f"blob {came.sha256} vanished as it was committed")
         now = self._clock.wall()
         mono = self._clock.monotonic()
-        with self._catalog.write() as db:
+        # What is small costs less to fetch again than a sync for which all other files wait; the
+        # manifest's is one for all of them.
+        with self._catalog.write(durable=came.size >= JOURNAL_BEFORE_COMMIT) as db:
             if self._bytes is not None and listing.recorded(self._catalog, came.sha256) is None:
                 self._bytes += came.size
             records.put_blob(db, records.BlobRow(came.sha256, identity, now, now, self._boot, mono))

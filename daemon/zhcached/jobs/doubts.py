@@ -1,0 +1,83 @@
+"""Files of which bytes were taken back lately: whoever resumes one may hold wrong bytes of it.
+
+A client was given bytes before the file was proven, went away, and comes back for the rest; had
+the first bytes been wrong, it would end with a wrong file. So for a while nobody may resume such a
+file. This is kept on disk: a restart of the daemon must not make it forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from zhcached.clock import Clock
+from zhcached.store import files
+from zhcached.store.store import Store
+
+LIFE_S = 3600.0
+
+
+class _Kept(msgspec.Struct):
+    """``times`` is by key, in seconds since the epoch; ``is_clean`` after an orderly end."""
+
+    is_clean: bool = False
+    times: dict[str, float] = {}
+
+
+class Doubts:
+    """Thread-safe.
+
+    Args:
+        store: Tells when bytes are taken back.
+        clock: The time.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._clock = clock
+        self._path = store.layout.root / "taken-back.json"
+        self._lock = threading.Lock()
+        kept = self._read()
+        self._times = kept.times
+        if not kept.is_clean:
+            # Of what came last nothing was made durable; it may come anew from another source.
+            now = clock.wall()
+            self._times.update(dict.fromkeys(store.intake.unfinished(), now))
+        if kept.is_clean or self._times:
+            self._write(is_clean=False)
+        store.intake.on_discard = self.add
+
+    def has(self, key: str) -> bool:
+        """Tells whether bytes of a key were taken back lately."""
+        at = self._times.get(key)
+        return at is not None and abs(self._clock.wall() - at) < LIFE_S
+
+    def add(self, key: str) -> None:
+        """Bytes of a key are taken back.
+
+        Raises:
+            NoSpace: No room.
+            ZhcacheError: The disk failed.
+        """
+        with self._lock:
+            self._times[key] = self._clock.wall()
+            self._write(is_clean=False)
+
+    def close(self) -> None:
+        """An orderly end: all ingests are closed, and what they hold is durable."""
+        with self._lock:
+            self._write(is_clean=True)
+
+    def _write(self, *, is_clean: bool) -> None:
+        self._times = {key: at for key, at in self._times.items() if self.has(key)}
+        record = msgspec.json.encode(_Kept(is_clean, self._times))
+        files.write_durably(self._path, record, 0o600)
+
+    def _read(self) -> _Kept:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            # A store without one was never served from.
+            return _Kept(is_clean=True)
+        except msgspec.DecodeError:
+            return _Kept()
