@@ -1,7 +1,9 @@
-"""``zhcache import PATH``: take in what other tools have downloaded already."""
+"""``zhcache import PATH...``: take in what other tools have downloaded already."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +15,8 @@ from zhcache.cli.outcomes import Outcomes
 from zhcache.cli.prefetch import show_result
 from zhcache.errors import UsageError
 from zhcache.i18n import mark
+from zhcache.progress import size
+from zhcache.protocol.messages import DiskUse, PrefetchResult, Space
 from zhcache.results import result_of
 
 
@@ -24,7 +28,9 @@ from zhcache.results import result_of
         " model in one .safetensors file; it stays as it is."
     ),
 )
-@click.argument("folder", metavar="PATH", type=click.Path(path_type=Path))
+@click.argument(
+    "places", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--repo",
     cls=Option,
@@ -47,33 +53,91 @@ from zhcache.results import result_of
 @pass_session
 def command(
     session: Session,
-    folder: Path,
+    places: Sequence[Path],
     repo: str | None,
     revision: str | None,
     like: str | None,
     output: Output,
 ) -> int:
-    """Imports each snapshot found, or the model in a file."""
+    """Imports each snapshot found, or the model in a file, and tells what that did to the disk."""
     outcomes = Outcomes(session, output)
-    place = folder.expanduser().absolute()
-    if place.is_file():
-        with outcomes.attempt():
-            job = session.client.import_checkpoint(place, repo=repo, like=like, revision=revision)
-            show_result(result_of(attend(session, job, output)), output)
-        return outcomes.exit_code
-    if like is not None:
-        raise UsageError("--like is for a file, and {path} is none", path=folder)
-    for found in find(place, repo=repo, revision=revision):
-        with outcomes.attempt():
-            _take(session, found, output)
+    before: Space | None = None
+    disks: list[DiskUse] = []
+    for place in (place.expanduser().absolute() for place in places):
+        with outcomes.attempt(is_last=False):
+            for take in _takings(session, place, repo, revision, like):
+                with outcomes.attempt():
+                    before = before or session.client.space()
+                    result = take(output)
+                    show_result(result, output)
+                    disks += [result.disk] if result.disk else []
+    if before is not None and disks:
+        _tell(disks, before, session.client.space(), output)
     return outcomes.exit_code
 
 
-def _take(session: Session, found: Found, output: Output) -> None:
+_Take = Callable[[Output], PrefetchResult]
+
+
+def _takings(
+    session: Session,
+    place: Path,
+    repo: str | None,
+    revision: str | None,
+    like: str | None,
+) -> list[_Take]:
+    """Returns what takes in the model in a file, or each snapshot in a folder.
+
+    Raises:
+        UsageError: An option is not for it.
+        NotFound: There is nothing.
+    """
+    if place.is_file():
+        return [partial(_take_file, session, place, repo, revision, like)]
+    if like is not None:
+        raise UsageError("--like is for a file, and {path} is none", path=place)
+    return [partial(_take, session, found) for found in find(place, repo=repo, revision=revision)]
+
+
+def _take_file(
+    session: Session,
+    place: Path,
+    repo: str | None,
+    revision: str | None,
+    like: str | None,
+    output: Output,
+) -> PrefetchResult:
+    job = session.client.import_checkpoint(place, repo=repo, like=like, revision=revision)
+    return result_of(attend(session, job, output))
+
+
+def _take(session: Session, found: Found, output: Output) -> PrefetchResult:
     for path in found.skipped:
         output.say(
             mark("{repo}: {path} cannot be read and is left out"), repo=found.repo, path=path
         )
     files = [real for _, real, _ in found.files]
     job = session.client.import_folder(found.request(), files)
-    show_result(result_of(attend(session, job, output)), output)
+    return result_of(attend(session, job, output))
+
+
+def _tell(disks: Sequence[DiskUse], before: Space, after: Space, output: Output) -> None:
+    added, shared = sum(disk.added for disk in disks), sum(disk.shared for disk in disks)
+    output.say(
+        mark("Found {found}: {here} were in the store already, {added} are new in it."),
+        found=size(sum(disk.found for disk in disks)),
+        here=size(sum(disk.here for disk in disks)),
+        added=size(added),
+    )
+    if added:
+        output.say(
+            mark("Of what is new {shared} take no room: they share the originals' place on disk."),
+            shared=size(shared),
+        )
+    output.say(
+        mark("The store: {before} before, {after} now. Free: {free_before} before, {free} now."),
+        before=size(before.bytes_blobs),
+        after=size(after.bytes_blobs),
+        free_before=size(before.bytes_free),
+        free=size(after.bytes_free),
+    )

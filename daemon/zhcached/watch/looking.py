@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from zhcache.errors import ZhcacheError
+from zhcache.i18n import mark
 from zhcached.clock import Clock
 from zhcached.store.layout import remote_name
 from zhcached.watch import beneath, whole
@@ -151,7 +152,7 @@ class Looking:
 def _check_local(root: int) -> None:
     if name := remote_name(root):
         raise NoNotices(
-            "it lies on {name}, which tells of no changes: it is looked at every so often",
+            mark("it lies on {name}, which tells of no changes: they are looked for"),
             name=name,
         )
 

@@ -24,6 +24,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from zhcache.errors import Busy
+from zhcache.i18n import mark
 
 _SELF = (
     InotifyConstants.IN_DELETE_SELF
@@ -167,12 +168,12 @@ class _Place:
 def _spent(error: OSError) -> NoNotices:
     if error.errno == errno.EMFILE:
         return NoNotices(
-            "the kernel has no inotify instance left for uid {uid}: it is looked at every so often",
-            hint="raise fs.inotify.max_user_instances with sysctl",
+            mark("the kernel has no inotify instance left for uid {uid}: changes are looked for"),
+            hint=mark("raise fs.inotify.max_user_instances with sysctl, and restart the daemon"),
             uid=os.geteuid(),
         )
     return NoNotices(
-        "the kernel has no inotify watch left for uid {uid}: it is looked at every so often",
-        hint="raise fs.inotify.max_user_watches with sysctl",
+        mark("the kernel has no inotify watch left for uid {uid}: changes are looked for"),
+        hint=mark("raise fs.inotify.max_user_watches with sysctl, and restart the daemon"),
         uid=os.geteuid(),
     )

@@ -119,9 +119,7 @@ def judge(
     if (error := whole.lacking(model, read)) is not None:
         # Rights may change without a trace in what is compared.
         judged_for = rest.fingerprint if isinstance(error, Incomplete) else ""
-        return Judged(
-            Standing(model, rest, "waiting", error, commit=commit, judged=judged_for)
-        )
+        return Judged(Standing(model, rest, "waiting", error, commit=commit, judged=judged_for))
     failures = before.failures if before and before.judged == rest.fingerprint else 0
     return Judged(Standing(model, rest, "taking", commit=commit, failures=failures), is_ready=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from zhcache.caches import FOREIGN_NAMES
 from zhcache.errors import UsageError
+from zhcache.i18n import mark
 from zhcache.protocol.names import MAX_DEPTH
 from zhcached.store.blobs import Identity
 from zhcached.watch import beneath
@@ -136,13 +137,13 @@ def _check(tree: Tree, limits: tuple[int, int], waiting: int = 0) -> None:
     entries, folders = limits
     if len(tree.files) + len(tree.links) + len(tree.odd) > entries:
         raise TooMuch(
-            "there are more than {count} files in it, the most that are looked at",
-            hint="watch the folders in it that hold models, one by one",
+            mark("there are more than {count} files in it, the most that are looked at"),
+            hint=mark("watch the folders in it that hold models, one by one"),
             count=entries,
         )
     if len(tree.folders) + waiting > folders:
         raise TooMuch(
-            "there are more than {count} folders in it, the most that are looked at",
-            hint="watch the folders in it that hold models, one by one",
+            mark("there are more than {count} folders in it, the most that are looked at"),
+            hint=mark("watch the folders in it that hold models, one by one"),
             count=folders,
         )
