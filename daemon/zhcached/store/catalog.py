@@ -196,8 +196,12 @@ class Catalog:
             self._db = self._open()
 
     @contextlib.contextmanager
-    def write(self) -> Generator[Database]:
+    def write(self, *, durable: bool = True) -> Generator[Database]:
         """One IMMEDIATE transaction; what is read inside still holds at its end.
+
+        Args:
+            durable: Survives a power cut once this ends. If not, it does once a later one does:
+                the log is synced from its beginning, and everybody waits while it is.
 
         Raises:
             NoSpace: No room.
@@ -208,14 +212,19 @@ class Catalog:
             if self._db.conn.in_transaction:  # inside another write() of this thread
                 yield self._db
                 return
-            self._db.conn.execute("BEGIN IMMEDIATE")
             try:
+                if not durable:
+                    self._db.conn.execute("PRAGMA synchronous=NORMAL")
+                self._db.conn.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.conn.execute("COMMIT")
             except BaseException:
                 if self._db.conn.in_transaction:
                     self._db.conn.execute("ROLLBACK")
                 raise
+            finally:
+                if not durable:
+                    self._db.conn.execute("PRAGMA synchronous=FULL")
 
     @contextlib.contextmanager
     def read(self) -> Generator[sqlite3.Connection]:

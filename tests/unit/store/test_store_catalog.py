@@ -173,3 +173,18 @@ def test_catalog_never_mends_a_damaged_file_in_place(tmp_path):
         catalog = Catalog(tmp_path / "index.sqlite")
         assert catalog.set_aside == tmp_path / f"index.sqlite.damaged-{number}"
         catalog.close()
+
+
+def test_write_that_need_not_last_leaves_later_ones_as_lasting_as_before(store):
+    catalog = store.catalog
+
+    def level():
+        return catalog.rows("PRAGMA synchronous")[0][0]
+
+    full = level()
+    with catalog.write(durable=False):
+        assert level() < full
+    assert level() == full
+    with pytest.raises(ZeroDivisionError), catalog.write(durable=False):
+        raise ZeroDivisionError
+    assert level() == full
