@@ -33,8 +33,8 @@ WEIGHTS = random.Random(7).randbytes(3 * 2**20 + 11)
 FILES = {"model_index.json": CONFIG, "unet/model.safetensors": WEIGHTS}
 
 
-def sources_of(hubs):
-    return [SourceConfig(hub.name, "huggingface", hub.url) for hub in hubs]
+def sources_of(hubs, **options):
+    return [SourceConfig(hub.name, "huggingface", hub.url, **options) for hub in hubs]
 
 
 @dataclass
@@ -59,12 +59,14 @@ class Front:
         tls=None,
         stall_s=60,
         header_s=10,
+        store=None,
+        source=None,
         **serve,
     ):
         self.clock = clock or SystemClock()
-        self.store = open_store(root, self.clock)
+        self.store = open_store(root, self.clock, **(store or {}))
         self.config = ServeConfig(**serve)
-        configs = sources_of(hubs)
+        configs = sources_of(hubs, **(source or {}))
         limits = {
             "stall": 0.3,
             "min_rate": 1024,
@@ -77,7 +79,7 @@ class Front:
         self.health = Health(self.store.catalog, configs, self.clock)
         self.fetcher = Fetcher(self.store, self.transport, self.download, self.health)
         self.pulls = Pulls(
-            self.fetcher, build(configs, self.transport, {}), {}, self.clock, self.config
+            self.fetcher, build(configs, self.transport), {}, self.clock, self.config
         )
         self.context = Context(
             self.pulls, self.store, self.config, self.clock, Pace(self.config.rate, self.clock)
@@ -108,6 +110,13 @@ class Front:
         """Returns the manifest that is published of the repository, if any."""
         try:
             return self.store.resolve(self.repo, revision)
+        except NotFound:
+            return None
+
+    def published(self, repo):
+        """Returns the newest manifest of a repository, whole or not."""
+        try:
+            return self.store.resolve(repo, None)
         except NotFound:
             return None
 

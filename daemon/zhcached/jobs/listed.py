@@ -30,7 +30,7 @@ from zhcached.store.digest import Promise
 from zhcached.store.snapshots import Manifest
 
 PATIENCE_S = 5.0
-FAILED_S = 15.0
+FAILED_S = 5.0
 """A failure is told again for so long without asking anew."""
 
 MAX_REMEMBERED = 512

@@ -1,6 +1,7 @@
 """Sources that send wrong bytes: no client ends with a wrong file, whatever it does next."""
 
 import pytest
+
 from demohub.hub import Hub
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 

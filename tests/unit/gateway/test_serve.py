@@ -5,8 +5,10 @@ import signal
 import socket
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 import pytest
+
 from demohub.hub import Hub
 from harness.daemon import Daemon, source, until
 from harness.gatewaykit import FILES, REPO, WEIGHTS
@@ -61,6 +63,23 @@ def test_in_the_foreground_until_it_is_interrupted(daemon, number):
     until(lambda: not daemon.json("serve", "--status")["serving"], "it stopped")
     with pytest.raises(urllib.error.URLError):
         fetch(told["url"])
+
+
+def test_two_hundred_slow_readers_do_not_hold_up_the_api(daemon):
+    process, told = serving(daemon)
+    host, _, port = told["listen"].rpartition(":")
+    ask = f"GET /{REPO}/resolve/main/{LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    assert fetch(told["url"]) == WEIGHTS
+    with ExitStack() as lines:
+        for _ in range(200):
+            line = lines.enter_context(socket.socket())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect((host, int(port)))
+            line.sendall(ask)
+        until(lambda: daemon.json("serve", "--status")["clients"] >= 200, "all are there")
+        assert daemon.json("ls")["snapshots"]
+        assert fetch(told["url"]) == WEIGHTS
+    assert ends(process, signal.SIGTERM) == 130
 
 
 def test_one_at_a_time_and_the_port_may_be_taken(daemon):
