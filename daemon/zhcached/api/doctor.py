@@ -129,6 +129,8 @@ def _strangers(services: Services) -> Iterator[Check]:
 
 
 def _watched(services: Services) -> Iterator[Check]:
+    for problem in services.watching.problems:
+        yield Check(name="watched", status="bad", detail=problem.message, fix=problem.hint)
     for folder in services.watching.all():
         name = f"watched {folder.folder}"
         if folder.reason is not None:

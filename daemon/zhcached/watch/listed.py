@@ -9,9 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, UsageError, ZhcacheError
 from zhcache.protocol.names import printable
-from zhcached.errors import StoreDamaged
 from zhcached.store import files
 
 MAX_FOLDERS = 64
@@ -30,14 +29,15 @@ class Listed:
         root: The store's root.
         configured: Folders that the configuration names.
 
-    Raises:
-        StoreDamaged: The list cannot be read.
+    ``damaged`` says that the list could not be read. It is kept under another name then: a daemon
+    that did not start for it would be the greater loss.
     """
 
     def __init__(self, root: Path, configured: tuple[str, ...]) -> None:
         self._root = root
         self._path = root / "watch.json"
         self.configured = tuple(Path(folder) for folder in configured)
+        self.damaged: ZhcacheError | None = None
         self._added = self._read()
 
     def _read(self) -> list[Path]:
@@ -46,7 +46,15 @@ class Listed:
         except FileNotFoundError:
             return []
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StoreDamaged(reason=f"{self._path}: {error}") from error
+            aside = self._path.with_name("watch.json.damaged")
+            self._path.replace(aside)
+            self.damaged = IntegrityError(
+                "the list of watched folders was damaged ({reason}) and is begun anew",
+                hint="the old one is {file}: `zhcache watch add` what it names",
+                reason=error,
+                file=aside,
+            )
+            return []
         return [Path(folder) for folder in kept.folders]
 
     def all(self) -> list[Path]:

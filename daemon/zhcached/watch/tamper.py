@@ -39,7 +39,7 @@ class Guard:
     Args:
         store: Whose files.
         notices: Where the kernel tells of changes.
-        lost: Called on the loop with each blob that is gone or was damaged.
+        lost: Called in a thread with each blob that is gone or was damaged.
         rest_s: From a notice to the look.
         sweep_s: Between two looks at every inode.
     """
@@ -90,8 +90,7 @@ class Guard:
                 except TimeoutError:
                     self._must_sweep = True
                 self._told.clear()
-                for sha256 in await asyncio.to_thread(self._look):
-                    self._on_lost(sha256)
+                await asyncio.to_thread(self._look)
         finally:
             for group in (self._blob_group, self._view_group):
                 if group is not None:
@@ -148,25 +147,26 @@ class Guard:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._told.set)
 
-    def _look(self) -> list[str]:
-        """Judges what was touched; returns the blobs that are lost."""
+    def _look(self) -> None:
+        """Judges what was touched, and says which blobs are lost."""
         with self._lock:
             blobs, self._blobs = self._blobs, set()
             repos, self._repos = self._repos, set()
             sweeps, self._must_sweep = self._must_sweep, False
-        lost: list[str] = []
         try:
             if sweeps:
                 blobs |= self._disagreeing()
                 repos |= {repo.folder for repo in self._store.manifests.repos()}
-            lost = [sha256 for sha256 in sorted(blobs) if self._judge(sha256)]
+            for sha256 in sorted(blobs):
+                if self._judge(sha256):
+                    self._on_lost(sha256)
             for name in sorted(repos):
                 self._mend(name)
             if repos:
                 self._follow_view()
-        except (ZhcacheError, OSError) as error:
-            log.warning("guard.failed", error=str(error))
-        return lost
+        except Exception:
+            # A defect, or a disk that fails: neither ends the guard.
+            log.exception("guard.failed")
 
     def _disagreeing(self) -> set[str]:
         """Returns the blobs whose inode is not as it was recorded, and those nobody recorded."""

@@ -124,7 +124,12 @@ class Tended:
             while True:
                 self._dirty.clear()
                 began = self._context.clock.monotonic()
-                wait_s = await self._once()
+                try:
+                    wait_s = await self._once()
+                except Exception:
+                    # A defect, or a disk that fails: neither ends the watch.
+                    log.exception("watch.defect", folder=str(self.folder))
+                    wait_s = self._context.config.poll
                 took_s = self._context.clock.monotonic() - began
                 await self._wait(wait_s)
                 # A folder that never rests is not looked at without rest, and however long a

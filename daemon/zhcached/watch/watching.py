@@ -38,8 +38,13 @@ class Watching:
 
     def __init__(self, store: Store, jobs: Jobs, config: WatchConfig, clock: Clock) -> None:
         self._notices = Notices()
+        self.problems: list[ZhcacheError] = []
+        """What of the list of folders could not be read, for ``doctor``."""
         self.guard = Guard(store, self._notices, self._lost)
         self._listed = Listed(store.layout.root, config.folders)
+        if self._listed.damaged is not None:
+            self.problems.append(self._listed.damaged)
+            log.error("watch.list_damaged", reason=self._listed.damaged.message)
         self._context = Context(
             store=store,
             jobs=jobs,
@@ -98,6 +103,8 @@ class Watching:
             folder = await asyncio.to_thread(self._readable, text)
             if await asyncio.to_thread(self._listed.add, folder):
                 log.info("watch.added", folder=str(folder))
+            if folder not in self._tended:
+                self._refused.pop(folder, None)
                 self._begin(folder)
             return self._tended[folder].shown()
 
@@ -135,7 +142,7 @@ class Watching:
 
     def _lost(self, sha256: str) -> None:
         """Has what the store lost taken in again, where it still lies in a watched folder."""
-        for tended in self._tended.values():
+        for tended in list(self._tended.values()):
             tended.memory.forget(sha256)
             tended.wake()
 

@@ -270,3 +270,17 @@ def test_nothing_is_taken_in_before_it_rests(tmp_path, folder):
     with watching(tmp_path / "store", folder, settle=3600.0) as watched:
         watched.wait("tiny", "settling")
         assert watched.jobs_done() == 0
+
+
+def test_damaged_list_is_set_aside_and_told(tmp_path, folder):
+    with watching(tmp_path / "store", folder):
+        pass
+    (tmp_path / "store" / "watch.json").write_text('{"folders": [')
+    with watching(tmp_path / "store") as watched:
+        assert watched.call(watched.watching.all) == []
+        (problem,) = watched.watching.problems
+        assert "watch.json.damaged" in problem.hint
+        watched.add(folder)
+    with watching(tmp_path / "store") as watched:
+        assert watched.folder().folder == str(folder)
+        assert watched.watching.problems == []
