@@ -1,4 +1,4 @@
-"""Recognises what other tools left on the disk: Hugging Face and ModelScope caches, plain folders.
+"""Recognises models on the disk: caches of Hugging Face and ModelScope, disks of ours, folders.
 
 Reads names, links and sizes, never contents; ModelScope's own records there are pickles and are
 not opened at all. Layouts: huggingface_hub ``models--O--N/{refs,snapshots,blobs}``; modelscope
@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from zhcache.errors import NotFound, UsageError, ZhcacheError
-from zhcache.protocol.messages import ImportFile, ImportRequest
+from zhcache import disk
+from zhcache.errors import IntegrityError, NotFound, UsageError, ZhcacheError
+from zhcache.protocol.messages import ImportFile, ImportRequest, LockedRepo
 from zhcache.protocol.names import RepoId, is_commit, parse_path, parse_repo, parse_revision
 
 FOREIGN_NAMES = frozenset(
@@ -37,6 +38,8 @@ class Found:
         is_linkable: Whether all files are blobs of a content-addressed cache, which nobody
             writes in place, so that a hard link may stand in for a copy.
         skipped: What cannot be taken, as shown to the user.
+        lock: What the files must be, where that is known.
+        is_pinned: The user has the lock from elsewhere than the files.
     """
 
     repo: RepoId
@@ -45,6 +48,30 @@ class Found:
     files: list[tuple[str, Path, int]] = field(default_factory=list)
     is_linkable: bool = False
     skipped: list[str] = field(default_factory=list)
+    lock: LockedRepo | None = None
+    is_pinned: bool = False
+
+    def held_to(self, lock: LockedRepo) -> Found:
+        """Returns the same, held to a lock that the user has from elsewhere.
+
+        Raises:
+            IntegrityError: A file that the lock names is not there.
+        """
+        here = {path for path, _, _ in self.files}
+        for file in lock.files:
+            if file.path not in here:
+                raise IntegrityError(
+                    "{path} of {repo}, which the lock names, is not there",
+                    hint="nothing of the model was taken in",
+                    path=file.path,
+                    repo=self.repo,
+                )
+        named = {file.path for file in lock.files}
+        files = [file for file in self.files if file[0] in named]
+        revision = self.revision or _branch(lock)
+        return replace(
+            self, commit=lock.commit, revision=revision, files=files, lock=lock, is_pinned=True
+        )
 
     def request(self) -> ImportRequest:
         """Returns the head of the import."""
@@ -54,6 +81,8 @@ class Found:
             revision=self.revision,
             files=[ImportFile(path=path, size=size) for path, _, size in self.files],
             link=self.is_linkable,
+            lock=self.lock,
+            pinned=self.is_pinned,
         )
 
 
@@ -67,12 +96,13 @@ def find(folder: Path, *, repo: str | None = None, revision: str | None = None) 
 
     Raises:
         NotFound: No such folder, or nothing in it.
-        UsageError: A plain folder and no name for it.
+        UsageError: A plain folder and no name for it, or a disk's lock is none.
+        IntegrityError: A disk lacks files that its lock names.
     """
     if not folder.is_dir():
         raise NotFound("there is no folder {folder}", folder=folder)
     wanted = parse_repo(repo) if repo is not None else None
-    known = list(_hugging_face(folder)) or list(_modelscope(folder))
+    known = list(_disk(folder)) or list(_hugging_face(folder)) or list(_modelscope(folder))
     if known:
         found = [snapshot for snapshot in known if wanted in (None, snapshot.repo)]
     elif wanted is not None:
@@ -87,6 +117,24 @@ def find(folder: Path, *, repo: str | None = None, revision: str | None = None) 
     if not found:
         raise NotFound("nothing in {folder} can be imported", folder=folder)
     return found
+
+
+# --- disks --------------------------------------------------------------------------------------
+
+
+def _disk(folder: Path) -> Iterator[Found]:
+    for locked in disk.read_lock(folder):
+        if (missing := disk.missing(folder, locked)) is not None:
+            raise missing
+        repo = parse_repo(locked.repo)
+        found = Found(repo, commit=locked.commit, revision=_branch(locked), lock=locked)
+        place = disk.folder_of(folder, locked.repo, locked.commit)
+        found.files = [(f.path, place / f.path, f.size) for f in locked.files]
+        yield found
+
+
+def _branch(lock: LockedRepo) -> str | None:
+    return None if is_commit(lock.revision) else lock.revision
 
 
 # --- Hugging Face -------------------------------------------------------------------------------

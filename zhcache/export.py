@@ -83,9 +83,9 @@ def export(snapshot: Path, files: Sequence[SnapshotFile], target: Path) -> Expor
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
-        raise _explained(error, target) from error
+        raise explained(error, target) from error
     return done
 
 
@@ -96,7 +96,7 @@ def _one(snapshot: Path, file: SnapshotFile, staging: Path, done: Exported) -> N
     try:
         source = (snapshot / file.path).open("rb")
     except FileNotFoundError:
-        raise _damaged(file) from None
+        raise damaged(file.path) from None
     with source, goal.open("xb") as sink:
         if _clone(sink.fileno(), source.fileno()):
             done.bytes_cloned += file.size
@@ -105,7 +105,7 @@ def _one(snapshot: Path, file: SnapshotFile, staging: Path, done: Exported) -> N
         sink.flush()
         os.fsync(sink.fileno())
         if os.fstat(sink.fileno()).st_size != file.size:
-            raise _damaged(file)
+            raise damaged(file.path)
     done.files += 1
     done.bytes += file.size
 
@@ -120,13 +120,13 @@ def _clone(sink: int, source: int) -> bool:
     return True
 
 
-def _damaged(file: SnapshotFile) -> IntegrityError:
-    return IntegrityError(
-        "{file} is damaged in the store", hint="run `zhcache repair`", file=file.path
-    )
+def damaged(path: str) -> IntegrityError:
+    """Returns what to say of a file whose bytes in the store are not what they were."""
+    return IntegrityError("{file} is damaged in the store", hint="run `zhcache repair`", file=path)
 
 
-def _explained(error: OSError, target: Path) -> ZhcacheError:
+def explained(error: OSError, target: Path) -> ZhcacheError:
+    """Returns what an error of the disk under ``target`` means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace("no room for the copy at {target}", target=target)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -143,7 +143,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

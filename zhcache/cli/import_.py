@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from zhcache.caches import Found, find
+from zhcache.cli import locks
 from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.outcomes import Outcomes
@@ -49,6 +50,14 @@ from zhcache.results import result_of
     metavar="OWNER/BASE",
     help=mark("Of a file: the model whose configurations, tokenizers and scheduler it gets."),
 )
+@click.option(
+    "--lock",
+    "lock_file",
+    cls=Option,
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=mark("Accept only the commits and hashes of this lock file."),
+)
 @output_options
 @pass_session
 def command(
@@ -57,6 +66,7 @@ def command(
     repo: str | None,
     revision: str | None,
     like: str | None,
+    lock_file: Path | None,
     output: Output,
 ) -> int:
     """Imports each snapshot found, or the model in a file, and tells what that did to the disk."""
@@ -65,7 +75,7 @@ def command(
     disks: list[DiskUse] = []
     for place in (place.expanduser().absolute() for place in places):
         with outcomes.attempt(is_last=False):
-            for take in _takings(session, place, repo, revision, like):
+            for take in _takings(session, place, repo, revision, like, lock_file):
                 with outcomes.attempt():
                     before = before or session.client.space()
                     result = take(output)
@@ -85,18 +95,29 @@ def _takings(
     repo: str | None,
     revision: str | None,
     like: str | None,
+    lock_file: Path | None,
 ) -> list[_Take]:
     """Returns what takes in the model in a file, or each snapshot in a folder.
 
     Raises:
-        UsageError: An option is not for it.
+        UsageError: An option is not for it, or the lock file does not name what is there.
+        IntegrityError: What is there lacks a file that the lock names.
         NotFound: There is nothing.
     """
     if place.is_file():
+        if lock_file is not None:
+            raise UsageError("--lock is for a folder, and {path} is none", path=place)
         return [partial(_take_file, session, place, repo, revision, like)]
     if like is not None:
         raise UsageError("--like is for a file, and {path} is none", path=place)
-    return [partial(_take, session, found) for found in find(place, repo=repo, revision=revision)]
+    locked = locks.read(lock_file)
+    takings: list[_Take] = []
+    for found in find(place, repo=repo, revision=revision):
+        lock = locks.of(str(found.repo), locked, lock_file)
+        # A cache may hold other commits beside the one that is meant.
+        if lock is None or found.commit in (None, lock.commit):
+            takings.append(partial(_take, session, found if lock is None else found.held_to(lock)))
+    return takings
 
 
 def _take_file(

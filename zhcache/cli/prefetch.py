@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
+from zhcache.cli import locks
 from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.outcomes import Outcomes
@@ -17,8 +17,6 @@ from zhcache.i18n import mark, translate
 from zhcache.progress import size
 from zhcache.protocol.messages import (
     Job,
-    LockedRepo,
-    LockFile,
     PrefetchPlan,
     PrefetchRequest,
     PrefetchResult,
@@ -107,7 +105,7 @@ def command(
     dry_run: bool,
 ) -> int:
     """Fetches each repository; one result for each."""
-    locks = _locks(lock_file)
+    locked = locks.read(lock_file)
     requests = [
         PrefetchRequest(
             repo=repo,
@@ -116,11 +114,11 @@ def command(
             include=list(include),
             exclude=list(exclude),
             source=source,
-            lock=_locked(repo, locks, lock_file),
+            lock=locks.of(repo, locked, lock_file),
             only_pipeline=only_pipeline,
             allow_pickle=allow_pickle,
         )
-        for repo in repos or locks
+        for repo in repos or locked
     ]
     if not requests:
         raise UsageError("no repository is named", hint="zhcache prefetch OWNER/NAME")
@@ -214,31 +212,3 @@ def _plan_lines(plan: PrefetchPlan) -> Iterator[str]:
             size=size(planned.bytes),
             sources=", ".join(planned.sources),
         )
-
-
-def _locks(file: Path | None) -> dict[str, LockedRepo]:
-    if file is None:
-        return {}
-    try:
-        lock = msgspec.json.decode(file.read_bytes(), type=LockFile)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(
-            "{file} is not a lock file: {reason}",
-            hint="zhcache lock OWNER/NAME > FILE",
-            file=file,
-            reason=error,
-        ) from error
-    return {locked.repo: locked for locked in lock.repos}
-
-
-def _locked(repo: str, locks: dict[str, LockedRepo], file: Path | None) -> LockedRepo | None:
-    if file is None:
-        return None
-    if repo not in locks:
-        raise UsageError(
-            "the lock file {file} does not name {repo}",
-            hint="zhcache lock {repo} > {file}",
-            file=file,
-            repo=repo,
-        )
-    return locks[repo]

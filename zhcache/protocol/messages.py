@@ -72,12 +72,16 @@ class LockedFile(Message):
 
 
 class LockedRepo(Message):
-    """One repository a lock file pins to a commit and to the hashes of its files."""
+    """One repository a lock file pins to a commit and to the hashes of its files.
+
+    ``complete`` is False where files of the hub's listing were left out.
+    """
 
     repo: str
     revision: str
     commit: str
     files: list[LockedFile]
+    complete: bool = True
 
 
 class LockFile(Message):
@@ -138,8 +142,27 @@ class PrefetchPlan(Message):
     schema: int = 1
 
 
+class DiskUse(Message):
+    """What taking in files did to the disk, in bytes.
+
+    Attributes:
+        found: Of all files that were taken.
+        here: Of those, what the store had already.
+        added: What is new in the store.
+        shared: Of what is new, what takes no room: the original's own, by reflink or hard link.
+    """
+
+    found: int
+    here: int
+    added: int
+    shared: int
+
+
 class PrefetchResult(Message):
-    """What a finished prefetch brought; the last line of ``prefetch --json``."""
+    """What a finished prefetch brought; the last line of ``prefetch --json``.
+
+    Of an import ``disk`` says what it did to the disk.
+    """
 
     repo: str
     revision: str
@@ -155,6 +178,7 @@ class PrefetchResult(Message):
     variants: dict[str, VariantResult] = {}
     left_out: dict[str, str] = {}
     warnings: list[str] = []
+    disk: DiskUse | None = None
     schema: int = 1
 
 
@@ -384,6 +408,10 @@ class SourceInfo(Message):
     bytes: int = 0
     rank: int = 0
     reason: str = ""
+    reasons: list[Phrase] = []
+    planes: list[PlaneInfo] = []
+    latency: float | None = None
+    limited_until: float | None = None
 
 
 class Sources(Message):
@@ -404,10 +432,6 @@ class LeaseRequest(Message):
     revision: str | None = None
     variant: str | None = None
     device: str = "cpu"
-    reasons: list[Phrase] = []
-    planes: list[PlaneInfo] = []
-    latency: float | None = None
-    limited_until: float | None = None
 
 
 class Lease(Message):
@@ -478,6 +502,9 @@ class ImportRequest(Message):
     With ``op`` ``checkpoint`` the only file is a whole model, which becomes a pipeline. ``like``
     names the repository whose configurations, tokenizers and scheduler it gets; None leaves that to
     its kind. ``replace`` lets an earlier one of the same user's under that name give way.
+
+    ``lock`` is what the files must be; ``pinned`` says that the user has it from elsewhere than the
+    files.
     """
 
     repo: str
@@ -487,6 +514,8 @@ class ImportRequest(Message):
     link: bool = False
     like: str | None = None
     replace: bool = False
+    lock: LockedRepo | None = None
+    pinned: bool = False
     op: Literal["import", "checkpoint"] = "import"
     protocol: int = 1
 

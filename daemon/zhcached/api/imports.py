@@ -11,11 +11,19 @@ import asyncio
 import contextlib
 import socket
 import uuid
+from collections.abc import Collection
 
-from zhcache.errors import UsageError
+from zhcache.errors import IntegrityError, UsageError
 from zhcache.protocol import frames
-from zhcache.protocol.messages import ImportRequest
-from zhcache.protocol.names import check_listing, is_commit, parse_path, parse_repo, parse_revision
+from zhcache.protocol.messages import ImportRequest, LockedRepo
+from zhcache.protocol.names import (
+    RepoPath,
+    check_listing,
+    is_commit,
+    parse_path,
+    parse_repo,
+    parse_revision,
+)
 from zhcached.api.services import Services
 from zhcached.jobs import state
 from zhcached.jobs.arrivals import Arrivals
@@ -58,7 +66,23 @@ def _check(request: ImportRequest) -> None:
         raise UsageError("{commit} is not a full commit", commit=request.commit[:80])
     if not 0 < len(request.files) <= MAX_FILES:
         raise UsageError("an import has 1 to {limit} files", limit=MAX_FILES)
-    check_listing([parse_path(file.path) for file in request.files])
+    paths = [parse_path(file.path) for file in request.files]
+    check_listing(paths)
+    if request.lock is not None:
+        _check_lock(request, request.lock, set(paths))
+
+
+def _check_lock(request: ImportRequest, lock: LockedRepo, paths: Collection[RepoPath]) -> None:
+    if (lock.repo, lock.commit) != (request.repo, request.commit):
+        raise UsageError("the lock is for {repo} at {commit}", repo=lock.repo, commit=lock.commit)
+    for file in lock.files:
+        if parse_path(file.path) not in paths:
+            raise IntegrityError(
+                "{path} of {repo}, which the lock names, is not among the files",
+                hint="nothing of the model was taken in",
+                path=file.path,
+                repo=lock.repo,
+            )
     if request.op == "checkpoint" and len(request.files) != 1:
         raise UsageError("a checkpoint is one file, not {count}", count=len(request.files))
     if request.like is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from zhcache.errors import IntegrityError, NotFound, NotPermitted, UnsafeWeights
-from zhcache.protocol.messages import DiskUse, PrefetchResult
+from zhcache.protocol.messages import DiskUse, LockedRepo, PrefetchResult
 from zhcache.protocol.names import RepoId, RepoPath, parse_path, parse_repo
 from zhcached.errors import StoreDamaged
 from zhcached.jobs import state
@@ -35,6 +35,7 @@ def take_in(store: Store, incoming: Incoming, record: state.Record, control: Con
 
     Raises:
         NotPermitted: The ref it would move is a hub's or another user's.
+        IntegrityError: A file is not what the lock says that comes with it; nothing is published.
         UnsafeWeights: Weights exist only as pickle.
         UsageError: A descriptor is missing or is no plain file.
         NoSpace: The store has no room.
@@ -51,6 +52,8 @@ def take_in(store: Store, incoming: Incoming, record: state.Record, control: Con
     disk = DiskUse(found=0, here=0, added=0, shared=0)
     try:
         for path, came, is_new in _brought(store, incoming, record, control, selection):
+            if request.lock is not None:
+                _check_locked(request.lock, path, came)
             kept.append(
                 ManifestFile(path=path, size=came.size, sha256=came.sha256, trust="first-use")
             )
@@ -161,23 +164,36 @@ def _manifest(
         commit=commit,
         created=record.created,
         source=IMPORTED,
-        trust="first-use",
+        trust="pinned" if request.lock is not None and request.pinned else "first-use",
         uid=record.uid,
         files=tuple(kept),
-        # Of a hub's commit only the hub knows what belongs to it.
-        complete=request.commit is None,
+        # Of a hub's commit only the hub knows what belongs to it, or who had it from there.
+        complete=request.lock.complete if request.lock is not None else request.commit is None,
         left_out=selection.left_out,
     )
     try:
         held = store.manifests.read(parse_repo(request.repo), commit)
     except (FileNotFoundError, StoreDamaged):
         return manifest
-    if not content(manifest) <= content(held):
+    if request.lock is not None or not content(manifest) <= content(held):
         return manifest
     # What a hub brought stays a hub's: a folder that has no more than that adds nothing to it.
     paths = {file.path for file in kept}
     files = tuple(file for file in held.files if file.path in paths)
     return msgspec.structs.replace(held, files=files)
+
+
+def _check_locked(lock: LockedRepo, path: RepoPath, came: Committed) -> None:
+    """Checks one file against the lock that came with it."""
+    for file in lock.files:
+        if file.path == path and (file.size, file.sha256) == (came.size, came.sha256):
+            return
+    raise IntegrityError(
+        "{path} of {repo} is not what its lock says: it was altered, or the disk is bad",
+        hint="nothing of the model was taken in; make the disk again with `zhcache export --disk`",
+        path=path,
+        repo=lock.repo,
+    )
 
 
 def _check_ref(store: Store, repo: RepoId, ref: str, uid: int) -> None:

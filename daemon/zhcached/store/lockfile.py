@@ -46,4 +46,5 @@ def entry(
         revision=revision or lookup.name_of(catalog, repo, commit),
         commit=commit,
         files=[LockedFile(path=f.path, size=f.size, sha256=f.sha256) for f in published],
+        complete=manifest.complete,
     )
