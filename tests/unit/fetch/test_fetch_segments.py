@@ -96,6 +96,9 @@ def test_hopeless_connection_loses_everything_and_an_equal_one_what_is_fair():
     assert stolen_bytes(8 * MIB, MIB, 100 * MIB, 0.1) == 8 * MIB
     assert stolen_bytes(8 * MIB, MIB, MIB, 0.0) == 4 * MIB
     assert stolen_bytes(MIN_STEAL, MIB, MIB, 0.0) == 0
+    # What is on the way anyhow would be sent twice.
+    assert stolen_bytes(24 * MIB, 100 * MIB, 100 * MIB, 0.0) == 0
+    assert stolen_bytes(200 * MIB, 100 * MIB, 100 * MIB, 0.0) == 100 * MIB
     assert stolen_bytes(100, 0.0, MIB, 0.1) == 100
 
 
