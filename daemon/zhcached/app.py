@@ -34,11 +34,11 @@ from zhcached.convert.single import Checkpoints
 from zhcached.convert.variants import Variants
 from zhcached.gateway.gateway import Gateway
 from zhcached.jobs.follow import Follows
-from zhcached.jobs.followed import Ledger
 from zhcached.jobs.following import Following
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.imports import derived_commit
+from zhcached.jobs.ledger import Ledger
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher

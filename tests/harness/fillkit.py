@@ -38,6 +38,11 @@ class Control:
     def go(self) -> None:
         (self.folder / "go").touch()
 
+    def reset(self) -> None:
+        """Workers behave from now on, and are counted anew."""
+        for name in ("do", "go", "starts"):
+            (self.folder / name).unlink(missing_ok=True)
+
     @property
     def starts(self) -> list[list[str]]:
         noted = self.folder / "starts"

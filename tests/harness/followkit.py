@@ -11,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
+
 from harness.convertkit import ConvertLauncher, variants_of
 from harness.fillkit import Control
 from harness.storekit import Clock, open_store
@@ -21,10 +23,10 @@ from zhcached.config import DownloadConfig, FollowConfig, SourceConfig
 from zhcached.convert.pickled import Pickles
 from zhcached.jobs import state
 from zhcached.jobs.follow import Follows
-from zhcached.jobs.followed import Ledger
 from zhcached.jobs.following import Following
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
+from zhcached.jobs.ledger import Ledger
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.prefetch import Prefetcher, key_of
 from zhcached.jobs.queue import Jobs
@@ -130,11 +132,14 @@ class Front:
         return self.call(self.following.unfollow(repo, uid, may_all=may_all))
 
     def state(self, repo: str) -> Followed:
-        (found,) = [one for one in self.call(self._all()) if one.repo == repo]
+        (found,) = [one for one in self.all() if one.repo == repo]
         return found
 
-    async def _all(self):
-        return self.following.all()
+    def all(self) -> list[Followed]:
+        async def ask():
+            return self.following.all()
+
+        return self.call(ask())
 
     def all_jobs(self):
         async def ask():
@@ -142,9 +147,10 @@ class Front:
 
         return self.call(ask())
 
-    def fetches(self):
-        """Returns the jobs of followed models, the newest first."""
-        return [job for job in self.all_jobs() if job.revision and len(job.revision) == 40]
+    def fetches(self, repo: str):
+        """Returns the jobs that following began for a model, the newest first."""
+        jobs = [job for job in self.all_jobs() if job.repo == repo]
+        return [job for job in jobs if job.revision and len(job.revision) == 40]
 
     def prefetch(self, repo: str, uid: int = 99, **said):
         """Fetches as a user does, and waits."""
@@ -163,6 +169,11 @@ class Front:
 
     def wake(self) -> None:
         self.loop.call_soon_threadsafe(self.follows.wake)
+
+    def hours(self, text: str) -> None:
+        """Sets ``[follow] hours``."""
+        self.follows.config = msgspec.structs.replace(self.config, hours=text)
+        self.wake()
 
     def at(self, minute: int) -> None:
         self.minute = minute

@@ -13,54 +13,31 @@ import random
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from zhcache.errors import Cancelled, ZhcacheError
-from zhcache.i18n import mark
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ErrorInfo, Job
 from zhcached.clock import Clock
 from zhcached.config import FollowConfig
 from zhcached.config.hours import is_open, minute_of_day
-from zhcached.jobs import schedule, state
-from zhcached.jobs.followed import Entry, Ledger
+from zhcached.jobs import schedule
+from zhcached.jobs.fetches import Fetch, Fetches
+from zhcached.jobs.followed import Entry
+from zhcached.jobs.ledger import Ledger
 from zhcached.jobs.look import Seen, look
 from zhcached.jobs.outdated import prune
 from zhcached.jobs.prefetch import Prefetcher
-from zhcached.jobs.queue import MAX_REFRESHES, Jobs
+from zhcached.jobs.queue import Jobs
 from zhcached.store.store import Store
 
 MAX_LOOKS = 2
-MAX_PAST = 100
 LONGEST_SLEEP_S = 20.0
 """After which a clock that was put forward, or the hours, are noticed at the latest."""
 
-CLOSED = mark("waits for the hours at which followed models are fetched")
-TURN = mark("waits until other followed models are fetched")
-
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class Fetch:
-    """The unfinished job of one followed model.
-
-    Attributes:
-        job: Its id.
-        task: What it does.
-        vouchers: The sources that named its commit.
-        runs: Whether it may run; otherwise it rests.
-        is_ours: It was ended from here, so its end is no failure.
-    """
-
-    job: str
-    task: state.Refresh
-    vouchers: tuple[str, ...] = ()
-    runs: bool = False
-    is_ours: bool = False
 
 
 class Follows:
@@ -91,10 +68,9 @@ class Follows:
     ) -> None:
         self.ledger = ledger
         self.config = config
-        self.fetches: dict[str, Fetch] = {}
+        self.fetches = Fetches(jobs, ledger, store, self._spawn, self._over, self.wake)
         self.looking: set[str] = set()
         self._clock = clock
-        self._jobs = jobs
         self._store = store
         self._prefetcher = prefetcher
         self._draw = draw
@@ -142,10 +118,10 @@ class Follows:
     def step(self) -> float:
         """Begins what is due, and returns after how many seconds something may be again."""
         now = self._clock.wall()
-        self._take_turns(is_open=is_open(self.config.hours, self._minute(now)))
+        self.fetches.take_turns(is_open=is_open(self.config.hours, self._minute(now)))
         left_s = LONGEST_SLEEP_S
         for entry in self.ledger.all():
-            fetch = self.fetches.get(entry.repo)
+            fetch = self.fetches.find(entry.repo)
             if entry.repo in self.looking or (fetch is not None and fetch.runs):
                 continue
             due = schedule.believed(entry.due, now, self.every(entry), self.config.jitter)
@@ -166,36 +142,13 @@ class Follows:
             log.exception("follow.defect")
             return LONGEST_SLEEP_S
 
-    async def drop_fetch(self, repo: str) -> None:
-        """Ends the job of a model, if there is one; what came of it is kept."""
-        fetch = self.fetches.pop(repo, None)
-        if fetch is not None:
-            fetch.is_ours = True
-            await self._jobs.cancel(fetch.job, uid=-1, may_all=True)
-
     async def _begin(self) -> None:
         """Takes up what an earlier daemon left, its looks one after the other."""
         now = self._clock.wall()
-        for record in self._jobs.refreshes():
-            assert isinstance(record.task, state.Refresh)
-            entry = self.ledger.find(record.repo)
-            self._attend(record.repo, Fetch(record.id, record.task))
-            if entry is None or entry.request != record.task.request:
-                await self.drop_fetch(record.repo)
+        await self.fetches.restore()
         late = sorted((e for e in self.ledger.all() if e.due <= now), key=lambda entry: entry.due)
         missed = {entry.repo: self.every(entry) for entry in late}
         self.ledger.reschedule(schedule.spread(missed, now, self._draw))
-
-    def _take_turns(self, *, is_open: bool) -> None:
-        running = sum(fetch.runs for fetch in self.fetches.values())
-        for fetch in self.fetches.values():
-            if fetch.runs and not is_open:
-                self._jobs.rest(fetch.job, CLOSED)
-                fetch.runs = False
-            elif not fetch.runs and is_open and running < MAX_REFRESHES:
-                fetch.runs = True
-                running += 1
-                self._spawn(self._jobs.resume(fetch.job))
 
     async def _look(self, entry: Entry) -> None:
         try:
@@ -240,58 +193,30 @@ class Follows:
         if current is None or current.request != entry.request:
             return
         log.info("follow.looked", repo=entry.repo, commit=seen.commit, news=seen.is_wanting)
-        due = now + self._pause(current)
         if seen.is_wanting:
-            await self._fetch(current, seen)
-            looked = lambda e: msgspec.structs.replace(e, looked=now, due=due)  # noqa: E731
-            await self._note(entry.repo, looked)
+            await self.fetches.begin(current, seen)
+            await self._note(entry.repo, lambda e: self._looked(e, now))
             return
-        await self.drop_fetch(entry.repo)
+        await self.fetches.drop(entry.repo)
         await self._fresh(entry.repo, seen.commit, seen.vouchers, looked=now)
 
-    async def _fetch(self, entry: Entry, seen: Seen) -> None:
-        task = state.Refresh(entry.request, seen.commit, seen.is_git, seen.was)
-        under_way = self.fetches.get(entry.repo)
-        if under_way is not None and (under_way.runs or under_way.task == task):
-            return
-        await self.drop_fetch(entry.repo)
-        manifest = self._store.layout.manifest(entry.repo_id, seen.commit)
-        if not await asyncio.to_thread(manifest.exists):
-            # Before the job: what it brings must never be taken for a user's own.
-            await self._note(entry.repo, lambda e: _with_brought(e, seen.commit))
-        job = await self._jobs.submit(task, f"refresh {entry.repo}", entry.uid, rests=TURN)
-        self._attend(entry.repo, Fetch(job.id, task, seen.vouchers))
-
-    def _attend(self, repo: str, fetch: Fetch) -> None:
-        self.fetches[repo] = fetch
-        self._spawn(self._until_over(repo, fetch))
-        self.wake()
-
-    async def _until_over(self, repo: str, fetch: Fetch) -> None:
-        last: Job | None = None
-        async for picture in self._jobs.follow(fetch.job):
-            last = picture
-        if fetch.is_ours or last is None:
-            return
-        self.fetches.pop(repo, None)
-        if last.state == "done":
-            await self._brought(repo, fetch)
-        else:
-            stopped = Cancelled("its fetch was cancelled; the next look begins another")
-            await self._failed(repo, last.error or to_info(stopped))
-        self.wake()
-
-    async def _brought(self, repo: str, fetch: Fetch) -> None:
+    async def _over(self, repo: str, fetch: Fetch, job: Job) -> None:
         entry = self.ledger.find(repo)
         if entry is None:
             return
-        refs = await asyncio.to_thread(self._store.manifests.refs, entry.repo_id)
-        if refs.get(entry.ref) == fetch.task.commit:
+        if job.state != "done":
+            stopped = Cancelled("its fetch was cancelled; the next look begins another")
+            await self._failed(repo, job.error or to_info(stopped))
+        elif await self._means(entry) == fetch.task.commit:
             await self._fresh(repo, fetch.task.commit, fetch.vouchers, was=fetch.task.was)
         else:
             # Somebody moved the ref meanwhile: what it means now is for the next look to tell.
             now = self._clock.wall()
             await self._note(repo, lambda e: msgspec.structs.replace(e, due=now))
+
+    async def _means(self, entry: Entry) -> str | None:
+        refs = await asyncio.to_thread(self._store.manifests.refs, entry.repo_id)
+        return refs.get(entry.ref)
 
     async def _fresh(
         self,
@@ -305,38 +230,24 @@ class Follows:
         """Records that all is here, and lets go what is outdated."""
 
         def fresh(entry: Entry) -> Entry:
-            entry = _with_commit(entry, commit, was)
-            changes = {"failures": 0, "failing_since": 0.0, "error": None, "vouchers": vouchers}
-            entry = msgspec.structs.replace(entry, **changes)
-            if looked is None:
-                return entry
-            return msgspec.structs.replace(entry, looked=looked, due=looked + self._pause(entry))
+            entry = entry.fresh(commit, vouchers, was)
+            return entry if looked is None else self._looked(entry, looked)
 
         entry = await self._note(repo, fresh)
         if entry is None:
             return
         gone = await asyncio.to_thread(prune, self._store, entry, self.keep(entry))
-        if gone:
-            await self._note(repo, lambda e: _without_brought(e, gone))
+        await self._note(repo, lambda e: e.without(gone))
 
     async def _failed(self, repo: str, error: ErrorInfo) -> None:
         now = self._clock.wall()
+        await self._note(repo, lambda e: self._looked(e.failed(error, now), now))
 
-        def failed(entry: Entry) -> Entry:
-            entry = msgspec.structs.replace(
-                entry,
-                looked=now,
-                failures=entry.failures + 1,
-                failing_since=entry.failing_since or now,
-                error=error,
-            )
-            return msgspec.structs.replace(entry, due=now + self._pause(entry))
-
-        await self._note(repo, failed)
-
-    def _pause(self, entry: Entry) -> float:
+    def _looked(self, entry: Entry, now: float) -> Entry:
+        """Returns the entry after a look, the next one due."""
         every_s, jitter = self.every(entry), self.config.jitter
-        return schedule.pause(every_s, entry.failures, jitter, self._draw)
+        pause_s = schedule.pause(every_s, entry.failures, jitter, self._draw)
+        return msgspec.structs.replace(entry, looked=now, due=now + pause_s)
 
     async def _note(self, repo: str, change: Callable[[Entry], Entry]) -> Entry | None:
         return await asyncio.to_thread(self.ledger.note, repo, change)
@@ -353,20 +264,3 @@ async def _told(work: Coroutine[object, object, None]) -> None:
         await work
     except Exception:
         log.exception("follow.defect")
-
-
-def _with_commit(entry: Entry, commit: str, was: str | None) -> Entry:
-    left = [one for one in (entry.commit, was) if one and one != commit]
-    past = [one for one in entry.past if one != commit and one not in left]
-    past += dict.fromkeys(left)
-    return msgspec.structs.replace(entry, commit=commit, past=tuple(past[-MAX_PAST:]))
-
-
-def _with_brought(entry: Entry, commit: str) -> Entry:
-    brought = (*(one for one in entry.brought if one != commit), commit)
-    return msgspec.structs.replace(entry, brought=brought)
-
-
-def _without_brought(entry: Entry, gone: list[str]) -> Entry:
-    brought = tuple(one for one in entry.brought if one not in gone)
-    return msgspec.structs.replace(entry, brought=brought)

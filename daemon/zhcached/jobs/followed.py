@@ -1,28 +1,24 @@
-"""Which models are followed, as kept on disk: ``follow.json`` is the truth, whole at any time.
-
-It names repositories and commits, never paths, and neither the index nor a repair touches it.
-"""
+"""A followed model: what was said of it and what is remembered. Pure."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Collection
 
 import msgspec
-import structlog
 
-from zhcache.errors import UsageError, ZhcacheError
-from zhcache.i18n import mark
+from zhcache.errors import UsageError
 from zhcache.protocol.messages import ErrorInfo, PrefetchRequest
-from zhcache.protocol.names import RepoId, parse_repo, parse_revision, parse_variant
-from zhcached.clock import Clock
+from zhcache.protocol.names import (
+    RepoId,
+    is_commit,
+    is_sha256,
+    parse_repo,
+    parse_revision,
+    parse_variant,
+)
 from zhcached.jobs.brief import DEFAULT_REF
-from zhcached.store import files
 
-NAME = "follow.json"
-
-log = structlog.get_logger()
+MAX_PAST = 100
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +40,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         past: What it meant before, oldest first.
         brought: Revisions that following brought and nobody else asked for, oldest first. Only
             they are ever pruned.
+        held: Blobs that a fetch brought which rests; they are not to be collected.
         failures: Looks and fetches that failed one after the other, up to now.
         failing_since: When the first of them did.
         error: The last of their errors.
@@ -63,6 +60,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     vouchers: tuple[str, ...] = ()
     past: tuple[str, ...] = ()
     brought: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     failures: int = 0
     failing_since: float = 0.0
     error: ErrorInfo | None = None
@@ -88,139 +86,63 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             allow_pickle=self.allow_pickle,
         )
 
-
-class _Recorded(msgspec.Struct):
-    followed: list[Entry]
-    format: int = 1
-
-
-class Ledger:
-    """The entries, in memory and on disk. Thread-safe.
-
-    Attributes:
-        problems: What was found damaged, for ``doctor``.
-
-    Args:
-        root: The store's root.
-        clock: The time.
-
-    Raises:
-        ZhcacheError: The disk failed.
-    """
-
-    def __init__(self, root: Path, clock: Clock) -> None:
-        self._path = root / NAME
-        self._clock = clock
-        self._lock = threading.Lock()
-        self.problems: list[str] = []
-        self._entries = {entry.repo: entry for entry in self._read()}
-
-    def all(self) -> list[Entry]:
-        """Returns every entry, in the order in which they were made."""
-        with self._lock:
-            return list(self._entries.values())
-
-    def find(self, repo: str) -> Entry | None:
-        """Returns one entry."""
-        with self._lock:
-            return self._entries.get(repo)
-
-    def put(self, repo: str, make: Callable[[Entry | None], Entry]) -> Entry:
-        """Adds an entry, or replaces the one of its repository, durably; returns it.
+    def fresh(self, commit: str, vouchers: tuple[str, ...], was: str | None) -> Entry:
+        """Returns the entry once its revision means ``commit`` here and all of that is here.
 
         Args:
-            repo: The repository.
-            make: Returns the entry, given the one that is there; what it raises is raised here.
-
-        Raises:
-            NoSpace: No room.
-            ZhcacheError: The disk failed.
+            commit: What it means.
+            vouchers: Who named it.
+            was: What the ref meant before that, if following moved it.
         """
-        with self._lock:
-            entry = make(self._entries.get(repo))
-            entries = {**self._entries, repo: entry}
-            self._write(entries)
-            self._entries = entries
-            return entry
+        left = [one for one in (self.commit, was) if one and one != commit]
+        past = [one for one in self.past if one != commit and one not in left]
+        past += dict.fromkeys(left)
+        return msgspec.structs.replace(
+            self,
+            commit=commit,
+            vouchers=vouchers,
+            past=tuple(past[-MAX_PAST:]),
+            held=(),
+            failures=0,
+            failing_since=0.0,
+            error=None,
+        )
 
-    def drop(self, repo: str) -> None:
-        """Removes an entry durably.
+    def failed(self, error: ErrorInfo, now: float) -> Entry:
+        """Returns the entry after a look or a fetch that failed."""
+        return msgspec.structs.replace(
+            self,
+            looked=now,
+            failures=self.failures + 1,
+            failing_since=self.failing_since or now,
+            error=error,
+        )
 
-        Raises:
-            NoSpace: No room.
-            ZhcacheError: The disk failed.
-        """
-        with self._lock:
-            entries = {name: entry for name, entry in self._entries.items() if name != repo}
-            self._write(entries)
-            self._entries = entries
+    def bringing(self, commit: str) -> Entry:
+        """Returns the entry once following is about to bring a revision that is not here."""
+        brought = (*(one for one in self.brought if one != commit), commit)
+        return msgspec.structs.replace(self, brought=brought)
 
-    def note(self, repo: str, change: Callable[[Entry], Entry]) -> Entry | None:
-        """Changes an entry and returns it; None if there is none any more.
-
-        What cannot be written is told in the log and holds as long as this daemon runs: following
-        goes on with a full disk, and a later note is written with it.
-        """
-        with self._lock:
-            entry = self._entries.get(repo)
-            if entry is None:
-                return None
-            changed = change(entry)
-            if changed == entry:
-                return entry
-            self._entries[repo] = changed
-            try:
-                self._write(self._entries)
-            except ZhcacheError as error:
-                log.warning("follow.not_recorded", repo=repo, error=str(error))
-            return changed
-
-    def reschedule(self, due: Mapping[str, float]) -> None:
-        """Sets when looks are due, in memory alone: another daemon would reckon it anew."""
-        with self._lock:
-            for repo, at in due.items():
-                if (entry := self._entries.get(repo)) is not None:
-                    self._entries[repo] = msgspec.structs.replace(entry, due=at)
-
-    def claim(self, repo: str, commit: str) -> None:
-        """Says that a user asked for a revision himself: following will not prune it."""
-
-        def without(entry: Entry) -> Entry:
-            brought = tuple(one for one in entry.brought if one != commit)
-            return msgspec.structs.replace(entry, brought=brought)
-
-        self.note(repo, without)
-
-    def _write(self, entries: dict[str, Entry]) -> None:
-        body = msgspec.json.encode(_Recorded(list(entries.values())))
-        files.write_durably(self._path, msgspec.json.format(body, indent=1))
-
-    def _read(self) -> list[Entry]:
-        try:
-            recorded = msgspec.json.decode(self._path.read_bytes(), type=_Recorded)
-            for entry in recorded.followed:
-                _check(entry)
-        except FileNotFoundError:
-            return []
-        except (OSError, msgspec.MsgspecError, UsageError) as error:
-            self._set_aside(error)
-            return []
-        return recorded.followed
-
-    def _set_aside(self, error: Exception) -> None:
-        aside = self._path.with_name(f"{NAME}.damaged-{int(self._clock.wall())}")
-        with files.disk_errors(self._path):
-            self._path.rename(aside)
-            files.sync_dir(aside.parent)
-        log.error("follow.damaged", aside=str(aside), error=str(error))
-        self.problems.append(f"{NAME} was damaged ({error}); it is kept as {aside.name}")
+    def without(self, commits: Collection[str]) -> Entry:
+        """Returns the entry once these revisions are gone, or are somebody else's."""
+        brought = tuple(one for one in self.brought if one not in commits)
+        return msgspec.structs.replace(self, brought=brought)
 
 
-def _check(entry: Entry) -> None:
+def check(entry: Entry) -> None:
+    """Checks every name in an entry that was read.
+
+    Raises:
+        UsageError: One is malformed.
+    """
     parse_repo(entry.repo)
     if entry.revision is not None:
         parse_revision(entry.revision)
     for name in entry.variants:
         parse_variant(name)
+    if not all(map(is_commit, (*entry.past, *entry.brought))) or not all(
+        map(is_sha256, entry.held)
+    ):
+        raise UsageError("{repo} has a name that is no digest", repo=entry.repo)
     if (entry.every is not None and not entry.every > 0) or (entry.keep or 0) < 0:
-        raise UsageError(mark("{repo} is followed in no way that can be meant"), repo=entry.repo)
+        raise UsageError("{repo} is followed in no way that can be meant", repo=entry.repo)

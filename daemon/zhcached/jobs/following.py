@@ -59,7 +59,7 @@ class Following:
 
         entry = await asyncio.to_thread(self._ledger.put, request.repo, change)
         if before is not None and before.request != entry.request:
-            await self.follows.drop_fetch(request.repo)
+            await self.follows.fetches.drop(request.repo)
         self.follows.wake()
         return self._picture(entry)
 
@@ -79,7 +79,7 @@ class Following:
             )
         _check_owner(entry, uid, may_all=may_all)
         await asyncio.to_thread(self._ledger.drop, repo)
-        await self.follows.drop_fetch(repo)
+        await self.follows.fetches.drop(repo)
         return self._picture(entry)
 
     def all(self) -> list[Followed]:
@@ -87,7 +87,7 @@ class Following:
         return [self._picture(one) for one in sorted(self._ledger.all(), key=lambda e: e.repo)]
 
     def _picture(self, entry: Entry) -> Followed:
-        fetch = self.follows.fetches.get(entry.repo)
+        fetch = self.follows.fetches.find(entry.repo)
         return Followed(
             repo=entry.repo,
             revision=entry.ref,
@@ -107,7 +107,7 @@ class Following:
         )
 
     def _state(self, entry: Entry) -> FollowState:
-        fetch = self.follows.fetches.get(entry.repo)
+        fetch = self.follows.fetches.find(entry.repo)
         if fetch is not None:
             return "fetching" if fetch.runs else "waiting"
         if entry.repo in self.follows.looking:

@@ -140,7 +140,9 @@ class Prefetcher:
                 ref, repo = request.revision or DEFAULT_REF, brought.manifest.repo_id
                 self._store.refs.advance(repo, ref, refresh.commit, was=refresh.was)
         finally:
-            self._store.leases.release_holds(record.id)
+            # What a job brought that only rests is not to be collected while it does.
+            if not control.suspended:
+                self._store.leases.release_holds(record.id)
         brought.warnings.extend(making.warnings)
         return self._done(brought, made, started)
 

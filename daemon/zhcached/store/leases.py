@@ -172,6 +172,11 @@ class Leases:
         with self._lock:
             self._holds.pop(job_id, None)
 
+    def held_by(self, job_id: str) -> set[str]:
+        """Returns the blobs that a job holds."""
+        with self._lock:
+            return set(self._holds.get(job_id, ()))
+
     def held(self) -> dict[str, str]:
         """Returns the held blobs and one job that holds each."""
         with self._lock:

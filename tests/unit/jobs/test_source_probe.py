@@ -16,9 +16,10 @@ from zhcached.jobs import consult as consulting
 from zhcached.jobs.consult import consult, wait_for
 from zhcached.jobs.health import Health
 from zhcached.jobs.lines import Lines
-from zhcached.jobs.probe import WELL_KNOWN, Prober, sample_of
+from zhcached.jobs.probe import WELL_KNOWN, Prober
 from zhcached.jobs.resolve import Answers
 from zhcached.jobs.revive import FIRST_S, LONGEST_S, Revival
+from zhcached.jobs.sample import worth_sampling
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.health import Failed
 from zhcached.sources.refusals import missing_or_private
@@ -52,6 +53,12 @@ class Site:
     def fail(self, name="hub", times=4):
         for _ in range(times):
             self.health.observe(name, Failed("silent", "timeout"))
+
+
+@pytest.fixture
+def hub():
+    with Hub() as started:
+        yield started
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def test_dead_data_plane_is_told_from_a_dead_hub(hub, cdn, make_site):
 
 
 def test_data_plane_that_stalls_is_given_up_after_its_time(hub, make_site, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.probe.DATA_S", 0.3)
+    monkeypatch.setattr("zhcached.jobs.sample.DATA_S", 0.3)
     hub.add(REPO, FILES)
     hub.fault("stall", at=0)
     (tested,) = make_site(hub).prober.test(None)
@@ -136,7 +143,7 @@ def test_data_plane_that_stalls_is_given_up_after_its_time(hub, make_site, monke
 
 
 def test_line_that_is_slow_is_measured_all_the_same(hub, make_site, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.probe.DATA_S", 0.4)
+    monkeypatch.setattr("zhcached.jobs.sample.DATA_S", 0.4)
     hub.add(REPO, FILES)
     hub.fault("rate", rate=100_000)
     (tested,) = make_site(hub).prober.test(None)
@@ -272,9 +279,9 @@ def test_source_that_only_sends_nothing_is_not_asked_in_the_background(hub, make
 
 def test_sample_is_a_large_file_and_no_larger_than_it_need_be():
     files = [RemoteFile(f"f{size}", size) for size in (0, 10, MIB, 5 * MIB)]
-    assert sample_of(files).size == MIB
-    assert sample_of(files[:2]).size == 10
-    assert sample_of(files[:1]) is None
+    assert worth_sampling(files).size == MIB
+    assert worth_sampling(files[:2]).size == 10
+    assert worth_sampling(files[:1]) is None
 
 
 # How fast a plane sends.
