@@ -27,20 +27,16 @@ from zhcached.errors import (
     StatusError,
     TransportError,
 )
-from zhcached.fetch.answer import accept
-from zhcached.fetch.limits import SlowError
 from zhcached.jobs.health import Health
+from zhcached.jobs.sample import DATA_S, sample, worth_sampling
 from zhcached.sources.base import RemoteFile, Resolution, Source
 from zhcached.sources.health import Answered, Delivered
+from zhcached.sources.ranking import host_of
 from zhcached.sources.registry import resolve_by_any_name
 from zhcached.transport.http import Target, Transport
 from zhcached.transport.quota import Quotas
-from zhcached.transport.response import Response
-from zhcached.transport.wire import QuietError
 
 METADATA_S = 10.0
-DATA_S = 3.0
-SAMPLE_BYTES = 2**20
 WELL_KNOWN = parse_repo("stable-diffusion-v1-5/stable-diffusion-v1-5")
 """Asked for where nothing of a source is here; every hub has it, under one name or another."""
 NOWHERE = parse_repo("zhcache/is-anybody-there")
@@ -48,7 +44,6 @@ NOWHERE = parse_repo("zhcache/is-anybody-there")
 SPARED = mark("not asked: its request budget is nearly spent")
 UNTRIED = mark("answers; has not {repo}, so no bytes were asked for")
 _SLICE_S = 0.25
-_MEASURABLE_BYTES = 256 * 1024
 _SLACK_S = 2.0
 
 T = TypeVar("T")
@@ -101,7 +96,7 @@ class Prober:
         self._stopped.set()
 
     def test(self, name: str | None) -> list[SourceTested]:
-        """Asks one source, or all at once, on both planes; in ``METADATA_S`` and ``DATA_S``.
+        """Asks one source, or all at once, on both planes; in ``METADATA_S`` and ``sample.DATA_S``.
 
         Raises:
             UsageError: There is no source of that name.
@@ -174,8 +169,8 @@ class Prober:
             return found
         try:
             resolution = self._resolve(source, found)
-            if resolution is not None and (file := sample_of(resolution.files)) is not None:
-                self._receive(source, source.locate(resolution, file.path), file, found)
+            if resolution is not None and (file := worth_sampling(resolution.files)) is not None:
+                self._sample(source, source.locate(resolution, file.path), file, found)
         except (RemoteError, ZhcacheError, OSError) as error:
             found.error = error
         return found
@@ -206,70 +201,18 @@ class Prober:
             self._health.failed(source.name, error)
             raise
 
-    def _receive(self, source: Source, target: Target, file: RemoteFile, found: Found) -> None:
-        size = min(file.size, SAMPLE_BYTES)
-        began = time.monotonic()
-        until = began + DATA_S
-        place = ""
+    def _sample(self, source: Source, target: Target, file: RemoteFile, found: Found) -> None:
         try:
-            with self._transport.open(
-                target,
-                headers={"Range": f"bytes=0-{size - 1}"},
-                read_timeout_s=_SLICE_S,
-                head_timeout_s=DATA_S,
-            ) as response:
-                place = str(response.origin)
-                found.plane = response.origin.authority
-                if response.status >= 400:
-                    raise self._transport.status_error(response)
-                accept(
-                    0,
-                    size,
-                    size=file.size,
-                    status=response.status,
-                    headers=response.headers,
-                    url=response.url,
-                )
-                found.first_byte = time.monotonic() - began
-                self._health.observe(source.name, Answered(found.first_byte), place)
-                seconds = self._drain(response, size, until, found)
+            came = sample(self._transport, target, file)
         except RemoteError as error:
-            place = error.place or place
-            found.plane = place.partition("://")[2]
-            self._health.failed(source.name, error, place)
+            found.plane = host_of(error.place)
+            self._health.failed(source.name, error, error.place)
             raise
-        found.rate = found.bytes / seconds if seconds else None
-        self._health.observe(source.name, Delivered(found.bytes, seconds), place)
-
-    @staticmethod
-    def _drain(response: Response, size: int, until: float, found: Found) -> float:
-        """Reads until enough came or time is over; returns seconds, 0 if too little to measure."""
-        buffer = memoryview(bytearray(64 * 2**10))
-        began = time.monotonic()
-        while found.bytes < size and time.monotonic() < until:
-            try:
-                count = response.readinto(buffer[: size - found.bytes])
-            except QuietError:
-                continue
-            if count == 0:
-                raise TransportError(f"the body ended {size - found.bytes} bytes early")
-            found.bytes += count
-        if not found.bytes:
-            raise SlowError(f"nothing came for {DATA_S:g} s")
-        measures = found.bytes >= _MEASURABLE_BYTES or found.bytes < size
-        return max(time.monotonic() - began, 1e-3) if measures else 0.0
-
-
-def sample_of(files: Sequence[RemoteFile]) -> RemoteFile | None:
-    """Returns a file by which a line is measured: large enough, and no larger than needed. Pure.
-
-    Large files may come from another host than small ones, and they are what a line is for.
-    """
-    known = [file for file in files if file.size > 0]
-    large = [file for file in known if file.size >= SAMPLE_BYTES]
-    if large:
-        return min(large, key=lambda file: (file.size, file.path))
-    return max(known, key=lambda file: (file.size, file.path), default=None)
+        found.plane, found.bytes = host_of(came.place), came.bytes
+        found.first_byte = came.first_byte
+        found.rate = came.bytes / came.seconds if came.seconds else None
+        self._health.observe(source.name, Answered(came.first_byte), came.place)
+        self._health.observe(source.name, Delivered(came.bytes, came.seconds), came.place)
 
 
 def _lives(error: RemoteError) -> bool:
