@@ -23,6 +23,9 @@ SILENT_S: Final = 1.0
 AHEAD: Final = 32 * 2**20
 # A source's connections share its rate, so that one more for its own rest brings little.
 LEAST_OF_OWN: Final = 2**20
+# What a connection ends by itself within this is not given to another one of its source, which has
+# most of it on the way already and would send it twice.
+OWN_ENDS_S: Final = 1.0
 # A reader waits this long for a running stretch to come to its offset.
 WAIT_S: Final = 1.0
 
@@ -202,7 +205,9 @@ def _loot(victim: Segment, thief: Standing, now: float) -> tuple[int, float]:
         # What is not known of one is taken to be as with the other.
         own = rate = (own or rate) or 1.0
     taken = stolen_bytes(victim.left, own, rate, thief.latency_s)
-    if victim.standing is thief and taken < min(LEAST_OF_OWN, victim.left):
+    if victim.standing is thief and (
+        taken < min(LEAST_OF_OWN, victim.left) or victim.left < own * OWN_ENDS_S
+    ):
         taken = 0
     return taken, victim.left / own if own > 0 else float("inf")
 
