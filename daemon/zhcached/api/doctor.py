@@ -206,8 +206,8 @@ def _sources(services: Services) -> Iterator[Check]:
             source.state, "ok"
         )
         detail = f"{source.endpoint}: {source.state}"
-        if source.error:
-            detail += f", {source.error.message}"
+        if status != "ok":
+            detail += f", {source.reason}"
         yield Check(
             name=f"source {source.name}",
             status=status,  # pyright: ignore[reportArgumentType]

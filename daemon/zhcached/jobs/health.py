@@ -185,12 +185,20 @@ class Health:
         return {name: self._limited(name, record, now) for name, record in aged.items()}, now
 
     def _limited(self, name: str, record: records.Health, now: float) -> records.Health:
-        closed_s = self.closed_s(name)
-        if closed_s <= 0:
+        """Returns the record with the waits that are still to come at the hub itself."""
+        origin = _origin(self._sources[name].endpoint)
+        if self._quotas is None or origin is None:
             return record
-        until = max(record.metadata.limited_until, now + closed_s)
-        metadata = msgspec.structs.replace(record.metadata, limited_until=until)
-        return msgspec.structs.replace(record, metadata=metadata)
+        words_s = self._quotas.closed_s(origin, "words")
+        if words_s > 0:
+            metadata = _waiting(record.metadata, now + words_s)
+            record = msgspec.structs.replace(record, metadata=metadata)
+        bytes_s = self._quotas.closed_s(origin, "bytes")
+        if bytes_s > 0:
+            place = str(origin)
+            data = {**record.data, place: _waiting(record.plane(place), now + bytes_s)}
+            record = msgspec.structs.replace(record, data=data)
+        return record
 
     def _resume_waits(self) -> None:
         now = self.clock.wall()
@@ -208,6 +216,10 @@ def _origin(url: str) -> Origin | None:
         return Origin.parse(url)
     except AddressRefused:
         return None
+
+
+def _waiting(plane: Plane, until: float) -> Plane:
+    return msgspec.structs.replace(plane, limited_until=max(plane.limited_until, until))
 
 
 def _planes(endpoint: str, record: records.Health, now: float) -> Iterable[PlaneInfo]:

@@ -60,9 +60,10 @@ def rank(
     for position, name in enumerate(names):
         known = aged(health.get(name, Health()), now)
         state, reasons = state_of(known, now, slow_below=slow_below)
+        standing, _ = _state(_for_bytes(known, now), now, slow_below)
         rate = rate_of(known)
-        speed = round(math.log2(max(rate, 1.0))) if state == "ok" and rate else 0
-        keyed.append((_ORDER.index(state), -speed, position, Ranked(name, state, reasons)))
+        speed = round(math.log2(max(rate, 1.0))) if standing == "ok" and rate else 0
+        keyed.append((_ORDER.index(standing), -speed, position, Ranked(name, state, reasons)))
     return [entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3])]
 
 
@@ -148,6 +149,15 @@ def _state(known: Health, now: float, slow_below: float) -> tuple[SourceState, P
         return "unknown", _phrase(mark("not measured yet"))
     shown = _phrase("{rate} MiB/s", rate=f"{rate / 2**20:.1f}")
     return ("slow", shown) if rate < slow_below else ("ok", shown)
+
+
+def _for_bytes(known: Health, now: float) -> Health:
+    """Returns the record without what keeps only questions away: bytes have budgets too."""
+    limited = any(plane.limited_until > now for plane in known.data.values())
+    if limited or not known.data:
+        return known
+    metadata = msgspec.structs.replace(known.metadata, limited_until=0.0)
+    return msgspec.structs.replace(known, metadata=metadata)
 
 
 def _besides(known: Health, now: float) -> Iterator[Phrase]:

@@ -99,7 +99,7 @@ def test_mirror_with_a_dead_data_plane_still_answers_questions():
 
 
 def test_small_files_from_the_hub_itself_do_not_hide_a_dead_data_plane():
-    health = after(Delivered(5000, 0.0), plane=HUB, before=dead_cdn())
+    health = after(Delivered(5000, 0.0), plane=HUB, before=dead_cdn(), now=NOW + 1)
     assert states({"a": health})["a"] == "down"
 
 
@@ -170,6 +170,16 @@ def test_limit_ends_at_its_time(plane):
     health = {"a": after(Limited(60), Limited(10), plane=plane)}
     assert states(health, NOW + 59)["a"] == "limited"
     assert states(health, NOW + 61)["a"] == "unknown"
+
+
+def test_limit_for_questions_alone_does_not_put_off_bytes():
+    fast = after(Delivered(100 * MIB, 1))
+    health = {"b": after(Limited(60), plane=METADATA, before=fast), "a": after(Delivered(MIB, 1))}
+    assert states(health)["b"] == "limited"
+    assert order(health) == ["b", "a", "c"]
+    assert rank_metadata(rank(("a", "b"), health, NOW), health, NOW) == ["a", "b"]
+    health["b"] = after(Limited(60), plane=HUB, before=health["b"])
+    assert order(health) == ["a", "c", "b"]
 
 
 def test_rate_follows_a_change_and_expires():
