@@ -34,9 +34,7 @@ class Mending:
         """
         mended: list[str] = []
         with self._writing:
-            for held, commit, _ in list(self._manifests.list()):
-                if held != repo:
-                    continue
+            for _, commit, _ in list(self._manifests.list(repo)):
                 with contextlib.suppress(FileNotFoundError, StoreDamaged):
                     manifest = self._manifests.read(repo, commit)
                     if wrong := self._view.altered(manifest):

@@ -288,9 +288,9 @@ class Manifests:
         except (FileNotFoundError, StoreDamaged):
             return False
 
-    def list(self) -> Iterator[tuple[RepoId, str, os.stat_result]]:
-        """Yields repository, commit and stat of every manifest file, unread."""
-        for repo in self.repos():
+    def list(self, only: RepoId | None = None) -> Iterator[tuple[RepoId, str, os.stat_result]]:
+        """Yields repository, commit and stat of every manifest file, unread; of one's or of all."""
+        for repo in self.repos() if only is None else (only,):
             with (
                 contextlib.suppress(FileNotFoundError),
                 os.scandir(self._layout.repo(repo) / "snapshots") as entries,

@@ -65,6 +65,8 @@ class Guard:
         self._repos: set[str] = set()
         self._strays: set[str] = set()
         self._must_sweep = False
+        # Once at the start: the view may have been altered while no daemon watched it.
+        self._must_mend = True
         self._blob_group: Group | None = None
         self._view_group: Group | None = None
         self._lost: dict[str, IntegrityError] = {}
@@ -140,7 +142,7 @@ class Guard:
 
     def _overflow(self) -> None:
         log.warning("guard.overflow")
-        self._must_sweep = True
+        self._must_sweep = self._must_mend = True
         self._wake()
 
     def _wake(self) -> None:
@@ -153,9 +155,12 @@ class Guard:
             blobs, self._blobs = self._blobs, set()
             repos, self._repos = self._repos, set()
             sweeps, self._must_sweep = self._must_sweep, False
+            mends_all = sweeps and (self._must_mend or self._view_group is None)
+            self._must_mend = self._must_mend and not mends_all
         try:
             if sweeps:
                 blobs |= self._disagreeing()
+            if mends_all:
                 repos |= {repo.folder for repo in self._store.manifests.repos()}
             for sha256 in sorted(blobs):
                 if self._judge(sha256):

@@ -128,4 +128,17 @@ def test_what_the_store_lost_is_taken_in_again_from_a_watched_folder(watched, tm
     lost = blob(watched, files["vae/diffusion_pytorch_model.safetensors"])
     lost.unlink()
     until(lost.exists, "it is taken in again")
-    until(lambda: watched.store.resolve(parse_repo("local/tiny"), None), "it is whole")
+    until(lambda: not watched.store.holes(), "it is whole")
+    assert watched.store.resolve(parse_repo("local/tiny"), None)
+
+
+def test_view_that_was_altered_while_no_daemon_ran_is_mended(tmp_path):
+    with watching(tmp_path / "store") as watched:
+        folder = publish_tiny(watched.store)
+    link = folder / "model_index.json"
+    target = os.readlink(link)
+    link.unlink()
+    with watching(tmp_path / "store") as watched:
+        overflow(watched)
+        until(lambda: os.path.lexists(link), "the link is there again")
+        assert os.readlink(link) == target
