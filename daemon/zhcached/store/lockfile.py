@@ -9,7 +9,7 @@ from zhcache.protocol.messages import LockedFile, LockedRepo
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.store import lookup
 from zhcached.store.catalog import Catalog
-from zhcached.store.snapshots import Manifest
+from zhcached.store.snapshots import IMPORTED, Manifest
 
 
 def entry(
@@ -40,7 +40,9 @@ def entry(
             variant=derived.variant,
             of=derived.of,
         )
-    published = [file.converted_from or file for file in manifest.files]
+    # What a user handed over is on no hub, whatever it was made of.
+    is_ours = manifest.source == IMPORTED
+    published = [f if is_ours else f.converted_from or f for f in manifest.files]
     return LockedRepo(
         repo=str(repo),
         revision=revision or lookup.name_of(catalog, repo, commit),

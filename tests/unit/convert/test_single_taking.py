@@ -95,6 +95,12 @@ def test_records_tell_of_what_it_was_made(office, file):
     assert record["kind"] == "Stable Diffusion 1"
 
 
+def test_a_lock_names_what_the_snapshot_has(office, file):
+    manifest = office.take(file).manifest
+    (locked,) = office.store.lock_file(["local/a"]).repos
+    assert {f.path: f.sha256 for f in locked.files} == {f.path: f.sha256 for f in manifest.files}
+
+
 def test_workers_get_a_descriptor_that_cannot_write(office, file):
     modes = []
 
