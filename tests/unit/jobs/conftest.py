@@ -1,5 +1,6 @@
 import itertools
 
+import msgspec
 import pytest
 
 from demohub import Hub
@@ -48,6 +49,7 @@ def front(one_hub, one_front):
     yield one_front
     one_hub.heal()
     one_front.control.reset()
+    one_front.config = msgspec.structs.replace(one_front.config, hours="")
     one_front.hours("")
     for one in one_front.all():
         one_front.unfollow(one.repo, may_all=True)

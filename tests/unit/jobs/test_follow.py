@@ -227,3 +227,40 @@ def test_second_follow_changes_what_it_says_and_leaves_the_rest(hub, front, repo
     front.follow(repo, every=50.0, keep=3)
     changed = front.follow(repo, keep=2)
     assert (changed.every, changed.keep) == (50.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [({"gated": "listing"}, "gated"), ({"disabled": True}, "not_permitted")],
+)
+def test_model_that_is_closed_upstream_stays_here_and_its_entry_says_why(
+    hub, front, repo, change, code
+):
+    hub.add(repo, files(repo))
+    front.follow(repo)
+    commit = front.settled(repo).commit
+    hub.add(repo, files(repo), **change)
+    front.pass_s(101)
+    seen = front.settled(repo, "failing")
+    assert (seen.error.code, seen.commit, front.ref(repo)) == (code, commit, commit)
+    assert front.store.resolve(front.ledger.find(repo).repo_id, "main").commit == commit
+
+
+def test_sources_that_contradict_each_other_bring_nothing(make_front, repo):
+    with Hub() as hub, Hub(name="mirror") as mirror:
+        for each in (hub, mirror):
+            each.add(repo, files(repo))
+        front = make_front(hub, mirror)
+        front.follow(repo)
+        old = front.settled(repo).commit
+        for each in (hub, mirror):
+            new(each, repo, b"2")
+        mirror.fault("lie", path="config.json")
+        front.pass_s(101)
+        seen = front.settled(repo, "failing", "fresh")
+        if seen.state == "failing":
+            assert (seen.error.code, front.ref(repo)) == ("integrity", old)
+        else:
+            # The liar was found out: what came is the honest one's.
+            path = front.store.view.snapshot_dir(front.ledger.find(repo).repo_id, seen.commit)
+            assert (path / "config.json").read_bytes() == b"2" + repo.encode()

@@ -2,6 +2,7 @@
 
 import threading
 
+import msgspec
 import pytest
 
 from harness.fillkit import files_of
@@ -236,3 +237,28 @@ def test_stop_does_not_wait_for_a_hub_that_is_silent(hub, front, repo):
     assert not stopped.is_alive()
     hub.heal()
     front.start()
+
+
+def test_what_came_of_a_fetch_that_rests_is_not_collected(hub, front, repo):
+    small = "vae/small.safetensors"
+    hub.add(repo, {small: repo.encode(), UNET: repo.encode() + FIRST})
+    held = hub.fault("stall", path="unet/*", at=100, seconds=0.5)
+    front.hours("22:00-07:00")
+    front.at(NIGHT)
+    front.follow(repo)
+    until(lambda: held.applied and hub.sent(small, repo), "the small file is here")
+    front.at(NOON)
+    until(lambda: front.state(repo).state == "waiting", "it is put to rest")
+    job = front.state(repo).job
+    until(lambda: front.ledger.find(repo).held, "what it holds is recorded")
+    front.clock.pass_s(24 * 3600)
+    front.store.gc()
+    front.config = msgspec.structs.replace(front.config, hours="22:00-07:00")
+    front.restart()
+    until(lambda: front.state(repo).job == job, "the job is taken up")
+    front.store.gc()
+    hub.heal()
+    front.at(NIGHT)
+    until(lambda: front.ref(repo), "it goes on the next night")
+    front.settled(repo)
+    assert hub.sent(small, repo) == len(repo)
