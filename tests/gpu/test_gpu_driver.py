@@ -28,6 +28,7 @@ def test_gpu_fill(cuda, check):
         "memory_returns_when_the_last_descriptor_closes",
         "half_precision_views_are_in_place",
         "graphs_run_over_a_read_only_mapping",
+        "template_can_be_forked_and_the_fork_has_cuda",
     ],
 )
 def test_gpu_mapping(cuda, check):

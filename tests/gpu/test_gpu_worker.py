@@ -20,6 +20,7 @@ from zhcache.protocol.residency import (
     Progress,
     Returned,
     Step,
+    Taken,
 )
 from zhcached.residency.launch.launch import Direct
 from zhcached.residency.nvml import gpus
@@ -41,11 +42,11 @@ def direct(cuda, request, tmp_path, pipeline_dir, monkeypatch):
 
 
 def hear(worker, kind):
-    """Returns the next frame that is no progress, and its descriptors."""
+    """Returns the next frame that is an answer, and its descriptors."""
     worker.line.settimeout(WAIT_S)
     while True:
         answer, fds = frames.receive(worker.line, kind)
-        if not isinstance(answer, Progress | Step):
+        if not isinstance(answer, Progress | Step | Taken):
             return answer, deque(fds)
 
 

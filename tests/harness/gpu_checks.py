@@ -10,7 +10,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,7 @@ from harness.vmm_checks import is_mapped
 from zhcache.pipeline import cuda, vmm
 from zhcache.protocol.residency import Arena, Table
 from zhcached.residency import nvml
+from zhcached.workers import template
 
 LARGE = 1 << 30
 TABLE = Table(component="one", library="diffusers", class_name="One", tensors=[])
@@ -128,6 +131,19 @@ def graphs_run_over_a_read_only_mapping() -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert float(result.abs().sum()) == 0
+
+
+def template_can_be_forked_and_the_fork_has_cuda() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        template.prepare(Path(scratch))
+        template.fill_up()
+    assert not template.hindrance()
+    held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
+    assert not [path for path in held if "nvidia" in path], held
+    if (pid := os.fork()) == 0:
+        good = float(torch.ones(8, device="cuda").sum()) == 8 and torch.cuda.device_count() > 0
+        os._exit(0 if good else 1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 if __name__ == "__main__":

@@ -35,6 +35,12 @@ def attempts(readable: Path, secret: Path) -> dict[str, Callable[[], object]]:
         "make a temporary file": lambda: tempfile.TemporaryFile().close(),
         "write to /tmp": lambda: Path(f"/tmp/zhcache-{os.getpid()}").write_bytes(b""),
         "write to /dev/shm": lambda: Path(f"/dev/shm/zhcache-{os.getpid()}").write_bytes(b""),
+        "name its own thread": lambda: Path(
+            "/proc/self/task", str(os.getpid()), "comm"
+        ).write_bytes(b"zhcache-fill"),
+        "name the spawner's thread": lambda: Path(f"/proc/{parent}/task/{parent}/comm").write_bytes(
+            b"zhcache-fill"
+        ),
         "write to /dev/null": lambda: Path("/dev/null").write_bytes(b"x"),
         "run a program": lambda: subprocess.run([sys.executable, "-c", "1"], check=True),
         "run a compiler": lambda: subprocess.run([shutil.which("cc") or "true", "-v"], check=True),

@@ -8,6 +8,7 @@ set up for another environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ from typing import Any
 
 from zhcache.errors import NotFound, ZhcacheError
 from zhcache.forkserver.facts import AT_IMPORT, AT_START, OURS
+from zhcache.forkserver.untouched import untouched
 
 ROOTS = (
     "numpy",
@@ -153,13 +155,15 @@ def preload(bare: set[str]) -> Record:
     plain = type(os.environ)
     counted = {*bare}
     packages: dict[str, set[str]] = {}
-    with _Captured() as captured:
+    with _Captured() as captured, contextlib.ExitStack() as rest:
         os.environ.__class__ = _Watched
         try:
             for number, root in enumerate(ROOTS):
                 _Watched.reads = set()
                 before, filtered = os.environ.copy(), list(warnings.filters)
                 _import(root)
+                if root == _LAST_NATIVE:
+                    rest.enter_context(untouched())
                 writes = dict(os.environ.copy().items() - before.items())
                 added = [one for one in warnings.filters if one not in filtered]
                 reads = _Watched.reads - _TERMINAL - {OURS}

@@ -38,6 +38,8 @@ _SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/opt", 
 _KERNEL = ("/proc", "/sys", "/run/opengl-driver", "/run/nvidia")
 # Not /dev as a whole: other programs' shared memory lies in /dev/shm.
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random", "/dev/dxg")
+# This process's own alone. CUDA writes its threads' names there, and does not start if it cannot.
+_THREADS = Path("/proc/self/task")
 _MPS = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's own default, CUDA_MPS_PIPE_DIRECTORY
 
 
@@ -91,11 +93,12 @@ def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
     lacking: list[str] = []
     pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or _MPS)
     if landlock.version():
+        _keep_threads()
         landlock.restrict(
             reads=[*programs, *reads],
             lists=[Path("/dev")],
             writes=[scratch],
-            devices=[*map(Path, _DEVICES), *Path("/dev").glob("nvidia*"), pipes],
+            devices=[*map(Path, _DEVICES), *Path("/dev").glob("nvidia*"), _THREADS, pipes],
         )
     else:
         lacking.append("files: the kernel has no Landlock")
@@ -107,6 +110,11 @@ def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
     if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
         lacking.append(f"what {threads - 1} older threads of it do")
     return lacking
+
+
+def _keep_threads() -> None:
+    """Keeps the kernel from making ``_THREADS`` anew, a file to which the rule would not apply."""
+    os.open(_THREADS, os.O_PATH | os.O_CLOEXEC)
 
 
 def _drop_capabilities() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from zhcache.errors import ZhcacheError
+from zhcache.forkserver.untouched import untouched
 from zhcache.i18n import mark
 from zhcache.pipeline.quantized import hushed
 
@@ -52,7 +53,7 @@ def fill_up() -> None:
         ZhcacheError: Something is not installed here, or cannot be imported.
     """
     try:
-        with hushed():
+        with hushed(), untouched():
             for role in _ROLES:
                 importlib.import_module(role)
             _add_the_usual()

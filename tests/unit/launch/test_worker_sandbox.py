@@ -21,6 +21,7 @@ MAY = [
     "list the weights",
     "write its own folder",
     "make a temporary file",
+    "name its own thread",
     "write to /dev/null",
     "run a program",
     "run a compiler",
@@ -35,6 +36,7 @@ FILES = [
     "follow a link to a secret",
     "write to /tmp",
     "write to /dev/shm",
+    "name the spawner's thread",
     "see the spawner's environment",
     "see the spawner's memory",
 ]
@@ -97,8 +99,8 @@ def test_worker_is_kept_from_calls(worker, what):
 def test_worker_has_no_token_no_capability_and_nothing_of_the_spawners_open(worker):
     assert not SECRETS.keys() & set(worker["environment"])
     assert int(worker["status"]["CapEff"], 16) == 0
-    # 4 is the listing itself.
-    assert worker["open"] == [0, 1, 2, 3, 4]
+    # 4 is the folder of its own threads, 5 the listing itself.
+    assert worker["open"] == [0, 1, 2, 3, 4, 5]
 
 
 def test_worker_goes_first_when_memory_runs_out_and_has_a_name(worker):
