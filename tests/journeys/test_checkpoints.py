@@ -1,6 +1,7 @@
 """Whole models in one file, through the real daemon and its workers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,21 @@ def test_a_daemon_that_is_killed_meanwhile_leaves_nothing_half_written(daemon, s
 def converting(daemon):
     jobs = daemon.json("jobs")["jobs"]
     return any(job["note"].startswith("converting") for job in jobs)
+
+
+def test_one_that_is_dropped_into_a_watched_folder_is_like_the_model_of_its_kind(
+    hub, make_daemon, sd1, pipeline_dir, tmp_path
+):
+    hub.add("stable-diffusion-v1-5/stable-diffusion-v1-5", files_of(pipeline_dir))
+    folder = tmp_path / "dropped"
+    folder.mkdir()
+    watch = f'[watch]\nfolders = ["{folder}"]\nsettle = "100ms"\n'
+    daemon = make_daemon(watch + source(hub)).start()
+    shutil.copy(sd1, folder / "mine.safetensors")
+    held = until(lambda: snapshot(daemon, "local/mine"), "the checkpoint is taken in")
+    made = Path(held["path"]) / "unet" / "diffusion_pytorch_model.safetensors"
+    extracted.assert_same(made, pipeline_dir / "unet" / made.name)
+
+
+def snapshot(daemon, repo):
+    return next((s for s in daemon.json("ls")["snapshots"] if s["repo"] == repo), None)

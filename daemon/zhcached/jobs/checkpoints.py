@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
 
 from zhcache.errors import Gated, IntegrityError, NotFound, NotPermitted, SourcesFailed, UsageError
 from zhcache.i18n import mark
-from zhcache.protocol.messages import ImportFile, ImportRequest, PrefetchRequest, PrefetchResult
-from zhcache.protocol.names import RepoId, file_path, parse_repo, repo_of_file
+from zhcache.protocol.messages import PrefetchRequest, PrefetchResult
+from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.convert import single_plan
 from zhcached.convert.single import Asker, Checkpoints, Taken
 from zhcached.convert.variants import Picture
@@ -53,46 +52,6 @@ def take_in_checkpoint(
     finally:
         store.leases.release_holds(record.id)
     return state.Done(result=_result(store, taken, ref, started))
-
-
-class OneFile(Incoming):
-    """A checkpoint that the daemon itself has opened, in a watched folder.
-
-    One that was there before under the same name gives way.
-
-    Args:
-        fd: Open for reading alone; is closed with this.
-        name: What the file is called.
-        folder: The watched folder.
-        like: Whose configurations it gets; None is told by its kind.
-
-    Raises:
-        UsageError: No repository can be called so.
-    """
-
-    def __init__(self, fd: int, name: str, *, folder: str, like: str | None = None) -> None:
-        self.folder = folder
-        self._fd = fd
-        told = ImportFile(path=file_path(name), size=os.fstat(fd).st_size)
-        self.request = ImportRequest(
-            repo=str(repo_of_file(name)),
-            commit=None,
-            revision=None,
-            files=[told],
-            like=like,
-            replace=True,
-            op="checkpoint",
-        )
-
-    def take(self, count: int) -> Iterator[int]:
-        """Yields the descriptor."""
-        yield self._fd
-
-    def close(self) -> None:
-        """Closes it; a second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 class _Beside:
