@@ -16,6 +16,9 @@ from zhcached.transport.http import Target
 from zhcached.transport.response import Response
 
 READ_SLICE_S: Final = 0.25
+# Pieces of a fast stream come thousands of times a second; the common counters need no more than
+# this, and their lock is everybody's.
+COUNT_EVERY_S: Final = 0.01
 PROGRESS_BYTES: Final = 2**20
 # A line that breaks off again and again, and is the only one, will end well if it brings this
 # much each time.
@@ -37,6 +40,8 @@ class Connection:
         self._work = work
         self._arrived = arrived
         # Not half a MiB for each of many small files.
+        self._uncounted = 0
+        self._counted_at = 0.0
         self._buffer = memoryview(bytearray(min(BUFFER_BYTES, max(work.ingest.size, 1))))
         self._stream = Stream(work.ingest, work.config, work.limiter, work.control, work.clock)
 
@@ -69,13 +74,21 @@ class Connection:
                         sender=Sender(standing.offer.source, str(response.origin)),
                         is_wanted=lambda: not self._work.is_dismissed(segment),
                         least_rate=lambda: self._work.floor_rate(standing),
-                        arrived=lambda count, now: self._arrived(segment, count, now),
+                        arrived=lambda count, now: self._count(segment, count, now),
                     )
                 finally:
+                    self._counted_at = 0.0
+                    self._count(segment, 0, self._work.clock.monotonic())
                     came = segment.position - start
                     is_done = came and not segment.left and not segment.was_lost
                     if is_done or came >= self._progress_bytes(standing):
                         standing.progressed()
+
+    def _count(self, segment: Segment, count: int, now: float) -> None:
+        self._uncounted += count
+        if self._uncounted and now - self._counted_at >= COUNT_EVERY_S:
+            count, self._uncounted, self._counted_at = self._uncounted, 0, now
+            self._arrived(segment, count, now)
 
     def _progress_bytes(self, standing: Standing) -> int:
         work = self._work
