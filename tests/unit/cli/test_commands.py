@@ -221,6 +221,15 @@ def test_sources_are_tested(daemon: DaemonSimulator, zhcache):
     assert "two refuses" in shown
 
 
+def test_import_takes_a_model_in_one_file(daemon: DaemonSimulator, zhcache, tmp_path: Path):
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(b"weights")
+    zhcache("import", file, "--like", "demo/base", "--repo", "me/mine", "--json")
+    ((request, _),) = daemon.imports
+    assert (request.op, request.repo, request.like) == ("checkpoint", "me/mine", "demo/base")
+    assert zhcache("import", tmp_path, "--like", "demo/base", "--repo", "me/mine").code == 2
+
+
 def test_import_takes_a_plain_folder(daemon: DaemonSimulator, zhcache, snapshot: Path):
     assert zhcache("import", snapshot).code == 2
     ran = zhcache("import", snapshot, "--repo", "org/name", "--json")
