@@ -56,11 +56,12 @@ from zhcached.residency.pages.pages import Pages
 from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
 from zhcached.sources.registry import build as build_sources
-from zhcached.sources.registry import configured_origins
+from zhcached.sources.registry import configured_folders, configured_origins
 from zhcached.store.listing import newest_from
 from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
+from zhcached.transport.local import LocalFiles
 from zhcached.transport.quota import Quotas
 from zhcached.watch.watching import Watching
 
@@ -137,6 +138,7 @@ async def _join(
         connect_timeout_s=config.download.connect_timeout,
         user_agent=USER_AGENT,
         quotas=quotas,
+        files=LocalFiles(configured_folders(config.sources)),
     )
     sources = build_sources(config.sources, transport)
     health = Health(store.catalog, config.sources, clock, quotas)
@@ -208,7 +210,7 @@ async def _join(
         residents=residents,
         gateway=Gateway(pulls, store, config.serve, clock),
         launcher=launcher,
-        following=Following(follows, clock),
+        following=Following(follows, store, clock),
         watching=Watching(store, jobs, config.watch, clock),
     )
 

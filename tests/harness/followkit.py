@@ -91,7 +91,7 @@ class Front:
             draw=lambda: 0.5,
             minute=lambda _: self.minute,
         )
-        self.following = Following(self.follows, self.clock)
+        self.following = Following(self.follows, self.store, self.clock)
         await self.jobs.restore()
         self._running = asyncio.create_task(self.follows.run())
 

@@ -44,7 +44,7 @@ def _checks(services: Services) -> Iterator[Check]:
     yield _descriptors()
     yield from _workers(services)
     yield from _sources(services)
-    yield from _followed(services)
+    yield from followed(services)
     yield from _gateway(services)
     yield from _tokens(services)
     yield from _names(services)
@@ -216,7 +216,8 @@ def _sources(services: Services) -> Iterator[Check]:
         )
 
 
-def _followed(services: Services) -> Iterator[Check]:
+def followed(services: Services) -> Iterator[Check]:
+    """Tells of followed models that fail for long, and of their record if it was damaged."""
     for problem in services.following.follows.ledger.problems:
         yield Check(
             name="followed models",

@@ -6,11 +6,14 @@ import asyncio
 
 import msgspec
 
-from zhcache.errors import Busy, NotFound, NotPermitted
+from zhcache.errors import Busy, NotFound, NotPermitted, ZhcacheError
 from zhcache.protocol.follow import Followed, FollowRequest, FollowState
+from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
 from zhcached.jobs.follow import Follows
 from zhcached.jobs.followed import Entry
+from zhcached.sources.selection import NOT_READ
+from zhcached.store.store import Store
 
 MAX_FOLLOWED = 1000
 
@@ -20,12 +23,14 @@ class Following:
 
     Args:
         follows: Does it.
+        store: Where models are.
         clock: The time.
     """
 
-    def __init__(self, follows: Follows, clock: Clock) -> None:
+    def __init__(self, follows: Follows, store: Store, clock: Clock) -> None:
         self.follows = follows
         self._ledger = follows.ledger
+        self._store = store
         self._clock = clock
 
     async def follow(self, request: FollowRequest, uid: int, *, may_all: bool) -> Followed:
@@ -51,10 +56,12 @@ class Following:
                 count=MAX_FOLLOWED,
             )
 
+        is_lean = before is None and await asyncio.to_thread(self._is_lean, request)
+
         def change(entry: Entry | None) -> Entry:
             if entry is not None:
                 _check_owner(entry, uid, may_all=may_all)
-            entry = entry or Entry(repo=request.repo, uid=uid)
+            entry = entry or Entry(repo=request.repo, uid=uid, only_pipeline=is_lean)
             return msgspec.structs.replace(_changed(entry, request), due=now)
 
         entry = await asyncio.to_thread(self._ledger.put, request.repo, change)
@@ -85,6 +92,17 @@ class Following:
     def all(self) -> list[Followed]:
         """Returns what is followed, by name."""
         return [self._picture(one) for one in sorted(self._ledger.all(), key=lambda e: e.repo)]
+
+    def _is_lean(self, request: FollowRequest) -> bool:
+        """Tells whether the model is here with what pipelines read and no more.
+
+        Then whoever fetched it wanted no more, and following is not to bring the rest.
+        """
+        try:
+            held = self._store.resolve(parse_repo(request.repo), request.revision)
+        except ZhcacheError:
+            return False
+        return NOT_READ in held.left_out.values()
 
     def _picture(self, entry: Entry) -> Followed:
         fetch = self.follows.fetches.find(entry.repo)
@@ -128,8 +146,11 @@ def _changed(entry: Entry, request: FollowRequest) -> Entry:
         "allow_pickle": request.allow_pickle,
     }
     changed = msgspec.structs.replace(entry, **{k: v for k, v in said.items() if v is not None})
-    if changed.ref == entry.ref:
+    if changed.request == entry.request:
         return changed
+    if changed.ref == entry.ref:
+        # Whether what is here is all of it is for the next look to tell.
+        return msgspec.structs.replace(changed, commit="")
     # What is remembered is of another branch.
     return msgspec.structs.replace(changed, commit="", vouchers=(), past=())
 

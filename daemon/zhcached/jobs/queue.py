@@ -188,7 +188,9 @@ class Jobs:
             await asyncio.to_thread(self._save, record)
             entry = self._admit(record, resource)
             entry.rests = rests
-            if not rests:
+            if rests:
+                self._tell(entry)
+            else:
                 self._start(entry)
             return self._picture(entry)
 
@@ -207,6 +209,7 @@ class Jobs:
         entry.control.cancelled.set()
         if entry.future is not None:
             entry.future.cancel()
+        self._tell(entry)
 
     async def resume(self, job_id: str) -> None:
         """Lets a job run that rests; does nothing to another."""

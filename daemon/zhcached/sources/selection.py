@@ -16,6 +16,8 @@ from zhcache.protocol.names import RepoPath
 from zhcached.sources import pickles, pipeline_files
 from zhcached.sources.base import RemoteFile
 
+NOT_READ = "not read by from_pretrained"
+
 
 class Selection(msgspec.Struct, frozen=True):
     """What of a listing is taken.
@@ -79,7 +81,7 @@ def select(
     )
     if only_pipeline:
         for path in listing - pipeline:
-            left_out.setdefault(path, "not read by from_pretrained")
+            left_out.setdefault(path, NOT_READ)
     _require_rest(listing, left_out)
     wanted = [file.path for file in files if file.path not in left_out]
     judged = pickles.judge(wanted, listing, allowed=allow_pickle, here=converted)

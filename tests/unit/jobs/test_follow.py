@@ -1,12 +1,15 @@
 """Followed models with real hubs, jobs and a store: what a look finds and what becomes of it."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 
 from demohub import Hub
+from harness.fillkit import files_of as pipeline_files
 from harness.followkit import OWNER, until
 from zhcache.errors import NotFound, NotPermitted
+from zhcached.api import doctor
 
 WEIGHTS = bytes(range(256)) * 400
 
@@ -100,12 +103,13 @@ def test_revision_that_somebody_may_want_stays(hub, front, reason, repo):
         until(lambda: front.here(repo) == {second}, "it goes once nobody uses it")
 
 
-def test_what_a_user_fetched_himself_is_never_pruned(hub, front, repo):
-    hub.add(repo, files(repo))
-    own = front.prefetch(repo).result.commit
-    front.follow(repo, keep=0)
+@pytest.mark.parametrize("uid", [OWNER, 99])
+def test_what_a_user_fetched_himself_is_never_pruned(hub, front, repo, uid):
+    hub.add(repo, pipeline_files(unet=repo.encode()))
+    own = front.prefetch(repo, uid).result.commit
+    front.follow(repo, keep=0, variants=["fp16"])
     assert front.settled(repo).commit == own
-    assert front.fetches(repo) == []
+    assert [job.state for job in front.fetches(repo)] == ["done"]
     new(hub, repo, b"2")
     front.pass_s(101)
     until(lambda: front.ref(repo) != own, "the ref moves")
@@ -264,3 +268,27 @@ def test_sources_that_contradict_each_other_bring_nothing(make_front, repo):
             # The liar was found out: what came is the honest one's.
             path = front.store.view.snapshot_dir(front.ledger.find(repo).repo_id, seen.commit)
             assert (path / "config.json").read_bytes() == b"2" + repo.encode()
+
+
+def test_model_that_was_fetched_without_what_no_pipeline_reads_is_followed_so(hub, front, repo):
+    hub.add(repo, pipeline_files(unet=repo.encode()) | {"all-in-one.safetensors": WEIGHTS})
+    lean = front.prefetch(repo, only_pipeline=True).result
+    assert front.follow(repo).only_pipeline
+    assert front.settled(repo).commit == lean.commit
+    assert (front.fetches(repo), hub.sent("all-in-one*", repo)) == ([], 0)
+    front.follow(repo, only_pipeline=False)
+    until(lambda: front.fetches(repo), "the rest is fetched")
+    front.settled(repo)
+    assert hub.sent("all-in-one*", repo) == len(WEIGHTS)
+
+
+def test_doctor_tells_of_models_that_fail_for_long(hub, front, repo):
+    services = SimpleNamespace(following=front.following)
+    front.follow(repo)
+    for failures in range(1, doctor.FAILS_LONG + 1):
+        assert list(doctor.followed(services)) == []
+        front.settled(repo, "failing")
+        until(lambda n=failures: front.state(repo).failures == n, "it failed once more")
+        front.pass_s(24 * 3600) if failures < doctor.FAILS_LONG else None
+    (told,) = doctor.followed(services)
+    assert (told.name, told.status) == (f"followed {repo}", "warn")
