@@ -23,7 +23,7 @@ from zhcache.export import Exported, check_target, export
 from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
 from zhcache.protocol import messages, probe, residency
-from zhcache.protocol.names import file_path, parse_repo, repo_of_file
+from zhcache.protocol.names import parse_repo
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 from zhcache.serving import GatewayCalls
@@ -367,25 +367,9 @@ class Client(GatewayCalls, WatchCalls, FollowCalls):
             like: Whose configurations, tokenizers and scheduler it gets; told by its kind else.
             revision: The branch that points at it, else ``main``.
         """
-        from zhcache.handover import hand_over
+        from zhcache.handover import checkpoint, hand_over
 
-        named = str(repo_of_file(file.name)) if repo is None else repo
-        resources.check(named, revision)
-        if like is not None:
-            parse_repo(like)
-        try:
-            real = file.resolve(strict=True)
-            told = messages.ImportFile(path=file_path(file.name), size=real.stat().st_size)
-        except OSError as error:
-            raise NotFound("there is no file {file}", file=file) from error
-        request = messages.ImportRequest(
-            repo=named,
-            commit=None,
-            revision=revision,
-            files=[told],
-            like=like,
-            op="checkpoint",
-        )
+        request, real = checkpoint(file, repo, like, revision)
         self.connect()
         return hand_over(self.socket, request, [real])
 

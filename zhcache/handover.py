@@ -21,6 +21,7 @@ from zhcache.channel import dial, error_of, unreachable
 from zhcache.errors import Busy, IntegrityError, NotFound, UsageError
 from zhcache.paths import handover_path
 from zhcache.protocol import frames, messages
+from zhcache.protocol.names import file_path, parse_repo, parse_revision, repo_of_file
 from zhcache.protocol.residency import (
     MAX_SMALL_BYTES,
     MAX_SMALL_FILE,
@@ -42,6 +43,35 @@ BATCH = 64
 MAX_REPLY = 16 * 2**20
 _LENGTH = struct.Struct(">I")
 _SILENCE_S = 600.0
+
+
+def checkpoint(
+    file: Path, repo: str | None, like: str | None, revision: str | None
+) -> tuple[messages.ImportRequest, Path]:
+    """Returns the request to take in a whole model in one file, and the real file.
+
+    Args:
+        file: The file, or a symlink to it.
+        repo: What it is to be called; ``local/`` and its name if nothing is said.
+        like: Whose configurations it gets, if not those of its kind.
+        revision: The branch that is to point at it.
+
+    Raises:
+        UsageError: A name cannot be meant, or none can be made of the file's.
+        NotFound: There is no such file.
+    """
+    named = repo_of_file(file.name) if repo is None else parse_repo(repo)
+    like = None if like is None else str(parse_repo(like))
+    revision = None if revision is None else parse_revision(revision)
+    try:
+        real = file.resolve(strict=True)
+        told = messages.ImportFile(path=file_path(file.name), size=real.stat().st_size)
+    except OSError as error:
+        raise NotFound("there is no file {file}", file=file) from error
+    request = messages.ImportRequest(
+        repo=str(named), commit=None, revision=revision, files=[told], like=like, op="checkpoint"
+    )
+    return request, real
 
 
 def hand_over(

@@ -51,7 +51,7 @@ from zhcached.jobs.upkeep import Upkeep
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.door import Residency
-from zhcached.residency.launch.launch import chosen
+from zhcached.residency.launch.launch import Launcher, chosen
 from zhcached.residency.pages.pages import Pages
 from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
@@ -178,14 +178,7 @@ async def _join(
         arenas=arenas,
         residents=residents,
     )
-    checkpoints = Checkpoints(
-        store,
-        launcher,
-        variants.places,
-        clock=clock,
-        make_room=fetcher.make_room,
-        name_commit=derived_commit,
-    )
+    checkpoints = _checkpoints(fetcher, variants, launcher, clock)
     ledger = Ledger(store.layout.root, clock)
     performer = Performer(store, prefetcher, residency, checkpoints, ledger.claim)
     jobs = Jobs(store.catalog, clock, performer.perform)
@@ -212,6 +205,19 @@ async def _join(
         launcher=launcher,
         following=Following(follows, store, clock),
         watching=Watching(store, jobs, config.watch, clock),
+    )
+
+
+def _checkpoints(
+    fetcher: Fetcher, variants: Variants, launcher: Launcher, clock: SystemClock
+) -> Checkpoints:
+    return Checkpoints(
+        fetcher.store,
+        launcher,
+        variants.places,
+        clock=clock,
+        make_room=fetcher.make_room,
+        name_commit=derived_commit,
     )
 
 
