@@ -28,6 +28,9 @@ _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]{0,198}[A-Za-z0-9_+-])?"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+LOCAL = "local"
+"""Who owns what was taken in without a name: no hub is asked for it."""
+
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
 MAX_DEPTH = 32
@@ -104,7 +107,7 @@ def repo_of_file(name: str) -> RepoId:
             hint="give it one: --repo OWNER/NAME",
             name=printable(name),
         )
-    return parse_repo(f"local/{cleaned}")
+    return parse_repo(f"{LOCAL}/{cleaned}")
 
 
 def file_path(name: str) -> RepoPath:

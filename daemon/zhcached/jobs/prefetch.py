@@ -24,7 +24,7 @@ from zhcache.protocol.messages import (
     PrefetchResult,
     VariantResult,
 )
-from zhcache.protocol.names import RepoId, is_commit, parse_repo
+from zhcache.protocol.names import LOCAL, RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
@@ -247,11 +247,14 @@ class Prefetcher:
     ) -> Manifest | None:
         """Returns the snapshot if it cannot have changed and all that is wanted of it is here."""
         plain = not (request.include or request.exclude or request.lock)
-        if not plain or commit is None or not is_commit(commit):
+        repo, is_settled = parse_repo(request.repo), commit is not None and is_commit(commit)
+        if not plain or not (is_settled or repo.owner == LOCAL):
             return None
         try:
-            manifest = self._store.resolve(parse_repo(request.repo), commit)
+            manifest = self._store.resolve(repo, commit)
         except (NotFound, IntegrityError):
+            return None
+        if not (is_settled or manifest.source == IMPORTED):
             return None
         is_whole = holds(manifest, wanted.precisions, only_pipeline=request.only_pipeline)
         return manifest if is_whole else None
