@@ -12,9 +12,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import structlog
+
 from zhcache.errors import ZhcacheError
-from zhcached.gateway.sending import available
-from zhcached.jobs.pull import Coming
+from zhcached.jobs.pull import Here
 
 if TYPE_CHECKING:
     from zhcached.gateway.context import Context
@@ -27,6 +28,8 @@ MAX_BYTES = 32 * 2**20
 AT_ONCE = 8
 PATIENCE_S = 15.0
 """The client waits longer; files of which the digest is not known then go without."""
+
+log = structlog.get_logger()
 
 
 async def known_digests(
@@ -49,31 +52,37 @@ async def known_digests(
     async def learn(file: RemoteFile) -> None:
         async with turn:
             try:
-                digest = await _digest(context, listed, file)
-            except ZhcacheError:
+                known[file.path] = await _digest(context, listed, file)
+            except ZhcacheError as error:
                 # The listing is right without it; who fetches the file will hear why.
-                return
-        if digest is not None:
-            known[file.path] = digest
+                log.info("gateway.digest_unknown", path=file.path, error=str(error))
 
     tasks = [asyncio.create_task(learn(file)) for file in unknown]
-    _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
-    for task in late:
-        task.cancel()
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=PATIENCE_S)
+        for task in done:
+            task.result()
+    finally:
+        # Those that are late, or all if the client is gone.
+        for task in tasks:
+            task.cancel()
     return dict(known)
 
 
-async def _digest(context: Context, listed: Listed, file: RemoteFile) -> str | None:
+async def _digest(context: Context, listed: Listed, file: RemoteFile) -> str:
     if file.size == 0:
         return hashlib.sha256().hexdigest()
     found = await context.call(context.pulls.find, listed, file.path)
-    if isinstance(found, Coming):
-        reader = await context.call(found.read)
-        try:
-            at = 0
-            while at < file.size:
-                at = await available(reader, at)
-        finally:
-            reader.close()
-        found = await context.call(context.pulls.find, listed, file.path)
-    return found.sha256
+    if isinstance(found, Here):
+        return found.sha256
+    loop = asyncio.get_running_loop()
+    with found.read() as reader:
+        while True:
+            news = asyncio.Event()
+            reader.once(lambda news=news: loop.call_soon_threadsafe(news.set))
+            # All bytes may be there before the file has a name, so they are not what counts.
+            found = await context.call(context.pulls.find, listed, file.path)
+            if isinstance(found, Here):
+                return found.sha256
+            reader.available(0)
+            await news.wait()
