@@ -123,7 +123,14 @@ def watching(root: Path, *folders: Path, **config: Any) -> Iterator[Watched]:
 def overflow(watched: Watched) -> None:
     """Has the kernel's thread see what it sees when its queue was full."""
     event = inotify_c.InotifyEvent(-1, inotify_c.InotifyConstants.IN_Q_OVERFLOW, 0, b"")
+    for group in {place._group for place in _places(watched)}:
+        group.is_overfull = False
     watched.watching._notices._fd.handle_event(event)
+
+
+def _places(watched: Watched) -> list:
+    watches = list(watched.watching._notices._fd._watch_for_wd.values())
+    return [place for watch in watches for place in list(watch.callbacks.values())]
 
 
 def weights(seed: int = 0, size: int = 64, gap: int = 0) -> bytes:

@@ -96,6 +96,7 @@ class Group:
         self._places: dict[str, _Place] = {}
         self.tell = tell
         self.overflow = overflow
+        self.is_overfull = False
 
     def follow(self, folders: Iterable[str]) -> int:
         """Watches these folders and no others; returns how many of them are new.
@@ -155,6 +156,7 @@ class _Place:
         self.wd = WatchDescriptor(-1)
 
     def on_event(self, event: InotifyEvent) -> None:
+        self._group.is_overfull = False
         self._group.tell(self.path, os.fsdecode(event.name))
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
@@ -162,7 +164,10 @@ class _Place:
         self._group.tell(self.path, "")
 
     def on_queue_overflow(self) -> None:
-        self._group.overflow()
+        # Each folder is told, one after the other; once is enough.
+        if not self._group.is_overfull:
+            self._group.is_overfull = True
+            self._group.overflow()
 
 
 def _spent(error: OSError) -> NoNotices:

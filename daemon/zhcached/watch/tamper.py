@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from zhcache.errors import IntegrityError, UsageError, ZhcacheError
+from zhcache.errors import Cancelled, IntegrityError, UsageError, ZhcacheError
 from zhcache.protocol.names import RepoId, is_sha256
 from zhcached.store import listing
 from zhcached.store.blobs import Identity
@@ -60,6 +60,7 @@ class Guard:
         self._sweep_s = sweep_s
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._blobs: set[str] = set()
         self._repos: set[str] = set()
@@ -87,12 +88,21 @@ class Guard:
             self.watching.set()
             while True:
                 try:
-                    await asyncio.wait_for(self._told.wait(), self._sweep_s)
+                    # Not wait_for: in Python 3.11 it may swallow the cancellation that ends us.
+                    async with asyncio.timeout(self._sweep_s):
+                        await self._told.wait()
                     await asyncio.sleep(self._rest_s)
                 except TimeoutError:
                     self._must_sweep = True
                 self._told.clear()
-                await asyncio.to_thread(self._look)
+                looking = asyncio.create_task(asyncio.to_thread(self._look))
+                try:
+                    await asyncio.shield(looking)
+                except asyncio.CancelledError:
+                    # The store is closed after us: nobody may read in it then.
+                    self._stopping.set()
+                    await looking
+                    raise
         finally:
             for group in (self._blob_group, self._view_group):
                 if group is not None:
@@ -163,15 +173,22 @@ class Guard:
             if mends_all:
                 repos |= {repo.folder for repo in self._store.manifests.repos()}
             for sha256 in sorted(blobs):
+                self._check()
                 if self._judge(sha256):
                     self._on_lost(sha256)
             for name in sorted(repos):
                 self._mend(name)
             if repos:
                 self._follow_view()
+        except Cancelled:
+            pass
         except Exception:
             # A defect, or a disk that fails: neither ends the guard.
             log.exception("guard.failed")
+
+    def _check(self, _count: int = 0) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("the daemon stops")
 
     def _disagreeing(self) -> set[str]:
         """Returns the blobs whose inode is not as it was recorded, and those nobody recorded."""
@@ -197,7 +214,7 @@ class Guard:
         if recorded is not None and recorded == (identity, False):
             return False  # committed
         users = self._users(sha256)
-        verdict = self._store.recheck(sha256, lambda _: None)
+        verdict = self._store.recheck(sha256, self._check)
         if verdict:
             log.info("guard.touched", sha256=sha256, used_by=users)
             if recorded is None:

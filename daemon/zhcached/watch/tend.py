@@ -141,7 +141,9 @@ class Tended:
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._dirty.wait(), seconds)
+            # Not wait_for: in Python 3.11 it may swallow the cancellation that ends us.
+            async with asyncio.timeout(seconds):
+                await self._dirty.wait()
 
     async def _once(self) -> float:
         """Looks, and takes in what is ready; returns how long to wait for a change."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -231,6 +232,8 @@ def test_folder_that_vanishes_is_told_and_comes_back(watched, folder, tmp_path):
     until(lambda: watched.folder().state == "gone", "the folder is gone")
     (tmp_path / "away").rename(folder)
     watched.wait("tiny", "taken")
+    shutil.rmtree(folder)
+    until(lambda: watched.folder().state == "gone", "the folder is gone")
     lay(folder / "more", pipeline(5))
     watched.wait("more", "taken")
     assert watched.jobs_done() == 2
