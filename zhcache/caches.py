@@ -7,6 +7,7 @@ not opened at all. Layouts: huggingface_hub ``models--O--N/{refs,snapshots,blobs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class Found:
         skipped: What cannot be taken, as shown to the user.
         lock: What the files must be, where that is known.
         is_pinned: The user has the lock from elsewhere than the files.
+        etags: What the hub calls a file's bytes, by path, where the layout keeps it: their sha256,
+            or git's sha1 of them.
     """
 
     repo: RepoId
@@ -50,6 +53,7 @@ class Found:
     skipped: list[str] = field(default_factory=list)
     lock: LockedRepo | None = None
     is_pinned: bool = False
+    etags: dict[str, str] = field(default_factory=dict[str, str])
 
     def held_to(self, lock: LockedRepo) -> Found:
         """Returns the same, held to a lock that the user has from elsewhere.
@@ -119,6 +123,32 @@ def find(folder: Path, *, repo: str | None = None, revision: str | None = None) 
     return found
 
 
+def held(folder: Path, repo: RepoId) -> list[Found]:
+    """Returns what lies under ``folder`` of one repository; nothing else there is looked at.
+
+    Besides caches and disks that is a plain folder ``OWNER/NAME``.
+
+    Raises:
+        UsageError: A disk's lock is none.
+        IntegrityError: A disk lacks files that its lock names.
+        OSError: The folder cannot be read.
+    """
+    found = [one for one in _disk(folder) if one.repo == repo]
+    for root in (folder, folder / "hub"):
+        if _is_hub_repo(root / repo.folder):
+            found += _hub_snapshots(root / repo.folder)
+    scope = f"{repo.owner}--{repo.name}"
+    for root in _scope_roots(folder):
+        if (root / scope / "snapshots").is_dir():
+            found += _scope_snapshots(root / scope)
+        if repo.owner:
+            found += [one for one in _scope_legacy(root / repo.owner) if one.repo == repo]
+    plain = folder / repo.owner / repo.name
+    if not found and any((plain / name).is_file() for name in ("model_index.json", "config.json")):
+        found.append(_plain(plain, repo, None))
+    return [one for one in found if one.files]
+
+
 # --- disks --------------------------------------------------------------------------------------
 
 
@@ -171,7 +201,23 @@ def _hub_snapshots(folder: Path) -> Iterator[Found]:
         found.is_linkable = all(
             any(real.is_relative_to(place) for place in blobs) for _, real, _ in found.files
         )
+        found.etags = _etags(found, snapshot)
         yield found
+
+
+def _etags(found: Found, snapshot: Path) -> dict[str, str]:
+    """Returns the names of the blobs that the snapshot's links lead to.
+
+    The first link alone tells: what is shared between repositories is linked on, under a name that
+    is no digest of the bytes.
+    """
+    etags: dict[str, str] = {}
+    for path, _, _ in found.files:
+        with contextlib.suppress(OSError):
+            target = (snapshot / path).readlink()
+            if target.parent.name == "blobs":
+                etags[path] = target.name
+    return etags
 
 
 def _refs(folder: Path) -> dict[str, str]:
@@ -209,13 +255,16 @@ def _modelscope(folder: Path) -> Iterator[Found]:
     if (folder / "snapshots").is_dir():
         yield from _scope_snapshots(folder)
         return
-    roots = (folder / "models", folder / "hub" / "models", folder / "hub", folder)
-    for root in roots:
+    for root in _scope_roots(folder):
         for entry in _folders(root):
             if (entry / "snapshots").is_dir():
                 yield from _scope_snapshots(entry)
             elif entry.name not in ("models", "hub"):
                 yield from _scope_legacy(entry)
+
+
+def _scope_roots(folder: Path) -> tuple[Path, ...]:
+    return folder / "models", folder / "hub" / "models", folder / "hub", folder
 
 
 def _scope_snapshots(folder: Path) -> Iterator[Found]:

@@ -70,6 +70,8 @@ def check_sources(sources: Sequence[SourceConfig], where: str) -> None:
         if source.name in seen:
             refuse(where, f"two sources are named {source.name}")
         seen.add(source.name)
+        if source.kind == "folder" and not source.endpoint.startswith("/"):
+            refuse(where, f"source {source.name}: {source.endpoint!r} is not an absolute path")
         urls = () if source.kind == "folder" else (source.endpoint, *source.data_origins)
         for url in urls:
             if fault := _fault_of_address(url):

@@ -27,9 +27,10 @@ from zhcached.config import DownloadConfig
 from zhcached.fetch.offer import Offer
 from zhcached.jobs.consult import consult
 from zhcached.jobs.health import Health
+from zhcached.jobs.peers import with_peers
 from zhcached.jobs.resolve import explain
 from zhcached.sources.alias import HubNames
-from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.base import DigestSource, RemoteFile, Resolution, Source
 from zhcached.sources.health import Lied
 from zhcached.sources.pickles import CONVERTED
 from zhcached.sources.selection import Selection, select
@@ -122,17 +123,26 @@ class Brief:
         return alike, others
 
     def _promises(self, source: str, file: FileTrust) -> bool:
-        listed = self.listings[source].get(file.path)
-        if listed is None:
-            return False
         first = file.first_promise
+        listed = self.listings.get(source, {}).get(file.path)
+        if listed is None:
+            # A peer, which was asked for the sha256 alone.
+            return first.sha256 is not None
         by_sha256 = first.sha256 is not None and listed.sha256 == first.sha256
         return by_sha256 or (first.git_sha1 is not None and listed.git_sha1 == first.git_sha1)
 
     def _offer(
         self, name: str, file: FileTrust, config: DownloadConfig, rate: float | None
     ) -> Offer:
-        source, resolution = self.sources[name], self.resolutions[name]
+        source, sha256 = self.sources[name], file.promise.sha256
+        if isinstance(source, DigestSource) and sha256 is not None:
+            return Offer(
+                source=name,
+                locate=lambda: source.locate_blob(sha256),
+                max_connections=config.connections,
+                rate=rate,
+            )
+        resolution = self.resolutions[name]
         min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
         return Offer(
             source=name,
@@ -200,7 +210,7 @@ def prepare(
         primary=resolutions[0],
         resolutions={resolution.source: resolution for resolution in resolutions},
         selection=selection,
-        comparison=comparison,
+        comparison=with_peers(comparison, asked, answers, health),
         sources={source.name: source for source in asked},
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
         converted=[file for file in here if _stands_in(file, selection)],

@@ -57,7 +57,7 @@ def ask(
     """Resolves ``repo`` at every source at once.
 
     Args:
-        sources: In order of preference; ``Answers.found`` keeps it.
+        sources: In order of preference; ``Answers.found`` keeps it, hubs before all others.
         repo: As the user named it.
         revision_at: What to ask a source for; None is its default branch.
         aliases: The user's own names for repositories at each kind of hub.
@@ -96,6 +96,8 @@ def ask(
             case found:
                 answers.found.append(found)
                 answers.heads[source.name] = found.commit
+    # What a peer or a folder has may be old: it defines a repository only where no hub answers.
+    answers.found.sort(key=lambda one: not one.is_hub)
     _agree_on_commit(answers, {source.name: source for source in sources})
     return answers
 

@@ -102,15 +102,20 @@ BUILT_IN: Mapping[str, HubNames] = {
 def names_at(
     repo: RepoId, kind: SourceKind, configured: Mapping[str, HubNames] | None = None
 ) -> tuple[RepoId, ...]:
-    """Returns the names to try for ``repo`` at a hub of ``kind``, in order, without repeats.
+    """Returns the names to try for ``repo`` at a source of ``kind``, in order, without repeats.
 
-    What the user configured stands first, then the built-in table, then the name itself.
+    What the user configured stands first, then the built-in table, then the name itself. A peer or
+    a folder has it under whatever name a hub has it.
     """
     found: list[RepoId] = []
+    hubs: tuple[SourceKind, ...] = ("huggingface", "modelscope")
     for table in (configured or {}, BUILT_IN):
-        named = table.get(str(repo), {}).get(kind)
-        if named is not None:
-            found.append(parse_repo(named))
+        for hub in (kind,) if kind in hubs else hubs:
+            named = table.get(str(repo), {}).get(hub)
+            if named is not None:
+                found.append(parse_repo(named))
+    if kind not in hubs:
+        found.insert(0, repo)
     return tuple(dict.fromkeys((*found, repo)))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -62,6 +63,11 @@ class Resolution(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
     @property
+    def is_hub(self) -> bool:
+        """Whether it says what a repository is, and not only what somebody has of it."""
+        return self.kind in ("huggingface", "modelscope")
+
+    @property
     def has_git_commit(self) -> bool:
         """Whether ``commit`` names the same content at every source that shows it."""
         return self.kind == "huggingface"
@@ -96,4 +102,21 @@ class Source(Protocol):
         None where it is not the hub itself that speaks (a data plane's 403 is an expired
         signature) or where it says nothing about the repository.
         """
+        ...
+
+
+@runtime_checkable
+class DigestSource(Source, Protocol):
+    """A source that sends bytes by their digest, of whatever repository they are."""
+
+    def holding(self, digests: Collection[str], deadline_s: float) -> set[str]:
+        """Returns those of ``digests`` that it would send.
+
+        Raises:
+            RemoteError: It could not be asked.
+        """
+        ...
+
+    def locate_blob(self, sha256: str) -> Target:
+        """Returns where the bytes of a digest are; no request is made."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from zhcache.protocol.names import RepoId, Revision
 from zhcached.clock import Clock
@@ -11,9 +12,10 @@ from zhcached.config import SourceConfig
 from zhcached.errors import RepoUnavailable
 from zhcached.sources.alias import HubNames, names_at
 from zhcached.sources.base import Resolution, Source
+from zhcached.sources.folder import FolderSource
 from zhcached.sources.huggingface import HuggingFaceSource
-from zhcached.sources.later import LaterSource
 from zhcached.sources.modelscope import ModelScopeSource
+from zhcached.sources.peer import PeerSource
 from zhcached.sources.tokens import TokenSource
 from zhcached.transport.address import Origin
 from zhcached.transport.http import Transport
@@ -48,6 +50,11 @@ def configured_origins(configs: Iterable[SourceConfig]) -> frozenset[Origin]:
     )
 
 
+def configured_folders(configs: Iterable[SourceConfig]) -> tuple[Path, ...]:
+    """Returns the folders the configuration names as sources, which alone may be read."""
+    return tuple(Path(config.endpoint) for config in configs if config.kind == "folder")
+
+
 def resolve_by_any_name(
     source: Source,
     repo: RepoId,
@@ -80,9 +87,10 @@ def resolve_by_any_name(
 def _one(
     config: SourceConfig, transport: Transport, environ: Mapping[str, str], clock: Clock | None
 ) -> Source:
-    kinds = {"huggingface": HuggingFaceSource, "modelscope": ModelScopeSource}
-    kind = kinds.get(config.kind)
-    if kind is None:
-        return LaterSource(config)
+    if config.kind == "folder":
+        return FolderSource(config.name, Path(config.endpoint))
+    kinds = {"huggingface": HuggingFaceSource, "modelscope": ModelScopeSource, "peer": PeerSource}
     tokens = TokenSource(config.name, Origin.parse(config.endpoint), config.token_env, environ)
-    return kind(config.name, config.endpoint, transport=transport, tokens=tokens, clock=clock)
+    return kinds[config.kind](
+        config.name, config.endpoint, transport=transport, tokens=tokens, clock=clock
+    )

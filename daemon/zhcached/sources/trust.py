@@ -132,7 +132,8 @@ def _liars(
             }
             if _all_agree(list(shown.values())):
                 continue
-            votes = {r.source: f for r in resolutions if (f := listings[r.source].get(path))}
+            hubs = [r for r in resolutions if r.is_hub]
+            votes = {r.source: f for r in hubs if (f := listings[r.source].get(path))}
             origins = {r.source: str(r.origin) for r in resolutions}
             for name in _outvoted(path, commit, shown, votes, origins):
                 liars.setdefault(name, f"at commit {commit[:12]} it alone shows another {path}")
@@ -205,7 +206,10 @@ def _founded(
             hint="add a source that does, or pin it with --lock FILE",
             path=path,
         )
-    vouching = {str(r.origin) for r in agreeing if listings[r.source][path].promise is not None}
+    # What a peer or a folder has, it has from a hub: it is no second witness.
+    vouching = {
+        str(r.origin) for r in agreeing if r.is_hub and listings[r.source][path].promise is not None
+    }
     return FileTrust(
         path=path,
         promise=promise,

@@ -59,6 +59,16 @@ def recorded(catalog: Catalog, sha256: str) -> tuple[Identity, bool] | None:
     return Identity(int(size), int(inode), int(mtime_ns), int(ctime_ns)), bool(suspect)
 
 
+def users(catalog: Catalog, sha256: str) -> list[tuple[str, str, int]]:
+    """Returns (repository, commit, size) of each snapshot that has a blob here."""
+    rows = catalog.rows(
+        "SELECT DISTINCT s.repo, s.commit_hash, f.size FROM files f"
+        " JOIN snapshots s ON s.id=f.snapshot WHERE f.sha256=? AND NOT s.removing",
+        (sha256,),
+    )
+    return [(str(repo), str(commit), int(size)) for repo, commit, size in rows]
+
+
 def suspects(catalog: Catalog, repo: RepoId, commit: str) -> list[tuple[str, int]]:
     """Returns the blobs of a snapshot that must be read before they are trusted again."""
     rows = catalog.rows(

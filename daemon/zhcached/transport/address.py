@@ -18,7 +18,7 @@ from zhcached.errors import AddressRefused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, "file": 0}
 _URL = re.compile(r"(?P<scheme>https?)://(?P<place>[^/?#]+)(?P<rest>[^#]*)(?:#.*)?", re.IGNORECASE)
 _CLEAN = re.compile(r"[\x21-\x5b\x5d-\x7e]+")
 _PLACE = re.compile(

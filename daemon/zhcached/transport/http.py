@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from zhcached.clock import Clock, SystemClock
 from zhcached.errors import RemoteError, RemoteInvalid, StatusError, TransportError
+from zhcached.transport import local
 from zhcached.transport.address import AddressPolicy, Origin, joined, split_url
 from zhcached.transport.dial import (
     AbortedError,
@@ -23,6 +24,7 @@ from zhcached.transport.dial import (
     dial,
     system_resolver,
 )
+from zhcached.transport.local import LocalFiles
 from zhcached.transport.message import Head, Headers, framing, retry_after_s
 from zhcached.transport.pool import Pool
 from zhcached.transport.quota import Purpose, Quotas
@@ -57,7 +59,7 @@ class Target:
     @property
     def origin(self) -> Origin:
         """The origin of the URL. Raises ``AddressRefused`` as ``Origin.parse`` does."""
-        return Origin.parse(self.url)
+        return local.ORIGIN if local.is_local(self.url) else Origin.parse(self.url)
 
 
 class Transport:
@@ -71,6 +73,7 @@ class Transport:
         tls: Checks certificates against the system's authorities by default.
         clock: For deadlines and dates.
         quotas: Says where no request may be sent for now; without it nobody does.
+        files: What may be read of this machine's own folders.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Transport:
         tls: ssl.SSLContext | None = None,
         clock: Clock | None = None,
         quotas: Quotas | None = None,
+        files: LocalFiles | None = None,
     ) -> None:
         self.policy = policy
         self._connect_timeout_s = connect_timeout_s
@@ -91,6 +95,7 @@ class Transport:
         self._tls = tls or ssl.create_default_context()
         self._clock: Clock = clock or SystemClock()
         self._quotas = quotas
+        self._files = files or LocalFiles()
         self._pool = Pool(self._clock)
 
     def close(self) -> None:
@@ -128,6 +133,9 @@ class Transport:
         common = {"Accept-Encoding": "identity", "Accept": "*/*", "User-Agent": self._user_agent}
         common.update(headers or {})
         url, own, credential = target.url, dict(target.headers), target.credential
+        if local.is_local(url):
+            # Here alone: what a server redirects to is parsed as an address, and this is none.
+            return self._files.open(url, common)
         purpose: Purpose = "bytes" if any(name.lower() == "range" for name in common) else "words"
         head_s = read_timeout_s if head_timeout_s is None else head_timeout_s
         for _ in range(max_redirects + 1):

@@ -9,9 +9,22 @@ from zhcached.errors import RemoteInvalid, TransportError
 from zhcached.transport.address import Origin
 from zhcached.transport.dial import Deadline
 from zhcached.transport.message import Head
-from zhcached.transport.wire import Body, QuietError
+from zhcached.transport.wire import QuietError
 
 ERROR_BODY_BYTES = 64 * 2**10
+
+
+class Readable(Protocol):
+    """A body as it is read."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was read to its end."""
+        ...
+
+    def readinto(self, buffer: memoryview, wait_s: float, /) -> int:
+        """Reads at least one byte into ``buffer``; 0 is the end."""
+        ...
 
 
 class Release(Protocol):
@@ -35,7 +48,7 @@ class Response:
     def __init__(
         self,
         head: Head,
-        body: Body,
+        body: Readable,
         *,
         url: str,
         origin: Origin,

@@ -6,12 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from zhcache.protocol import conversion, follow, messages, probe, residency, sources, variants
+from zhcache.protocol import (
+    conversion,
+    follow,
+    messages,
+    peers,
+    probe,
+    residency,
+    sources,
+    variants,
+)
 
 KEPT = Path(__file__).parents[2] / "wire"
 KINDS = {
     name: kind
-    for module in (messages, residency, conversion, variants, sources, probe, follow)
+    for module in (messages, residency, conversion, variants, sources, probe, follow, peers)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, messages.Message)
 }

@@ -41,3 +41,12 @@ def test_built_in_table_is_large_and_holds_only_names():
         assert by_kind.keys() <= {"huggingface", "modelscope"}
         for kind, name in by_kind.items():
             assert names(repo, kind)[0] == name
+
+
+def test_peer_or_folder_is_asked_for_every_name_that_a_hub_has():
+    names = [str(name) for name in names_at(parse_repo("runwayml/stable-diffusion-v1-5"), "peer")]
+    assert names == [
+        "runwayml/stable-diffusion-v1-5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "AI-ModelScope/stable-diffusion-v1-5",
+    ]

@@ -1,8 +1,7 @@
 import pytest
 
-from zhcache.protocol.names import parse_repo
 from zhcached.config import DEFAULT_SOURCES, SourceConfig
-from zhcached.errors import AddressRefused, TransportError
+from zhcached.errors import AddressRefused
 from zhcached.sources import registry
 from zhcached.transport.address import AddressPolicy, Origin
 from zhcached.transport.http import Transport
@@ -24,11 +23,14 @@ def test_build_makes_the_default_sources_in_order(transport):
     ]
 
 
-@pytest.mark.parametrize("kind", ["peer", "folder"])
-def test_kind_of_a_later_release_fails_at_every_request_and_says_why(transport, kind):
-    (built,) = registry.build([SourceConfig("x", kind, "/srv/models")], transport, {})
-    with pytest.raises(TransportError, match="not in this release"):
-        built.resolve(parse_repo("org/name"), None, 1.0)
+def test_folders_and_peers_are_sources(transport, tmp_path):
+    configs = [
+        SourceConfig("far", "peer", "http://127.0.0.1:9"),
+        SourceConfig("near", "folder", str(tmp_path)),
+    ]
+    built = registry.build(configs, transport, {})
+    assert [(source.name, source.kind) for source in built] == [("far", "peer"), ("near", "folder")]
+    assert registry.configured_folders(configs) == (tmp_path,)
 
 
 def test_build_refuses_an_endpoint_that_is_no_address(transport):
