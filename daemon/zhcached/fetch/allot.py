@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from zhcached.fetch.offer import Offer
-from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S, Ramp
+from zhcached.fetch.ramp import FREE, FULL_LINE_BYTES_PER_S, RAMP_S, Ramp
 from zhcached.fetch.roster import REJOIN_S, Roster, Standing
 from zhcached.fetch.segments import Segment, Segments
-from zhcached.fetch.shares import piece_bytes
+from zhcached.fetch.shares import PIECE_S, piece_bytes
 from zhcached.store.ranges import Ranges
 
 # A smaller file is over before a second source has answered.
@@ -114,9 +114,11 @@ class Allotment:
             self._seat(best, now)
         is_alone = len(self.roster.serving()) == 1
         free = self.segments.unassigned(missing)
+        limit_s = self._limit_s(missing.total, now)
         for standing in sorted(self._idle(now), key=lambda s: s is not last):
             segment = (
                 self.segments.claim(wanted, standing, now, takes_silent=takes_silent)
+                or (self.segments.relieve(standing, now, limit_s) if takes_silent else None)
                 or self.segments.take(
                     free, self._piece(standing, free.total, now), standing, now, wanted
                 )
@@ -169,8 +171,19 @@ class Allotment:
         if self._most(standing) == 1 or not standing.is_ranged:
             # One request brings all; what others can bring sooner they take from its end.
             return self._size
-        several = len(self.roster.standings) if self.may_spread else 1
-        return piece_bytes(standing.share(now), free_bytes, max(several, self.seats))
+        # As many as there will soon be: a rate that is measured on one connection is divided by two
+        # when the second joins, and a piece for one would then last twice as long.
+        soon = min(FREE, self._most(standing))
+        rate = standing.rate(now)
+        share = None if rate is None else rate / max(soon, standing.running, standing.seats)
+        several = FREE * len(self.roster.standings) if self.may_spread else 1
+        return piece_bytes(share, free_bytes, max(several, self.seats))
+
+    def _limit_s(self, missing_bytes: int, now: float) -> float:
+        """Returns how long the foremost stretch may take: less when the end is near."""
+        rate = self._rate(now)
+        left_s = missing_bytes / rate if rate > 0 else 0.0
+        return min(2 * PIECE_S, max(1.0, left_s / 2))
 
     def _rate(self, now: float) -> float:
         return sum(standing.rate(now) or 0.0 for standing in self.roster.serving())

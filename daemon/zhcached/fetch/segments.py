@@ -14,7 +14,7 @@ from typing import Final
 
 from zhcached.fetch.pace import Pace
 from zhcached.fetch.roster import Standing
-from zhcached.fetch.shares import stolen_bytes
+from zhcached.fetch.shares import MIN_PIECE, stolen_bytes
 from zhcached.store.ranges import Ranges
 
 # After this long without a byte a stretch may be taken over by somebody who has nothing to do.
@@ -26,6 +26,8 @@ LEAST_OF_OWN: Final = 2**20
 # What a connection ends by itself within this is not given to another one of its source, which has
 # most of it on the way already and would send it twice.
 OWN_ENDS_S: Final = 1.0
+# Times faster than the one it takes from while there is other work.
+CLEARLY: Final = 2.0
 # A reader waits this long for a running stretch to come to its offset.
 WAIT_S: Final = 1.0
 
@@ -170,6 +172,26 @@ class Segments:
                 if victim.reaches_late(offset, now):
                     return self._cut(victim, offset, standing, now)
         return None
+
+    def relieve(self, standing: Standing, now: float, limit_s: float) -> Segment | None:
+        """Returns the later part of the foremost stretch, if that would last too long as it is.
+
+        The hash, and whoever reads the file in order, waits for the foremost one: a slow connection
+        there would leave the whole file to be hashed when its last byte is there.
+
+        Args:
+            standing: The source that takes it; only one that is clearly faster.
+            now: Monotonic seconds.
+            limit_s: How long the foremost stretch may take from now.
+        """
+        first = min((s for s in self._running if s.left), key=lambda s: s.position, default=None)
+        if first is None or first.standing is standing:
+            return None
+        own, rate = first.rate(now), standing.share(now)
+        if own is None or rate is None or rate < CLEARLY * own or first.left <= own * limit_s:
+            return None
+        at = first.position + int(own * limit_s / 2)
+        return self._cut(first, at, standing, now) if first.end - at >= MIN_PIECE else None
 
     def is_far(self, offset: int, now: float) -> bool:
         """Tells whether ``offset`` belongs to a running stretch that will not reach it soon."""

@@ -161,3 +161,16 @@ def test_reader_far_ahead_gets_a_connection_of_its_own():
     played.play(2)
     played.play(0.5, wanted=[GIB // 2])
     assert any(s.position >= GIB // 2 for s in played.running)
+
+
+def test_slow_source_at_the_front_does_not_keep_the_hash_waiting():
+    """Of what has come, little lies beyond the first gap, though the slowest source began."""
+    played = Played({"slow": 2 * MIB, "fast": 30 * MIB}, size=256 * MIB)
+    behind = []
+    for _ in itertools.takewhile(lambda _: played.missing, range(1000)):
+        played.play(STEP_S)
+        first = next((start for start, _ in played.missing), played.size)
+        behind.append(played.size - played.missing.total - first)
+    assert behind[-1] == 0
+    assert max(behind[-10:]) < 48 * MIB
+    assert max(behind) < 6 * 32 * MIB
