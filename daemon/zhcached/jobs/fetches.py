@@ -31,14 +31,14 @@ class Fetch:
     Attributes:
         job: Its id.
         task: What it does.
-        vouchers: The sources that named its commit.
+        seen: The look that found what it fetches, None for one of an earlier daemon.
         runs: Whether it may run; otherwise it rests.
         is_ours: It was ended from here, so its end is no failure.
     """
 
     job: str
     task: state.Refresh
-    vouchers: tuple[str, ...] = ()
+    seen: Seen | None = None
     runs: bool = False
     is_ours: bool = False
 
@@ -121,7 +121,7 @@ class Fetches:
                 self._ledger.note, entry.repo, lambda e: e.bringing(seen.commit)
             )
         job = await self._jobs.submit(task, f"refresh {entry.repo}", entry.uid, rests=TURN)
-        self._attend(entry.repo, Fetch(job.id, task, seen.vouchers))
+        self._attend(entry.repo, Fetch(job.id, task, seen))
         now = self._ledger.find(entry.repo)
         if now is None or now.request != entry.request:
             await self.drop(entry.repo)

@@ -198,7 +198,7 @@ class Follows:
             await self._note(entry.repo, lambda e: self._looked(e, now))
             return
         await self.fetches.drop(entry.repo)
-        await self._fresh(entry.repo, seen.commit, seen.vouchers, looked=now)
+        await self._fresh(entry.repo, seen.commit, seen, looked=now)
 
     async def _over(self, repo: str, fetch: Fetch, job: Job) -> None:
         entry = self.ledger.find(repo)
@@ -208,7 +208,7 @@ class Follows:
             stopped = Cancelled("its fetch was cancelled; the next look begins another")
             await self._failed(repo, job.error or to_info(stopped))
         elif await self._means(entry) == fetch.task.commit:
-            await self._fresh(repo, fetch.task.commit, fetch.vouchers, was=fetch.task.was)
+            await self._fresh(repo, fetch.task.commit, fetch.seen, was=fetch.task.was)
         else:
             # Somebody moved the ref meanwhile: what it means now is for the next look to tell.
             now = self._clock.wall()
@@ -222,7 +222,7 @@ class Follows:
         self,
         repo: str,
         commit: str,
-        vouchers: tuple[str, ...],
+        seen: Seen | None,
         *,
         was: str | None = None,
         looked: float | None = None,
@@ -230,7 +230,8 @@ class Follows:
         """Records that all is here, and lets go what is outdated."""
 
         def fresh(entry: Entry) -> Entry:
-            entry = entry.fresh(commit, vouchers, was)
+            heads = seen.heads if seen else {}
+            entry = entry.fresh(commit, seen.vouchers if seen else (), heads, was)
             return entry if looked is None else self._looked(entry, looked)
 
         entry = await self._note(repo, fresh)

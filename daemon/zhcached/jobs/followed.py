@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -37,6 +37,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         looked: When the last look was, 0 for never.
         commit: What the revision means here, as far as following brought it; empty before that.
         vouchers: The sources that named this commit.
+        heads: What each source named when it was last heard.
         past: What it meant before, oldest first.
         brought: Revisions that following brought and nobody else asked for, oldest first. Only
             they are ever pruned.
@@ -58,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     looked: float = 0.0
     commit: str = ""
     vouchers: tuple[str, ...] = ()
+    heads: dict[str, str] = {}
     past: tuple[str, ...] = ()
     brought: tuple[str, ...] = ()
     held: tuple[str, ...] = ()
@@ -86,21 +88,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             allow_pickle=self.allow_pickle,
         )
 
-    def fresh(self, commit: str, vouchers: tuple[str, ...], was: str | None) -> Entry:
+    def fresh(
+        self, commit: str, vouchers: Collection[str], heads: Mapping[str, str], was: str | None
+    ) -> Entry:
         """Returns the entry once its revision means ``commit`` here and all of that is here.
 
         Args:
             commit: What it means.
-            vouchers: Who named it.
+            vouchers: Who named it. Who has not answered and named it before still does.
+            heads: What each source named.
             was: What the ref meant before that, if following moved it.
         """
+        silent = [v for v in self.vouchers if v not in heads and commit == self.commit]
         left = [one for one in (self.commit, was) if one and one != commit]
         past = [one for one in self.past if one != commit and one not in left]
         past += dict.fromkeys(left)
         return msgspec.structs.replace(
             self,
             commit=commit,
-            vouchers=vouchers,
+            vouchers=(*vouchers, *silent),
+            heads={**self.heads, **heads},
             past=tuple(past[-MAX_PAST:]),
             held=(),
             failures=0,

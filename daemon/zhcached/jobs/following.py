@@ -152,7 +152,7 @@ def _changed(entry: Entry, request: FollowRequest) -> Entry:
         # Whether what is here is all of it is for the next look to tell.
         return msgspec.structs.replace(changed, commit="")
     # What is remembered is of another branch.
-    return msgspec.structs.replace(changed, commit="", vouchers=(), past=())
+    return msgspec.structs.replace(changed, commit="", vouchers=(), heads={}, past=())
 
 
 def _check_owner(entry: Entry, uid: int, *, may_all: bool) -> None:

@@ -28,14 +28,21 @@ class Seen:
         is_git: Whether hubs can be asked for that commit.
         was: What the ref means here.
         is_wanting: Whether there is something to fetch or to make.
-        vouchers: The sources that named the commit.
+        heads: What each source named, in the order of preference.
+        names: What the commit is called: several, where hubs of two kinds have the same files.
     """
 
     commit: str
     is_git: bool
     was: str | None
     is_wanting: bool
-    vouchers: tuple[str, ...]
+    heads: Mapping[str, str]
+    names: Collection[str]
+
+    @property
+    def vouchers(self) -> tuple[str, ...]:
+        """The sources that named the commit."""
+        return tuple(name for name, head in self.heads.items() if head in self.names)
 
 
 def look(store: Store, prefetcher: Prefetcher, entry: Entry, check: Callable[[], None]) -> Seen:
@@ -46,59 +53,59 @@ def look(store: Store, prefetcher: Prefetcher, entry: Entry, check: Callable[[],
         ZhcacheError: As ``brief.prepare``.
     """
     brief = prefetcher.look(entry.request, check)
-    told = brief.primary
+    # Not those of sources that were found to lie.
+    heads = {name: head for name, head in brief.heads.items() if name in brief.resolutions}
     was = store.manifests.refs(brief.repo).get(entry.ref)
     held = _held(store, brief.repo, was)
-    if held is not None and is_unchanged(told.commit, held, brief, entry):
-        wanted = Wanted(entry.request, prefetcher.variants)
-        is_whole = holds(held, wanted.precisions, only_pipeline=entry.only_pipeline)
-        # What a fetch of this very commit did not bring, the next one would not either.
-        if is_whole or held.commit in (entry.commit, told.commit):
-            made = store.variants(brief.repo, held.commit)
-            lacks_files = not is_whole and entry.commit != held.commit
-            return Seen(
-                held.commit,
-                is_git=told.has_git_commit,
-                was=was,
-                is_wanting=lacks_files or any(name not in made for name in entry.variants),
-                vouchers=_naming(brief.heads, {held.commit, told.commit}),
-            )
-    vouchers = _naming(brief.heads, {told.commit})
-    return Seen(told.commit, told.has_git_commit, was, is_wanting=True, vouchers=vouchers)
+    teller = telling(brief.primary.source, heads, held and held.commit, entry, brief.sources)
+    commit = held.commit if teller is None and held else brief.primary.commit
+    if teller is not None and teller != brief.primary.source:
+        commit = heads[teller]
+    is_git = brief.resolutions[teller or brief.primary.source].has_git_commit
+    if held is None or not (commit == held.commit or _same_files(held, brief, commit)):
+        return Seen(commit, is_git, was, is_wanting=True, heads=heads, names={commit})
+    wanted = Wanted(entry.request, prefetcher.variants)
+    is_whole = holds(held, wanted.precisions, only_pipeline=entry.only_pipeline)
+    if not is_whole and held.commit not in (entry.commit, commit):
+        return Seen(commit, is_git, was, is_wanting=True, heads=heads, names={commit})
+    # What a fetch of this very commit did not bring, the next one would not either.
+    lacks_files = not is_whole and entry.commit != held.commit
+    made = store.variants(brief.repo, held.commit)
+    is_wanting = lacks_files or any(name not in made for name in entry.variants)
+    return Seen(held.commit, is_git, was, is_wanting, heads, names={held.commit, commit})
 
 
-def is_unchanged(commit: str, held: Manifest, brief: Brief, entry: Entry) -> bool:
-    """Tells whether what is held is still what the revision means. Pure.
+def telling(
+    first: str,
+    heads: Mapping[str, str],
+    current: str | None,
+    entry: Entry,
+    known: Collection[str],
+) -> str | None:
+    """Returns the source whose word on the revision counts; None where nobody tells news. Pure.
+
+    What hubs of two kinds call the same model differs in commit, and by a README in content, and
+    mirrors lag; so the first source's word would have the ref go to and fro as sources change
+    places. Those count who named what is here: it is news once one of them names another, unless
+    that was left behind already and somebody still names what is here. Only while none of them
+    answers do others count, and only if they name another than they named before.
 
     Args:
-        commit: What the first source says it means.
-        held: What it means here.
-        brief: What the sources say.
+        first: The source that is asked first.
+        heads: What each source names, in the order of preference.
+        current: What is here, None for nothing.
         entry: What is remembered.
+        known: The sources there are.
     """
-    if commit == held.commit or is_stale(commit, held.commit, brief.heads, entry):
-        return True
-    # Another kind of hub gives the same files another commit; what is here need not come twice.
-    converted = [file.converted_from.path for file in brief.converted if file.converted_from]
-    promised = {str(file.path): file.promise for file in brief.comparison.files}
-    return _same_files(held, promised, converted)
-
-
-def is_stale(commit: str, current: str, heads: Mapping[str, str], entry: Entry) -> bool:
-    """Tells whether a commit is an old one, told by a mirror that lags behind. Pure.
-
-    It is, if following has left it behind already, and either a source still names the newer one,
-    or none of those answered that did. A branch that was really put back is seen once a source
-    that named the newer commit names the older one, and none the newer.
-    """
-    if commit not in entry.past:
-        return False
-    answered = set(entry.vouchers) & set(heads)
-    return current in heads.values() or not answered
-
-
-def _naming(heads: Mapping[str, str], commits: Collection[str]) -> tuple[str, ...]:
-    return tuple(sorted(name for name, head in heads.items() if head in commits))
+    if current is None or not any(name in known for name in entry.vouchers):
+        return first
+    voters = [name for name in heads if name in entry.vouchers]
+    changed = [name for name in heads if entry.heads.get(name, heads[name]) != heads[name]]
+    for name in voters or changed:
+        is_old = heads[name] in entry.past and current in heads.values()
+        if heads[name] != current and not is_old:
+            return name
+    return None
 
 
 def _held(store: Store, repo: RepoId, commit: str | None) -> Manifest | None:
@@ -108,9 +115,12 @@ def _held(store: Store, repo: RepoId, commit: str | None) -> Manifest | None:
         return None
 
 
-def _same_files(
-    held: Manifest, promised: Mapping[str, Promise], converted: Collection[str]
-) -> bool:
+def _same_files(held: Manifest, brief: Brief, commit: str) -> bool:
+    """Tells whether a commit has the files of what is held; only the first source's is known."""
+    if commit != brief.primary.commit:
+        return False
+    converted = {file.converted_from.path for file in brief.converted if file.converted_from}
+    promised = {str(file.path): file.promise for file in brief.comparison.files}
     here: dict[str, ManifestFile] = {}
     originals: dict[str, str] = {}
     for file in held.files:
@@ -118,7 +128,7 @@ def _same_files(
             here[file.path] = file
         else:
             originals[file.converted_from.path] = file.converted_from.sha256
-    if here.keys() | originals.keys() != promised.keys() | set(converted):
+    if here.keys() | originals.keys() != promised.keys() | converted:
         return False
     return all(
         (path in originals and originals[path] == promise.sha256)

@@ -184,6 +184,23 @@ def test_same_files_at_another_kind_of_hub_are_no_news(make_front, repo):
         assert len(front.fetches(repo)) == 1
 
 
+def test_hubs_whose_files_differ_do_not_have_the_ref_go_to_and_fro(make_front, repo):
+    with Hub() as hub, Hub(name="ms") as ms:
+        hub.add(repo, files(repo), protocols=["huggingface"])
+        ms.add(repo, files(repo) | {"README.md": b"other"}, protocols=["modelscope"])
+        front = make_front(hub, (ms, "modelscope"))
+        front.follow(repo)
+        commit = front.settled(repo).commit
+        hub.stop()
+        for _ in range(2):
+            front.pass_s(101)
+            assert front.settled(repo).commit == commit
+        new(ms, repo, b"2")
+        front.pass_s(101)
+        until(lambda: front.ref(repo) != commit, "who alone answers has another than before")
+        assert front.settled(repo).commit == front.ref(repo)
+
+
 def test_mirror_that_lags_behind_does_not_bring_an_old_revision_back(make_front, repo):
     with Hub() as hub, Hub(name="mirror") as mirror:
         hub.add(repo, files(repo))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from zhcached.jobs import schedule
 from zhcached.jobs.followed import Entry
-from zhcached.jobs.look import is_stale
+from zhcached.jobs.look import telling
 from zhcached.jobs.outdated import outdated
 
 HOUR, DAY = 3600.0, 86400.0
@@ -73,17 +73,39 @@ def test_revisions_go_beyond_those_to_keep(brought, past, keep, gone):
 
 
 @pytest.mark.parametrize(
-    ("told", "heads", "vouchers", "stale"),
+    ("heads", "before", "teller"),
     [
-        ("new", {"hub": "new"}, ("hub",), False),
-        # A mirror that lags behind, asked first or alone.
-        ("old", {"mirror": "old", "hub": "now"}, ("hub",), True),
-        ("old", {"mirror": "old"}, ("hub",), True),
-        # Who named the newer one names the older one now: it was put back.
-        ("old", {"hub": "old"}, ("hub",), False),
-        ("old", {"hub": "old", "mirror": "now"}, ("hub", "mirror"), True),
+        # Nothing is remembered: the first source's word.
+        ({"hub": "new"}, {}, "hub"),
+        ({"ms": "other", "hub": "now"}, {}, "ms"),
+        # Who named what is here names another.
+        ({"hub": "new"}, {"hub": "now"}, "hub"),
+        ({"mirror": "now", "hub": "new"}, {"hub": "now", "mirror": "now"}, "hub"),
+        # A mirror that lags behind, asked first or alone, or another kind of hub.
+        ({"mirror": "old", "hub": "now"}, {"hub": "now", "mirror": "old"}, None),
+        ({"mirror": "old"}, {"hub": "now", "mirror": "old"}, None),
+        ({"mirror": "old"}, {"hub": "now"}, None),
+        ({"ms": "other", "hub": "now"}, {"hub": "now"}, None),
+        ({"ms": "other", "hub": "now"}, {"hub": "now", "ms": "before"}, None),
+        # It alone answers, and has another than before.
+        ({"ms": "other"}, {"hub": "now", "ms": "before"}, "ms"),
+        # The branch was put back; not as long as somebody names the newer one.
+        ({"hub": "old"}, {"hub": "now"}, "hub"),
+        ({"hub": "old", "mirror": "now"}, {"hub": "now", "mirror": "now"}, None),
+        # Who named it is not asked any more.
+        ({"mirror": "new"}, {"gone": "now"}, "mirror"),
     ],
 )
-def test_old_revision_counts_only_from_who_named_the_newer_one(told, heads, vouchers, stale):
-    entry = Entry(repo="a/b", uid=1, past=("old",), vouchers=vouchers)
-    assert is_stale(told, "now", heads, entry) is stale
+def test_word_that_counts_is_of_who_named_what_is_here(heads, before, teller):
+    vouchers = tuple(name for name, head in before.items() if head == "now")
+    entry = Entry(repo="a/b", uid=1, past=("old",), vouchers=vouchers, heads=before)
+    known = {"hub", "mirror", "ms"}
+    assert telling(next(iter(heads)), heads, "now", entry, known) == teller
+
+
+def test_source_that_is_silent_still_vouches_for_what_it_named():
+    entry = Entry(repo="a/b", uid=1, commit="now", vouchers=("hub",), heads={"hub": "now"})
+    kept = entry.fresh("now", ["mirror"], {"mirror": "now", "ms": "other"}, None)
+    assert set(kept.vouchers) == {"hub", "mirror"}
+    assert kept.heads == {"hub": "now", "mirror": "now", "ms": "other"}
+    assert entry.fresh("new", ["mirror"], {"mirror": "new"}, "now").vouchers == ("mirror",)
