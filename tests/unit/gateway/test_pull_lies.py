@@ -60,6 +60,31 @@ def test_a_range_counts_again_after_an_hour(tmp_path, liar, monkeypatch):
         assert front.get(LARGE, Range="bytes=5-9").body == WEIGHTS[5:10]
 
 
+def test_a_restart_forgets_no_lie(tmp_path, liar):
+    with Front(tmp_path / "store", [liar]) as front:
+        answer = front.get(LARGE)
+        wrong_beginning(answer)
+    liar.heal()
+    with Front(tmp_path / "store", [liar]) as front:
+        assert set(persist(front, answer.body)) == {200}
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_after_a_kill_nobody_resumes_what_may_not_be_durable(tmp_path, is_clean, monkeypatch):
+    with Hub(name="hub") as hub:
+        hub.add(REPO, FILES)
+        hub.fault("cut", path=LARGE, at=1 << 20, times=1)
+        hub.fault("status", path=LARGE, status=500, after=1)
+        with Front(tmp_path / "store", [hub]) as front:
+            answer = front.get(LARGE)
+            assert answer.cut
+            if not is_clean:
+                monkeypatch.setattr(front.pulls._doubts, "close", lambda: None)
+        hub.heal()
+        with Front(tmp_path / "store", [hub]) as front:
+            assert persist(front, answer.body) == [206 if is_clean else 200]
+
+
 def test_a_liar_beside_an_honest_source(tmp_path, liar):
     with Hub(name="honest") as honest:
         honest.add(REPO, FILES)
