@@ -88,6 +88,16 @@ def test_twenty_cold_clients_cost_the_hub_one_download(gateway, client, tmp_path
     assert gateway.hub.sent(repo="hf/crowd") == len(content)
 
 
+def test_bytes_that_the_hub_sent_wrong_never_make_a_file(gateway, client):
+    content = os.urandom(2_000_000)
+    gateway.hub.add("hf/wrong", {"w.safetensors": content})
+    fault = gateway.hub.fault("corrupt", repo="hf/wrong", offset=1_000_000, times=1)
+    # The client checks sizes alone; it was given a part, is cut, and is then given the whole anew.
+    path = hf_hub_download("hf/wrong", "w.safetensors", **client)
+    assert fault.applied == 1
+    assert Path(path).read_bytes() == content
+
+
 @pytest.mark.parametrize("revision", ["refs/pr/1", "v1", "commit"])
 def test_revisions_of_every_kind_are_found(gateway, client, revision):
     name = f"hf/rev-{revision.replace('/', '-')}"
