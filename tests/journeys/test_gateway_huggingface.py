@@ -70,6 +70,10 @@ def test_blobs_of_the_clients_cache_are_named_as_the_hub_names_them(gateway, cli
     assert weights.resolve().name == hashlib.sha256(WEIGHTS).hexdigest()
     git = hashlib.sha1(b"blob %d\0%s" % (len(text), text)).hexdigest()
     assert (folder / "README.md").resolve().name == git
+    verified = HfApi(gateway.url, token=False).verify_repo_checksums(
+        "hf/names", cache_dir=client["cache_dir"]
+    )
+    assert (verified.checked_count, verified.mismatches) == (len(FILES), [])
 
 
 def test_twenty_cold_clients_cost_the_hub_one_download(gateway, client, tmp_path):
