@@ -81,6 +81,15 @@ def test_limiter_changes_its_rate_with_the_window_and_forgives_old_debts(zone):
     assert limiter.book(1000) <= 1.0
 
 
+def test_debt_of_another_rate_is_forgiven():
+    rate = [10]
+    limiter = RateLimiter(lambda: rate[0], Clock())
+    assert limiter.book(1000) > 90
+    rate[0] = 1000
+    assert limiter.book(100) < 0.2
+    assert limiter.book(1000) > 0.9
+
+
 def test_debt_is_not_waited_for_once_another_rate_holds():
     rate, waits = [1], []
 

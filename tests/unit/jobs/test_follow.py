@@ -184,6 +184,20 @@ def test_same_files_at_another_kind_of_hub_are_no_news(make_front, repo):
         assert len(front.fetches(repo)) == 1
 
 
+def test_hubs_without_commits_are_asked_for_the_branch_and_help(make_front, repo):
+    with Hub() as hub, Hub(name="ms") as ms:
+        for each, kind in ((hub, "huggingface"), (ms, "modelscope")):
+            each.add(repo, files(repo), protocols=[kind])
+        front = make_front(hub, (ms, "modelscope"))
+        front.follow(repo)
+        front.settled(repo)
+        for each in (hub, ms):
+            each.update(repo, {"unet/model.safetensors": WEIGHTS})
+        front.pass_s(101)
+        until(lambda: front.state(repo).commit == hub.repo(repo, "huggingface").commit, "it comes")
+        assert front.fetches(repo)[0].result.trust == "quorum"
+
+
 def test_hubs_whose_files_differ_do_not_have_the_ref_go_to_and_fro(make_front, repo):
     with Hub() as hub, Hub(name="ms") as ms:
         hub.add(repo, files(repo), protocols=["huggingface"])
