@@ -82,7 +82,13 @@ MODELS = {
 """U-Net, text encoders' names and modules, and how many tensors each published component has."""
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = ("inpaint", "refiner")
+"""What shows little that the others do not."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in MODELS]
+)
 def test_every_tensor_of_the_published_model_is_found(name, tmp_path):
     unet, text, encoders, counts = MODELS[name]
     with Weightless(everything=False):
