@@ -11,7 +11,7 @@ from watchdog.observers import inotify_c
 from harness.daemon import until
 from harness.watchkit import hub_cache, lay, overflow, pipeline, watching
 from zhcache.errors import NotPermitted, UsageError
-from zhcache.protocol.names import parse_repo
+from zhcache.protocol.names import MAX_DEPTH, parse_repo
 from zhcached.watch import beneath, tree
 from zhcached.watch.incoming import FromFolder
 from zhcached.watch.notices import DROPPED_IN, Notices
@@ -162,6 +162,7 @@ def test_hostile_tree_is_taken_as_far_as_it_is_a_model(tmp_path, folder):
     with watching(tmp_path / "store", folder) as watched:
         model = watched.wait("tiny", "taken")
         assert model.skipped == 8
+        assert max(path.count("/") for path in tree.look_at(folder).folders) == MAX_DEPTH - 1
         assert "rename it" in watched.wait("no model's name!", "refused").reason.hint
         assert "twice" in watched.wait("twice", "refused").reason.message
 
