@@ -123,8 +123,12 @@ class _Filling:
             if work.control.cancelled.is_set():
                 raise Cancelled("the download was cancelled")
             self._restart_if_due()
+            dropped = work.allotment.segments.dropped
             missing, wanted = work.ingest.missing(), work.control.wanted()
             with work.changed:
+                if dropped != work.allotment.segments.dropped:
+                    # A stretch ended meanwhile: what it brought last would be fetched again.
+                    continue
                 if work.error is not None or work.is_over or not missing:
                     return None
                 now = work.clock.monotonic()

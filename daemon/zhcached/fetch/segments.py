@@ -85,9 +85,14 @@ class Segment:
 
 
 class Segments:
-    """The running stretches of one file."""
+    """The running stretches of one file.
+
+    Attributes:
+        dropped: How many have ended so far.
+    """
 
     def __init__(self) -> None:
+        self.dropped = 0
         self._running: list[Segment] = []
 
     def __len__(self) -> int:
@@ -201,6 +206,7 @@ class Segments:
 
     def drop(self, segment: Segment, now: float) -> None:
         """Ends ``segment``; what it did not bring is free again."""
+        self.dropped += 1
         self._running.remove(segment)
         segment.standing.running -= 1
         segment.standing.pace.stop(now)
