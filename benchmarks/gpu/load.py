@@ -36,7 +36,7 @@ pipe.set_progress_bar_config(disable=True)
 make = lambda: pipe('ab cd', {call}, generator=torch.Generator('cpu').manual_seed(0)).images[0]
 make()
 """
-_MARK = "sync(); marks[{!r}] = time.monotonic()\n"
+_MARK = "{}marks[{!r}] = time.monotonic()\n"
 
 
 def main() -> None:
@@ -82,7 +82,10 @@ def _ways(options: Any) -> dict[str, str]:
 
 
 def _program(parts: tuple[str, ...]) -> str:
-    marked = "".join(p + _MARK.format(step) for p, step in zip(parts, STEPS, strict=True))
+    # To wait for the GPU after the imports would make the context there.
+    waits = ("", *("sync(); " for _ in STEPS[1:]))
+    steps = zip(parts, waits, STEPS, strict=True)
+    marked = "".join(part + _MARK.format(wait, step) for part, wait, step in steps)
     return _HEAD + marked + "print(json.dumps(marks), flush=True)"
 
 
