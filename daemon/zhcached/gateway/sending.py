@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
+import structlog
 from aiohttp import web
 
 from zhcache.errors import Busy, ZhcacheError
@@ -19,6 +20,8 @@ from zhcached.gateway.context import CONTEXT, Context
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
 from zhcached.jobs.coming import Reader
 from zhcached.jobs.pull import Coming, Here
+
+log = structlog.get_logger()
 
 
 async def send(
@@ -99,9 +102,10 @@ async def _send_coming(
             at = end
     except ConnectionError:
         cut(request)
-    except ZhcacheError:
+    except ZhcacheError as error:
         if not response.prepared:
             raise
+        log.info("gateway.cut", path=request.path[:200], reason=str(error))
         cut(request)
     finally:
         reader.close()

@@ -75,7 +75,11 @@ class Server:
     def start(self) -> None:
         """Begins to serve; returns once it does."""
         self._thread.start()
-        self.ask(self._begin()).result()
+        try:
+            self.ask(self._begin()).result()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Refuses new connections, cuts the open ones after a moment, and ends the thread."""

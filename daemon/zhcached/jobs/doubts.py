@@ -10,12 +10,16 @@ from __future__ import annotations
 import threading
 
 import msgspec
+import structlog
 
+from zhcache.errors import ZhcacheError
 from zhcached.clock import Clock
 from zhcached.store import files
 from zhcached.store.store import Store
 
 LIFE_S = 3600.0
+
+log = structlog.get_logger()
 
 
 class _Kept(msgspec.Struct):
@@ -53,15 +57,13 @@ class Doubts:
         return at is not None and abs(self._clock.wall() - at) < LIFE_S
 
     def add(self, key: str) -> None:
-        """Bytes of a key are taken back.
-
-        Raises:
-            NoSpace: No room.
-            ZhcacheError: The disk failed.
-        """
+        """Bytes of a key are taken back. A full disk must not keep them from being so."""
         with self._lock:
             self._times[key] = self._clock.wall()
-            self._write(is_clean=False)
+            try:
+                self._write(is_clean=False)
+            except ZhcacheError as error:
+                log.warning("doubt.not_kept", key=key, error=str(error))
 
     def close(self) -> None:
         """An orderly end: all ingests are closed, and what they hold is durable."""

@@ -62,6 +62,19 @@ def test_offline_after_a_restart_all_that_was_listed_is_told(tmp_path, hub, monk
         assert front.get(LARGE, revision=online.commit).body == WEIGHTS
 
 
+def test_nobody_waits_long_for_sources_whose_last_word_is_kept(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr("zhcached.jobs.listed.PATIENCE_S", 0.1)
+    with Front(tmp_path / "store", [hub], refresh=0.0) as front:
+        first = front.pulls.listed(front.repo, "main")
+        silent = hub.fault("delay", plane="meta", seconds=3600.0)
+        again = front.pulls.listed(front.repo, "main")
+        assert (again.current, again.commit) == (False, first.commit)
+        hub.heal(silent)
+        hub.stop()
+        hub.start()
+        until(lambda: front.pulls.listed(front.repo, "main").current, "it is asked again")
+
+
 def test_a_repository_that_was_deleted_is_still_what_it_was(tmp_path, hub):
     with Front(tmp_path / "store", [hub], refresh=0.0) as front:
         assert front.get(SMALL).body == CONFIG

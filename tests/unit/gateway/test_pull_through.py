@@ -1,5 +1,6 @@
 """Pulling through: real hubs, a real store, real sockets."""
 
+import http.client
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
+from harness.storekit import promise_of
 from zhcached.jobs import coming
 
 LARGE = "unet/model.safetensors"
@@ -88,6 +90,40 @@ def test_a_part_of_a_snapshot_is_found_by_nobody_who_asks_for_the_branch(front, 
     part = until(lambda: front.published(front.repo), "it is published")
     assert (part.complete, front.snapshot("main")) == (False, None)
     assert list(part.left_out) == [LARGE]
+
+
+def test_what_a_job_fetches_is_read_as_it_comes(front, hub):
+    promise = promise_of(WEIGHTS)
+    with front.fetcher.claims.hold(promise.key, lambda: None):
+        ingest = front.store.intake.begin(promise, "job")
+        ingest.write(0, WEIGHTS[: 1 << 20], "job's source")
+        line = front.connect()
+        line.request("GET", f"/{REPO}/main/{LARGE}")
+        answer = line.getresponse()
+        early = answer.read(1 << 20)
+        ingest.write(1 << 20, WEIGHTS[1 << 20 :], "job's source")
+        ingest.commit()
+    assert early + answer.read() == WEIGHTS
+    assert hub.sent(LARGE) == 0
+    line.close()
+
+
+def test_what_a_job_fetched_and_others_brought_is_not_mixed(front, hub):
+    # The job's bytes are wrong and never proven; then the file comes by the pull itself.
+    promise = promise_of(WEIGHTS)
+    with front.fetcher.claims.hold(promise.key, lambda: None):
+        ingest = front.store.intake.begin(promise, "job")
+        ingest.write(0, b"x" * (1 << 20), "job's source")
+        line = front.connect()
+        line.request("GET", f"/{REPO}/main/{LARGE}")
+        answer = line.getresponse()
+        assert answer.read(1 << 20) == b"x" * (1 << 20)
+        ingest.discard()
+        ingest.close()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    line.close()
+    assert front.get(LARGE, Range="bytes=1048576-").body == WEIGHTS
 
 
 def test_a_client_that_leaves_does_not_end_the_fetch_for_others(front, hub):

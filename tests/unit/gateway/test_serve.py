@@ -1,6 +1,7 @@
 """``zhcache serve`` and the daemon behind it: real processes."""
 
 import json
+import os
 import signal
 import socket
 import urllib.error
@@ -12,6 +13,7 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import Daemon, source, until
 from harness.gatewaykit import FILES, REPO, WEIGHTS
+from harness.otheruser import BECOME, common_folder, let_in
 from zhcache.client import Client
 from zhcache.errors import Busy, UsageError
 from zhcache.protocol.gateway import GatewayRequest
@@ -28,10 +30,11 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory, hub):
-    daemon = Daemon(tmp_path_factory.mktemp("serve"), source(hub)).start()
-    yield daemon
-    daemon.stop()
+def daemon(hub):
+    with common_folder() as folder:
+        daemon = Daemon(folder / "daemon", source(hub)).start()
+        yield daemon
+        daemon.stop()
 
 
 @pytest.fixture
@@ -111,6 +114,36 @@ def test_one_at_a_time_and_the_port_may_be_taken(daemon, client):
         with pytest.raises(UsageError):
             started(client, **wrong)
     assert client.gateway().serving is False
+
+
+AS_ANOTHER_USER = f"""
+import sys
+import httpx
+from zhcache.client import Client
+from zhcache.errors import NotPermitted
+from zhcache.protocol.gateway import GatewayRequest
+client = Client(sys.argv[1])
+wanted = GatewayRequest(listen="127.0.0.1:0")
+with httpx.Client():
+    pass
+{BECOME}
+assert client.gateway().serving is False
+for call in (lambda: next(client.serve(wanted)), client.stop_serving):
+    try:
+        call()
+    except NotPermitted as error:
+        assert error.exit_code == 8
+    else:
+        sys.exit("it was let in")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_sees_it_and_may_not_start_or_stop_it(daemon, client):
+    let_in(daemon)
+    done = daemon.script(AS_ANOTHER_USER, str(daemon.socket))
+    assert done.communicate(timeout=30) == ("", "")
+    assert done.returncode == 0
 
 
 def test_left_on_across_a_restart_with_its_token(daemon, client, tmp_path):
