@@ -186,7 +186,14 @@ class Allotment:
         return min(2 * PIECE_S, max(1.0, left_s / 2))
 
     def _rate(self, now: float) -> float:
-        return sum(standing.rate(now) or 0.0 for standing in self.roster.serving())
+        return sum(self._shown(standing, now) for standing in self.roster.serving())
+
+    def _shown(self, standing: Standing, now: float) -> float:
+        """Returns the rate of a source; a remembered one counts until it should have sent."""
+        measured = standing.pace.rate(now)
+        if measured is None and now - self._seated_at[standing.offer.source] < JOIN_S:
+            measured = standing.offer.rate
+        return measured or 0.0
 
     def _join(self, standing: Standing, now: float) -> None:
         if self.seats >= self._connections:

@@ -82,6 +82,13 @@ def test_sources_whose_rates_are_remembered_begin_together():
     assert played.seats()["two"] == 1
 
 
+def test_source_that_is_remembered_as_fast_and_says_nothing_does_not_keep_others_out():
+    played = Played({"one": 0, "two": 10 * MIB}, priors={"one": 4.0 * FULL_LINE_BYTES_PER_S})
+    played.play(2)
+    assert played.seats()["two"] >= 1
+    assert played.missing.total < GIB
+
+
 def test_full_line_gets_no_second_source_and_no_second_connection():
     played = Played({"one": 2 * FULL_LINE_BYTES_PER_S, "two": 10 * MIB}, size=8 * GIB)
     played.play(2)
