@@ -176,8 +176,7 @@ class Jobs:
             for entry in active:
                 if entry.record.key == key and not entry.control.cancelled.is_set():
                     return msgspec.structs.replace(self._picture(entry), joined=True)
-            is_refresh = isinstance(task, state.Refresh)
-            if not is_refresh and _asked_by(uid, active) >= MAX_ACTIVE_PER_UID:
+            if _asked_by(uid, active) >= MAX_ACTIVE_PER_UID:
                 raise Busy(
                     "you have {count} unfinished jobs, the most one user may have",
                     hint="wait for some to end: zhcache jobs",
