@@ -75,6 +75,7 @@ class Health:
         self._sources = {source.name: source for source in sources}
         self.clock = clock
         self._quotas = quotas
+        self._near = {one.name for one in sources if one.kind in ("peer", "folder")}
         self._slow_below = slow_below
         self._lock = threading.Lock()
         self._records = _load(catalog)
@@ -124,12 +125,16 @@ class Health:
     def ranked(self) -> list[ranking.Ranked]:
         """Returns all sources, best first for bytes."""
         known, now = self._now()
-        return ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+        return ranking.rank(
+            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+        )
 
     def for_metadata(self) -> list[str]:
         """Returns the names of all sources, best first for asking what a repository is."""
         known, now = self._now()
-        ranked = ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+        ranked = ranking.rank(
+            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+        )
         return ranking.rank_metadata(ranked, known, now)
 
     def rates(self) -> dict[str, float | None]:
@@ -149,7 +154,9 @@ class Health:
     def report(self) -> list[SourceInfo]:
         """Returns the sources as ``zhcache sources`` shows them, best first."""
         known, now = self._now()
-        ranked = ranking.rank(list(self._sources), known, now, slow_below=self._slow_below)
+        ranked = ranking.rank(
+            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+        )
         return [
             self._info(entry, known[entry.name], place, now)
             for place, entry in enumerate(ranked, start=1)

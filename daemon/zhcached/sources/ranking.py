@@ -7,13 +7,14 @@ that can be put into the reader's language.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import msgspec
 
 from zhcache.errors import fill
 from zhcache.i18n import mark
-from zhcache.protocol.messages import Phrase, SourceState
+from zhcache.protocol.messages import SourceState
+from zhcache.protocol.sources import MEASURED, Phrase
 from zhcached.sources.health import Health, Plane, aged
 
 DOWN_AFTER = 2.5
@@ -21,6 +22,8 @@ DOUBTFUL_AFTER = 0.5
 LYING_AFTER = 0.5
 LATE_AFTER_S = 2.0
 SLOW_BELOW = 64.0 * 1024
+_NEAR_SPEED = 64
+"""As a power of two of bytes per second: above all that is measured."""
 _ORDER: tuple[SourceState, ...] = ("ok", "unknown", "slow", "limited", "down", "lying")
 
 
@@ -43,18 +46,21 @@ def rank(
     now: float,
     *,
     slow_below: float = SLOW_BELOW,
+    near: Container[str] = (),
 ) -> list[Ranked]:
     """Returns all sources, best first for fetching bytes.
 
-    Fast ones first; rates within a factor of two of each other count as equal, so that order does
-    not flap; among equals the configured order stands. No source is ever dropped: the last one
-    may be the only one that has the file.
+    What is near stands before all others while nothing speaks against it: its bytes cost the line
+    nothing, and no hub's budget. Of the rest fast ones first; rates within a factor of two of each
+    other count as equal, so that order does not flap; among equals the configured order stands. No
+    source is ever dropped: the last one may be the only one that has the file.
 
     Args:
         names: The sources in configured order.
         health: What is remembered of each; a missing one is unknown.
         now: Seconds since the epoch.
         slow_below: Bytes per second under which a source is called slow.
+        near: Sources of this machine or its own network.
     """
     keyed: list[tuple[int, int, int, Ranked]] = []
     for position, name in enumerate(names):
@@ -63,6 +69,8 @@ def rank(
         standing, _ = _state(_for_bytes(known, now), now, slow_below)
         rate = rate_of(known)
         speed = round(math.log2(max(rate, 1.0))) if standing == "ok" and rate else 0
+        if name in near and standing in ("ok", "unknown"):
+            standing, speed = "ok", _NEAR_SPEED
         keyed.append((_ORDER.index(standing), -speed, position, Ranked(name, state, reasons)))
     return [entry[3] for entry in sorted(keyed, key=lambda entry: entry[:3])]
 
@@ -147,7 +155,7 @@ def _state(known: Health, now: float, slow_below: float) -> tuple[SourceState, P
     rate = rate_of(known)
     if rate is None:
         return "unknown", _phrase(mark("not measured yet"))
-    shown = _phrase("{rate} MiB/s", rate=f"{rate / 2**20:.1f}")
+    shown = _phrase(MEASURED, rate=f"{rate / 2**20:.1f}")
     return ("slow", shown) if rate < slow_below else ("ok", shown)
 
 

@@ -53,6 +53,16 @@ def test_rank_puts_the_clearly_faster_source_first():
     assert order(health) == ["b", "a", "c"]
 
 
+def test_rank_puts_what_is_near_first_while_nothing_speaks_against_it():
+    fast = {"a": after(Delivered(1000 * MIB, 1))}
+    near = [entry.name for entry in rank(("a", "b", "c"), fast, NOW, near={"c"})]
+    assert near == ["c", "a", "b"]
+    lying = fast | {"c": after(Lied("x"))}
+    assert [entry.name for entry in rank(("a", "b", "c"), lying, NOW, near={"c"})][-1] == "c"
+    (last,) = (e for e in rank(("c",), {}, NOW, near={"c"}))
+    assert last.state == "unknown"
+
+
 def test_rank_keeps_configured_order_between_nearly_equal_rates():
     health = {"a": after(Delivered(10 * MIB, 10)), "b": after(Delivered(11 * MIB, 10))}
     assert order(health) == ["a", "b", "c"]
