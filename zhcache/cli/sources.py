@@ -14,7 +14,7 @@ from zhcache.i18n import mark, message_of, translate
 from zhcache.progress import size
 from zhcache.protocol.messages import ErrorInfo, SourceInfo, Sources
 from zhcache.protocol.probe import SourcesTested, SourceTested
-from zhcache.protocol.sources import Phrase
+from zhcache.protocol.sources import MEASURED, Phrase
 
 _HEADS = (
     mark("NAME"),
@@ -116,7 +116,8 @@ def _tested(source: SourceTested) -> tuple[str, ...]:
 
 
 def _said(reasons: Iterable[Phrase]) -> str:
-    return "; ".join(translate(phrase.template, **phrase.values) for phrase in reasons)
+    said = (phrase for phrase in reasons if phrase.template != MEASURED)
+    return "; ".join(translate(phrase.template, **phrase.values) for phrase in said)
 
 
 def _error(error: ErrorInfo | None) -> str:

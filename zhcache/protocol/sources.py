@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from zhcache.protocol.base import Message
 
+MEASURED = "{rate} MiB/s"
+"""The phrase that says no more than the rate, which tables show already."""
+
 
 class Phrase(Message):
     """A short text that is put into the reader's language: ``template`` with ``{name}`` fields."""
