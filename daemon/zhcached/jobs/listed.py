@@ -16,55 +16,26 @@ import structlog
 
 from zhcache.errors import Busy, IntegrityError, NotFound, SourcesFailed, ZhcacheError
 from zhcache.protocol.messages import PrefetchRequest
-from zhcache.protocol.names import RepoId, RepoPath, is_commit, parse_path, parse_repo
+from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
 from zhcached.jobs.brief import DEFAULT_REF, Brief, prepare
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.listings import Kept, Listings
+from zhcached.jobs.shown import Listed, has_bytes, of_manifest, show, with_digest
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Source
-from zhcached.sources.pickles import ONLY_PICKLE
 from zhcached.sources.selection import select_served
-from zhcached.store.digest import Promise
-from zhcached.store.snapshots import Manifest
 
 PATIENCE_S = 5.0
 FAILED_S = 5.0
 """A failure is told again for so long without asking anew."""
 
-MAX_REMEMBERED = 512
+MAX_REMEMBERED = 256
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
-
-
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository at a commit.
-
-    Attributes:
-        repo: As it was asked for.
-        revision: Branch, tag or commit that was asked for.
-        commit: What that means.
-        files: What to show, sorted by path.
-        left_out: Those of ``files`` that are not given out, with the reason: weights that exist
-            only as pickle. Not to show them would let a client take the rest for all.
-        unlisted: What the hub lists and nobody needs, with the reason: pickles with a safe twin.
-        private: Not everybody may read it, and it is served all the same.
-        current: False if no source could be asked and this is from what is kept here.
-        source: Name of the source that defined it.
-    """
-
-    repo: str
-    revision: str
-    commit: str
-    files: tuple[RemoteFile, ...]
-    left_out: dict[str, str]
-    unlisted: dict[str, str]
-    private: bool
-    current: bool
-    source: str
 
 
 class _Asking:
@@ -75,6 +46,7 @@ class _Asking:
         self.over = threading.Event()
         self.ended = 0.0
         self.brief: Brief | None = None
+        self.kept: Kept | None = None
         self.error: ZhcacheError | None = None
 
 
@@ -108,6 +80,7 @@ class Listing:
         self._askings: dict[tuple[str, str], _Asking] = {}
         self._briefs: dict[tuple[str, str], tuple[Brief, float]] = {}
         self._listed: dict[tuple[str, str], Kept] = {}
+        self._shown: dict[tuple[str, str], tuple[Kept, Listed]] = {}
 
     def find(self, repo: RepoId, revision: str | None) -> Listed:
         """Returns what a repository is; see ``Pulls.listed``."""
@@ -119,20 +92,12 @@ class Listing:
             kept, is_current = self._at_ref(repo, DEFAULT_REF if asked == "master" else asked)
         if kept.private and str(repo) not in self._config.entitled:
             raise _not_served(repo)
-        chosen = select_served(kept.files, pickle=self._config.pickle)
-        refused = {k: v for k, v in chosen.left_out.items() if v == ONLY_PICKLE}
-        unlisted = {k: v for k, v in chosen.left_out.items() if k not in refused}
-        return Listed(
-            repo=str(repo),
-            revision=asked,
-            commit=kept.commit,
-            files=tuple(file for file in kept.files if file.path not in unlisted),
-            left_out=refused,
-            unlisted=unlisted,
-            private=kept.private,
-            current=is_current,
-            source=kept.source,
-        )
+        key = (repo.folder, kept.commit)
+        shown = self._shown.get(key)
+        if shown is None or shown[0] is not kept:
+            shown = (kept, show(repo, kept, pickle=self._config.pickle))
+            self._remember(self._shown, key, shown)
+        return msgspec.structs.replace(shown[1], revision=asked, current=is_current)
 
     def refs(self, repo: RepoId) -> dict[str, str]:
         """Returns the commits that branches and tags were last known to mean."""
@@ -153,15 +118,16 @@ class Listing:
         if held is not None and self._clock.monotonic() - held[1] < self._config.refresh:
             return held[0]
         kept = self._read(repo, listed.commit)
-        asked = dict.fromkeys((listed.commit, kept.asked if kept else listed.commit))
+        # By its branch first: that is mostly known, and hubs without commits answer to it alone.
+        asked = dict.fromkeys((kept.asked if kept else listed.commit, listed.commit))
         error: ZhcacheError | None = None
         for revision in asked:
             try:
-                brief = self._wait(self._ask(repo, revision), None)
+                brief, _ = self._wait(self._ask(repo, revision), None)
             except ZhcacheError as failed:
                 error = error or failed
                 continue
-            if _has(brief, file):
+            if has_bytes(brief, file):
                 return brief
         if held is not None:
             return held[0]
@@ -177,16 +143,18 @@ class Listing:
         if kept is not None:
             return kept, True
         try:
-            return self._kept_of(self._wait(self._ask(repo, commit), None)), True
+            return self._wait(self._ask(repo, commit), None)[1], True
         except (SourcesFailed, NotFound, Busy) as error:
             return self._from_store(repo, commit, error), False
 
     def _at_ref(self, repo: RepoId, ref: str) -> tuple[Kept, bool]:
+        asking = self._ask(repo, ref)
+        if asking.kept is not None:
+            return asking.kept, True
         commit = self._kept.refs(repo).get(ref)
         kept = self._read(repo, commit) if commit else None
         try:
-            asking = self._ask(repo, ref)
-            return self._kept_of(self._wait(asking, PATIENCE_S if kept else None)), True
+            return self._wait(asking, PATIENCE_S if kept else None)[1], True
         except (SourcesFailed, NotFound, Busy) as error:
             # A repository that was deleted there is still what it was; one that is forbidden by
             # now is another error.
@@ -207,7 +175,7 @@ class Listing:
             raise error from None
         if manifest.derived is not None:
             raise error
-        return _of_manifest(manifest)
+        return of_manifest(manifest)
 
     def _ask(self, repo: RepoId, revision: str) -> _Asking:
         """Returns the question that is under way or was answered lately, else begins one."""
@@ -233,7 +201,7 @@ class Listing:
             request = PrefetchRequest(repo=str(repo), revision=revision)
             choose = partial(select_served, pickle=self._config.pickle)
             brief = prepare(request, self._sources, self._health, self._aliases, choose=choose)
-            self._keep(repo, revision, brief)
+            asking.kept = self._keep(repo, revision, brief)
             asking.brief = brief
         except ZhcacheError as error:
             asking.error = error
@@ -248,16 +216,16 @@ class Listing:
             asking.ended = self._clock.monotonic()
             asking.over.set()
 
-    def _wait(self, asking: _Asking, patience_s: float | None) -> Brief:
+    def _wait(self, asking: _Asking, patience_s: float | None) -> tuple[Brief, Kept]:
         if patience_s is not None:
             patience_s = max(0.0, asking.since + patience_s - self._clock.monotonic())
         if not asking.over.wait(patience_s):
             raise Busy("the sources have not answered yet", hint="ask again")
-        if asking.brief is None:
+        if asking.brief is None or asking.kept is None:
             raise asking.error or SourcesFailed("the sources gave no answer")
-        return asking.brief
+        return asking.brief, asking.kept
 
-    def _keep(self, repo: RepoId, revision: str, brief: Brief) -> None:
+    def _keep(self, repo: RepoId, revision: str, brief: Brief) -> Kept:
         kept = self._kept_of(brief)
         key = (repo.folder, kept.commit)
         before = self._kept.read(repo, kept.commit)
@@ -267,10 +235,11 @@ class Listing:
         self._remember(self._briefs, key, (brief, self._clock.monotonic()))
         self._remember(self._listed, key, kept)
         self._kept.write(repo, kept, None if is_commit(revision) else revision)
+        return kept
 
     def _kept_of(self, brief: Brief) -> Kept:
         promised = {file.path: file.promise for file in brief.comparison.files}
-        files = (_with_digest(file, promised) for file in brief.primary.files)
+        files = (with_digest(file, promised) for file in brief.primary.files)
         return Kept(
             repo=str(brief.repo),
             commit=brief.primary.commit,
@@ -286,38 +255,6 @@ class Listing:
             memory[key] = value
             for old in list(memory)[:-MAX_REMEMBERED]:
                 del memory[old]
-
-
-def _with_digest(file: RemoteFile, promised: Mapping[RepoPath, Promise]) -> RemoteFile:
-    """Returns the file with another source's digest where its own hub names none. Pure."""
-    if file.promise is not None or (promise := promised.get(file.path)) is None:
-        return file
-    return msgspec.structs.replace(file, sha256=promise.sha256, git_sha1=promise.git_sha1)
-
-
-def _has(brief: Brief, file: RemoteFile) -> bool:
-    """Tells whether a brief has the very bytes that a listing named before. Pure."""
-    found = next((f for f in brief.comparison.files if f.path == file.path), None)
-    if found is None or found.promise.size != file.size:
-        return False
-    by_sha256 = file.sha256 is not None and found.promise.sha256 == file.sha256
-    return by_sha256 or (file.git_sha1 is not None and found.promise.git_sha1 == file.git_sha1)
-
-
-def _of_manifest(manifest: Manifest) -> Kept:
-    files = (
-        # What git keeps is known to clients by git's digest alone, as its hub lists it.
-        RemoteFile(parse_path(f.path), f.size, None if f.git_sha1 else f.sha256, f.git_sha1)
-        for f in manifest.files
-    )
-    return Kept(
-        repo=manifest.repo,
-        commit=manifest.commit,
-        asked=manifest.commit,
-        source=manifest.source,
-        private=not manifest.is_public,
-        files=tuple(files),
-    )
 
 
 def _not_served(repo: RepoId) -> NotFound:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from zhcache.errors import Busy, Cancelled, NotFound, UnsafeWeights, ZhcacheError
+from zhcache.errors import Busy, Cancelled, NotFound, ZhcacheError
 from zhcache.protocol.messages import Trust
 from zhcache.protocol.names import RepoId, RepoPath, parse_repo
 from zhcached.clock import Clock
@@ -27,10 +26,11 @@ from zhcached.jobs.brief import narrowed
 from zhcached.jobs.coming import Arrival, Reader
 from zhcached.jobs.doubts import Doubts
 from zhcached.jobs.gather import Fetcher, Gathering
-from zhcached.jobs.listed import Listed, Listing
+from zhcached.jobs.listed import Listing
 from zhcached.jobs.meter import Meter
-from zhcached.jobs.publishing import Publishing, Whole
+from zhcached.jobs.publishing import Publishing
 from zhcached.jobs.queue import Control
+from zhcached.jobs.shown import Listed, file_of, whole_of
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Source
 from zhcached.store.digest import Committed, Promise
@@ -260,7 +260,7 @@ class Pulls:
     ) -> None:
         kept = found.git_sha1 if found.git_sha1 == file.git_sha1 else None
         entry = ManifestFile(file.path, found.size, found.sha256, kept, grade)
-        self._publishing.add(_whole(listed), entry, job, done)
+        self._publishing.add(whole_of(listed), entry, job, done)
 
     def _forget(self, arrival: Arrival) -> None:
         with self._lock:
@@ -281,42 +281,6 @@ class _Patience(Control):
         if self._stopping.is_set() or self._arrival.idle_s() > GRACE_S:
             self.cancelled.set()
         super().check()
-
-
-def file_of(listed: Listed, path: RepoPath) -> RemoteFile:
-    """Returns a file of a listing. Pure.
-
-    Raises:
-        NotFound: There is no such file.
-        UnsafeWeights: It exists only as pickle.
-    """
-    if path in listed.left_out:
-        raise UnsafeWeights(
-            "{path} of {repo} exists only as pickle, which runs code when it is read",
-            hint="[serve] pickle = true of the machine that serves it gives such files out",
-            path=path,
-            repo=listed.repo,
-        )
-    place = bisect_left(listed.files, path, key=lambda file: file.path)
-    if place == len(listed.files) or listed.files[place].path != path:
-        raise NotFound(
-            "{repo} has no file {path} at {commit}",
-            repo=listed.repo,
-            path=path,
-            commit=listed.commit,
-        )
-    return listed.files[place]
-
-
-def _whole(listed: Listed) -> Whole:
-    return Whole(
-        repo=listed.repo,
-        commit=listed.commit,
-        source=listed.source,
-        private=listed.private,
-        paths=frozenset(file.path for file in listed.files) - listed.left_out.keys(),
-        left_out={**listed.left_out, **listed.unlisted},
-    )
 
 
 def _told(error: Exception) -> ZhcacheError:
