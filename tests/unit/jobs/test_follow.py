@@ -103,10 +103,9 @@ def test_revision_that_somebody_may_want_stays(hub, front, reason, repo):
         until(lambda: front.here(repo) == {second}, "it goes once nobody uses it")
 
 
-@pytest.mark.parametrize("uid", [OWNER, 99])
-def test_what_a_user_fetched_himself_is_never_pruned(hub, front, repo, uid):
+def test_what_a_user_fetched_himself_is_never_pruned(hub, front, repo):
     hub.add(repo, pipeline_files(unet=repo.encode()))
-    own = front.prefetch(repo, uid).result.commit
+    own = front.prefetch(repo, OWNER).result.commit
     front.follow(repo, keep=0, variants=["fp16"])
     assert front.settled(repo).commit == own
     assert [job.state for job in front.fetches(repo)] == ["done"]

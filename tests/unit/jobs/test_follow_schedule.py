@@ -1,7 +1,7 @@
 """When followed models are looked at, which revisions go, and what is news: all of it pure."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zhcached.jobs import schedule
@@ -32,6 +32,7 @@ def test_pause_doubles_with_failures_up_to_four_times_or_a_day(every, failures, 
     assert schedule.pause(every, failures, 0.1, middle) == pause
 
 
+@settings(max_examples=40)
 @given(st.floats(1, 1e7), st.integers(0, 50), st.floats(0, 1), st.floats(0, 1, exclude_max=True))
 def test_jitter_moves_a_pause_by_its_share_at_most(every, failures, jitter, chance):
     base = schedule.pause(every, failures, 0.0, middle)
@@ -45,6 +46,7 @@ def test_look_that_lies_further_ahead_than_any_pause_is_not_waited_for():
     assert schedule.believed(5.0, 1e9, HOUR, 0.0) == 5.0
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(min_size=1), st.floats(1, 1e6), max_size=30))
 def test_missed_looks_are_spread_in_their_order(missed):
     due = schedule.spread(missed, 1000.0, middle)
