@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import zhcache
 from harness import extracted, families, ldm
 from harness.daemon import source, until
+from harness.watchkit import weights
 
 pytestmark = pytest.mark.journey
 
@@ -66,6 +68,33 @@ def test_checkpoint_becomes_the_pipeline_it_was_made_of(daemon, sd1, pipeline_di
     assert elsewhere["commit"] == result["commit"]
     assert set(daemon.blobs()) == blobs
     assert sd1.exists()
+
+
+@pytest.mark.slow
+def test_checkpoint_in_a_watched_folder_becomes_a_pipeline(
+    hub, make_daemon, pipeline_dir, sd1, tmp_path
+):
+    hub.add("stable-diffusion-v1-5/stable-diffusion-v1-5", files_of(pipeline_dir))
+    daemon = make_daemon(source(hub) + '[watch]\nsettle = "1s"\n').start()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with zhcache.Client(daemon.socket) as client:
+        client.watch(folder)
+        shutil.copy(sd1, folder)
+        (folder / "lora.safetensors").write_bytes(weights())
+
+        def settled():
+            (found,) = client.watched()
+            states = {model.repo: model for model in found.models}
+            return {m.state for m in states.values()} == {"taken", "refused"} and states
+
+        models = until(settled, "the model is taken in", 120)
+        assert models["local/A-tiny-model-v1"].state == "taken"
+        assert models["local/lora"].state == "refused"
+        made = client.path("local/A-tiny-model-v1")
+        for component in ("unet", "vae", "text_encoder"):
+            (one,), (other,) = ((f / component).glob("*.safetensors") for f in (made, pipeline_dir))
+            extracted.assert_same(one, other)
 
 
 def test_what_cannot_be_taken_in_is_told(daemon, sd1, hub, tmp_path):

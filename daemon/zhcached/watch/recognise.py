@@ -20,19 +20,18 @@ from typing import Literal
 from zhcache import caches
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.names import (
+    LOCAL,
     RepoId,
     is_commit,
     parse_path,
     parse_repo,
     parse_revision,
     printable,
+    repo_of_file,
 )
 from zhcached.sources import pickles
 from zhcached.store.blobs import Identity
 from zhcached.watch.tree import Tree
-
-LOCAL = "local"
-"""The owner of a model that lies in a watched folder without one."""
 
 MAX_MODELS = 1000
 MAX_FILES = 10_000
@@ -188,8 +187,9 @@ class _Walk:
             identity = self.tree.files.get(name)
             if identity is None or not name.endswith(".safetensors") or is_partial(name):
                 continue
-            repo = _named(f"{LOCAL}/{name.removesuffix('.safetensors')}")
-            if repo is None:
+            try:
+                repo = repo_of_file(parse_path(name))
+            except ZhcacheError:
                 self._refuse(name, name)
             else:
                 files = {name: Held(name, identity)}
