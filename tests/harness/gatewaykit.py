@@ -120,6 +120,12 @@ class Front:
         except NotFound:
             return None
 
+    def named(self, path):
+        """Returns what the newest manifest says of a file, if it has it."""
+        manifest = self.published(self.repo)
+        found = [file for file in manifest.files if file.path == path] if manifest else []
+        return found[0] if found else None
+
     def download_with(self, **changes):
         return msgspec.structs.replace(self.download, **changes)
 

@@ -128,7 +128,9 @@ class Door:
     def _refusal(self, request: web.Request) -> web.Response | None:
         if is_page(request.headers):
             return refused(403, "the gateway does not serve pages of a browser")
-        if self._names is not None and not is_own_name(request.host, self._names):
+        # Whoever sends none is no browser.
+        host = request.headers.get("Host", "localhost")
+        if self._names is not None and not is_own_name(host, self._names):
             return refused(403, "the gateway is not known by this name")
         if len(request.raw_path) > MAX_URL:
             return refused(414, "the address is too long")

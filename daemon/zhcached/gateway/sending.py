@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import structlog
 from aiohttp import web
 
-from zhcache.errors import Busy, ZhcacheError
+from zhcache.errors import Busy
 from zhcached.gateway.context import CONTEXT, Context
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
 from zhcached.jobs.coming import Reader
@@ -48,18 +48,29 @@ async def send(
         unsatisfied = {**shared, "Content-Range": f"bytes */{found.size}"}
         return web.Response(status=416, headers=unsatisfied)
     whole = Span(0, found.size, found.size)
+    if request.method == "GET" and found.size == 0 and isinstance(found, Coming):
+        # Nobody waits for a file without bytes; its snapshot is to have it all the same.
+        found.read().close()
     if request.method == "HEAD" or found.size == 0:
-        # A file without bytes needs no fetch: there is one such file.
         return web.Response(headers={**shared, "Content-Length": str(found.size)})
     context = request.app[CONTEXT]
     response = web.StreamResponse(status=200 if span is None else 206, headers=shared)
     if span is not None:
         response.headers["Content-Range"] = span.content_range
     response.content_length = (span or whole).end - (span or whole).start
-    if isinstance(found, Here):
-        await _send_blob(context, request, response, found, span or whole)
-    else:
-        await _send_coming(context, request, response, found, span or whole)
+    try:
+        if isinstance(found, Here):
+            await _send_blob(context, request, response, found, span or whole)
+        else:
+            await _send_coming(context, request, response, found, span or whole)
+    except ConnectionError:
+        cut(request)
+    except Exception as error:
+        # Another answer now would be taken for bytes of the file.
+        if not response.prepared:
+            raise
+        log.info("gateway.cut", path=request.path[:200], reason=str(error))
+        cut(request)
     return response
 
 
@@ -81,8 +92,6 @@ async def _send_blob(
     try:
         await response.prepare(request)
         await _copy(context, request, fd, span.start, span.end)
-    except ConnectionError:
-        cut(request)
     finally:
         os.close(fd)
 
@@ -100,13 +109,6 @@ async def _send_coming(
             end = min(await available(reader, at), span.end)
             await _copy(context, request, reader.fd, at, end)
             at = end
-    except ConnectionError:
-        cut(request)
-    except ZhcacheError as error:
-        if not response.prepared:
-            raise
-        log.info("gateway.cut", path=request.path[:200], reason=str(error))
-        cut(request)
     finally:
         reader.close()
 

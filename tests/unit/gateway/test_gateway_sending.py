@@ -13,6 +13,7 @@ from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
+from zhcached.jobs.coming import Reader
 
 LARGE = "unet/model.safetensors"
 SIZE = len(WEIGHTS)
@@ -97,6 +98,23 @@ def test_heads_and_files_without_bytes(front, hub):
     assert head.headers["accept-ranges"] == "bytes"
     empty = front.get("empty.txt")
     assert (empty.status, empty.headers["content-length"], empty.body) == (200, "0", b"")
+    named = until(lambda: front.named("empty.txt"), "its snapshot has it")
+    assert named.size == 0
+
+
+def test_a_defect_in_mid_file_is_not_told_among_its_bytes(front, hub, monkeypatch):
+    hub.add("lab/new", {"new.safetensors": WEIGHTS[::-1]})
+    real = Reader.available
+
+    def fails(self, offset):
+        if offset:
+            raise RuntimeError("a defect")
+        return min(real(self, offset), 1000)
+
+    monkeypatch.setattr(Reader, "available", fails)
+    answer = front.get("new.safetensors", repo="lab/new")
+    assert (answer.cut, answer.status) == (True, 200)
+    assert WEIGHTS[::-1].startswith(answer.body)
 
 
 def test_the_answer_tells_nothing_of_the_server(front):
