@@ -147,7 +147,10 @@ class Guard:
         hub = self._store.layout.hub
         below = Path(folder).relative_to(hub).parts
         with self._lock:
-            self._repos.add(below[0] if below else name)
+            if below or name:
+                self._repos.add(below[0] if below else name)
+            else:
+                self._must_sweep = self._must_mend = True  # the view itself was moved or removed
         self._wake()
 
     def _overflow(self) -> None:
