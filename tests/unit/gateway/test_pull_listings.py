@@ -69,6 +69,8 @@ def test_nobody_waits_long_for_sources_whose_last_word_is_kept(tmp_path, hub, mo
         silent = hub.fault("delay", plane="meta", seconds=3600.0)
         again = front.pulls.listed(front.repo, "main")
         assert (again.current, again.commit) == (False, first.commit)
+        askings = front.pulls._listing._askings.values()
+        assert not all(asking.over.is_set() for asking in askings)
         hub.heal(silent)
         hub.stop()
         hub.start()

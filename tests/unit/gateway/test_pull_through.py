@@ -126,6 +126,23 @@ def test_what_a_job_fetched_and_others_brought_is_not_mixed(front, hub):
     assert front.get(LARGE, Range="bytes=1048576-").body == WEIGHTS
 
 
+def test_a_file_that_comes_another_way_proves_nothing_of_what_was_sent(front, hub):
+    promise = promise_of(WEIGHTS)
+    with front.fetcher.claims.hold(promise.key, lambda: None):
+        ingest = front.store.intake.begin(promise, "job")
+        ingest.write(0, b"x" * (1 << 20), "job's source")
+        line = front.connect()
+        line.request("GET", f"/{REPO}/main/{LARGE}")
+        answer = line.getresponse()
+        assert answer.read(1 << 20) == b"x" * (1 << 20)
+        ingest.sync()
+        ingest.close()
+        front.store.intake.put(WEIGHTS, "import")
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    line.close()
+
+
 def test_a_client_that_leaves_does_not_end_the_fetch_for_others(front, hub):
     hub.fault("rate", rate=4 << 20, path=LARGE)
     with ThreadPoolExecutor(1) as pool:
