@@ -128,6 +128,27 @@ def place_file(
     os.fsync(fd)
 
 
+def drop(root: int, chain: Sequence[str], name: str, *, keep: int) -> None:
+    """Removes a file or link, and the folders that this leaves empty.
+
+    Args:
+        root: Descriptor of the folder that ``chain`` begins in.
+        chain: The folders that lead to it.
+        name: What to remove; a folder of that name stays.
+        keep: How many of the folders stay though they be empty.
+    """
+    with found(root, chain) as folder:
+        if folder is None:
+            return
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=folder)
+        os.fsync(folder)
+    for depth in range(len(chain) - 1, keep - 1, -1):
+        with found(root, chain[:depth]) as outer, contextlib.suppress(OSError):
+            if outer is not None:
+                os.rmdir(chain[depth], dir_fd=outer)
+
+
 def read_file(fd: int, name: str, limit: int) -> bytes:
     """Returns at most ``limit`` bytes of a regular file; a link is not followed."""
     inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)

@@ -91,19 +91,9 @@ class ScopeView:
 
     def _unlink(self, repo: RepoId, ref: str) -> None:
         *parents, name = parse_revision(ref).split("/")
-        chain = [*_chain(repo), *parents]
         with contextlib.suppress(FileNotFoundError), folders.opened(self._layout.scope) as top:
-            with folders.found(top, chain) as folder:
-                if folder is None:
-                    return
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                    os.unlink(name, dir_fd=folder)
-                os.fsync(folder)
             # Their client lists what is there: an emptied folder would be a model of nothing.
-            for depth in range(len(chain) - 1, 0, -1):
-                with folders.found(top, chain[:depth]) as outer, contextlib.suppress(OSError):
-                    if outer is not None:
-                        os.rmdir(chain[depth], dir_fd=outer)
+            folders.drop(top, [*_chain(repo), *parents], name, keep=1)
 
 
 def _names(ref: str) -> tuple[str, ...]:

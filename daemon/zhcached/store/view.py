@@ -148,18 +148,8 @@ class HubView:
         """Removes a branch or tag from the view, and the folders it leaves empty."""
         self._scope.remove_ref(repo, ref)
         *parents, name = parse_revision(ref).split("/")
-        chain = [repo.folder, "refs", *parents]
         with folders.opened(self._layout.hub) as hub:
-            with folders.found(hub, chain) as refs:
-                if refs is None:
-                    return
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                    os.unlink(name, dir_fd=refs)
-                os.fsync(refs)
-            for depth in range(len(chain) - 1, 1, -1):
-                with folders.found(hub, chain[:depth]) as outer, contextlib.suppress(OSError):
-                    if outer is not None:
-                        os.rmdir(chain[depth], dir_fd=outer)
+            folders.drop(hub, [repo.folder, "refs", *parents], name, keep=2)
 
     def remove(self, repo: RepoId, commit: str, kept: Iterable[Manifest]) -> None:
         """Removes a snapshot from the view, refs having gone before.
