@@ -1,7 +1,7 @@
 """Writes the documents that are made from the code: ``make docs``. With ``--check`` only compares.
 
 Three sources: module docstrings (the file table of ARCHITECTURE.md and docs/modules.md), the table
-of job states (its diagram), and the command line's own help (docs/commands.md).
+of job states (docs/jobs.md), and the command line's own help (docs/commands.md).
 """
 
 from __future__ import annotations
@@ -58,21 +58,26 @@ def module_index() -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
-def state_diagram() -> str:
-    """Returns the diagram of job states, from the one table that allows the steps.
+def job_states() -> str:
+    """Returns docs/jobs.md: the diagram of job states, from the one table that allows the steps.
 
     Those that every state allows which has not ended are left to the text beside it.
     """
     steps = importlib.import_module("zhcached.jobs.state").STEPS
     everywhere = frozenset.intersection(*(following for following in steps.values() if following))
     names = {state: state.__name__.lower() for state in steps}
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {names[next(iter(steps))]}"]
+    lines = ["# Job states", "", "Made by `make docs` from `daemon/zhcached/jobs/state.py`.", ""]
+    lines += [
+        "Back to `queued` is a daemon that stopped or was killed; back to `resolving`, a source"
+    ]
+    lines += ["whose files changed. `failed` and `cancelled` follow all that has not ended.", ""]
+    lines += ["```mermaid", "stateDiagram-v2", f"    [*] --> {names[next(iter(steps))]}"]
     for state, following in steps.items():
         after = sorted(names[other] for other in following - everywhere)
         lines += [f"    {names[state]} --> {other}" for other in after]
         if not after:
             lines.append(f"    {names[state]} --> [*]")
-    return "\n".join([*lines, "```"])
+    return "\n".join([*lines, "```", ""])
 
 
 def commands() -> str:
@@ -118,9 +123,9 @@ def documents() -> dict[Path, str]:
     """Returns every generated document with the text it should have."""
     architecture = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     architecture = between(architecture, "files", file_table())
-    architecture = between(architecture, "states", state_diagram())
     return {
         ROOT / "ARCHITECTURE.md": architecture,
+        ROOT / "docs" / "jobs.md": job_states(),
         ROOT / "docs" / "modules.md": module_index(),
         ROOT / "docs" / "commands.md": commands(),
     }
