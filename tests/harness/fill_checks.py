@@ -1,6 +1,6 @@
 """What a fill writes into on a GPU, checked in a process of its own.
 
-``python -m harness.fill_checks NAME``. Against the stand-in, whose memory is the CPU's, torch is
+``python -m harness.fill_checks NAME...``. Against the stand-in, whose memory is the CPU's, torch is
 shown it as such; against a driver everything is as it is in a worker.
 """
 
@@ -143,11 +143,13 @@ SHARED = (fill_is_what_was_put, fill_refuses_what_does_not_fit, fill_needs_room)
 """What is asked of a GPU as well."""
 
 
-def main(name: str) -> None:
-    """Runs one check."""
-    check: Callable[[], None] = globals()[name]
-    check()
+def main(names: list[str]) -> None:
+    """Runs checks, in this order."""
+    for name in names:
+        print(name, flush=True)
+        check: Callable[[], None] = globals()[name]
+        check()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

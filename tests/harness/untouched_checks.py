@@ -1,6 +1,6 @@
 """What imports may ask of GPUs without CUDA being started, checked in a process of its own.
 
-``python -m harness.untouched_checks NAME``. On a machine without a GPU the answers are invented.
+``python -m harness.untouched_checks NAME...``. On a machine without a GPU the answers are invented.
 """
 
 from __future__ import annotations
@@ -69,11 +69,13 @@ def nothing_is_changed_where_nothing_is_told() -> None:
         assert functions() == before
 
 
-def main(name: str) -> None:
-    """Runs one check."""
-    check: Callable[[], None] = globals()[name]
-    check()
+def main(names: list[str]) -> None:
+    """Runs checks, in this order."""
+    for name in names:
+        print(name, flush=True)
+        check: Callable[[], None] = globals()[name]
+        check()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

@@ -14,33 +14,48 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness.daemon import source, until
+from demohub import Hub
+from harness.daemon import Daemon, source, until
 
 pytestmark = pytest.mark.journey
 
 
-@pytest.fixture
-def daemon(hub, make_daemon):
-    hub.add("org/name", {"config.json": b"{}"})
-    return make_daemon(source(hub)).start()
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory, shared_workers):
+    """One for all tests that break nothing; what they do to it, the others bear."""
+    with Hub() as hub:
+        hub.add("org/name", {"config.json": b"{}"})
+        workers = {"ZHCACHE_WORKERS": str(shared_workers.path)}
+        started = Daemon(tmp_path_factory.mktemp("api"), source(hub), workers).start()
+        yield started
+        started.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api(daemon):
     transport = httpx.HTTPTransport(uds=str(daemon.socket))
     with httpx.Client(transport=transport, base_url="http://zhcached", timeout=30) as client:
         yield client
 
 
-def raw(daemon, content: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX) as channel:
-        channel.settimeout(30)
-        channel.connect(str(daemon.socket))
-        channel.sendall(content)
-        answer = b""
-        while part := channel.recv(65536):
-            answer += part
-        return answer
+@pytest.fixture(scope="module", autouse=True)
+def half_a_header(daemon):
+    """A connection that is begun before all tests, as it takes the daemon's deadline to end."""
+    with opened(daemon, b"GET /v1/version HTTP/1.1\r\nHost: x\r\nX-Slow: ") as channel:
+        yield channel
+
+
+def opened(daemon, content: bytes) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX)
+    channel.settimeout(30)
+    channel.connect(str(daemon.socket))
+    channel.sendall(content)
+    return channel
+
+
+def rest(channel: socket.socket) -> bytes:
+    """What comes until the daemon closes; the socket's own time-out is the deadline."""
+    return b"".join(iter(lambda: channel.recv(65536), b""))
 
 
 def test_socket_and_store_are_for_their_user_alone(daemon):
@@ -105,13 +120,8 @@ def test_unknown_path_is_not_found_in_our_own_words(api):
     "garbage", [b"\x00" * 100, b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000 + b"\r\n\r\n"]
 )
 def test_garbage_ends_its_connection_and_nothing_else(daemon, api, garbage):
-    assert b"Traceback" not in raw(daemon, garbage)
-    assert api.get("/v1/version").status_code == 200
-
-
-def test_half_a_header_is_closed_in_time(daemon, api):
-    # ``raw`` returns when the daemon has closed; its own time-out is the deadline.
-    assert b"200" not in raw(daemon, b"GET /v1/version HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    with opened(daemon, garbage) as channel:
+        assert b"Traceback" not in rest(channel)
     assert api.get("/v1/version").status_code == 200
 
 
@@ -177,3 +187,8 @@ with socket.socket(socket.AF_UNIX) as c:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "not_permitted" in done.stdout, (done.stdout, done.stderr)
     assert daemon.json("jobs")["jobs"][0]["state"] not in ("cancelled", "failed")
+
+
+def test_half_a_header_is_closed_in_time(half_a_header, api):
+    assert b"200" not in rest(half_a_header)
+    assert api.get("/v1/version").status_code == 200
