@@ -61,12 +61,13 @@ class Front:
         header_s=10,
         store=None,
         source=None,
+        also=(),
         **serve,
     ):
         self.clock = clock or SystemClock()
         self.store = open_store(root, self.clock, **(store or {}))
         self.config = ServeConfig(**serve)
-        configs = sources_of(hubs, **(source or {}))
+        configs = [*sources_of(hubs, **(source or {})), *also]
         limits = {
             "stall": 0.3,
             "min_rate": 1024,

@@ -17,7 +17,8 @@ MAX_DIGESTS = 100
 class PeerModel(Message):
     """``GET models/{repo}?revision=``: what the peer has, without asking anybody.
 
-    ``complete`` is False where it lacks files that the hub lists.
+    ``complete`` is False where it lacks files that the hub lists. ``private`` is True where not
+    everybody may have it, and this peer was told to give it all the same.
     """
 
     repo: str
@@ -25,6 +26,7 @@ class PeerModel(Message):
     commit: str
     files: list[LockedFile]
     complete: bool = True
+    private: bool = False
     schema: int = 1
 
 

@@ -60,6 +60,7 @@ class _Desk:
             commit=manifest.commit,
             files=[LockedFile(path=f.path, size=f.size, sha256=f.sha256) for f in manifest.files],
             complete=manifest.complete,
+            private=not manifest.is_public,
         )
         return _json(reply)
 

@@ -84,8 +84,9 @@ class Brief:
 
     @property
     def is_private(self) -> bool:
-        """Whether one of the sources says that not everybody may read it."""
-        return any(resolution.private for resolution in self.resolutions.values())
+        """Whether a hub says that not everybody may read it; where none answers, anybody else."""
+        told = self.resolutions.values()
+        return any(one.private for one in [one for one in told if one.is_hub] or told)
 
     @property
     def warnings(self) -> list[str]:

@@ -24,7 +24,7 @@ from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.listings import Kept, Listings
 from zhcached.jobs.shown import Listed, has_bytes, of_manifest, show, with_digest
 from zhcached.sources.alias import HubNames
-from zhcached.sources.base import RemoteFile, Source
+from zhcached.sources.base import RemoteFile, Resolution, Source
 from zhcached.sources.selection import select_served
 
 PATIENCE_S = 5.0
@@ -76,6 +76,9 @@ class Listing:
         self._clock = clock
         self._config = config
         self._kept = Listings(fetcher.store.layout)
+        self._hubs = {
+            source.name for source in sources if source.kind in ("huggingface", "modelscope")
+        }
         self._lock = threading.Lock()
         self._askings: dict[tuple[str, str], _Asking] = {}
         self._briefs: dict[tuple[str, str], tuple[Brief, float]] = {}
@@ -226,6 +229,8 @@ class Listing:
         return asking.brief, asking.kept
 
     def _keep(self, repo: RepoId, revision: str, brief: Brief) -> Kept:
+        if (told := self._told_by_hub(repo, revision, brief.primary)) is not None:
+            return told
         kept = self._kept_of(brief)
         key = (repo.folder, kept.commit)
         before = self._kept.read(repo, kept.commit)
@@ -236,6 +241,19 @@ class Listing:
         self._remember(self._listed, key, kept)
         self._kept.write(repo, kept, None if is_commit(revision) else revision)
         return kept
+
+    def _told_by_hub(self, repo: RepoId, revision: str, now: Resolution) -> Kept | None:
+        """Returns what a hub said of a repository, if that counts more than what is said now.
+
+        A cache may have a part of a commit, and knows of nothing whether it is public.
+        """
+        if now.is_hub:
+            return None
+        commit = revision if is_commit(revision) else self._kept.refs(repo).get(revision)
+        kept = self._read(repo, commit) if commit else None
+        if kept is None or kept.source not in self._hubs:
+            return None
+        return kept if now.kind == "folder" or kept.commit == now.commit else None
 
     def _kept_of(self, brief: Brief) -> Kept:
         promised = {file.path: file.promise for file in brief.comparison.files}

@@ -63,6 +63,8 @@ class FolderSource:
             commit=found.commit or _derived(files),
             files=files,
             origin=self.origin,
+            # A cache holds what its user's token opened too, and does not say of what.
+            private=True,
         )
 
     def locate(self, resolution: Resolution, path: RepoPath) -> Target:

@@ -78,6 +78,7 @@ class PeerSource:
             commit=model.commit,
             files=listing.finish(),
             origin=answer.origin,
+            private=model.private,
         )
 
     def locate(self, resolution: Resolution, path: RepoPath) -> Target:

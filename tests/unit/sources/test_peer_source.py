@@ -63,6 +63,11 @@ def test_what_it_has_is_a_listing_that_defines_nothing_and_vouches_for_nobody(pe
     assert peer.asked == ["/zhcache/v1/models/org/model?revision=main"]
 
 
+def test_what_it_was_told_to_give_though_not_public_is_not_public_here(peer):
+    assert resolve(peer, GOOD | {"private": True}).private is True
+    assert resolve(peer, GOOD).private is False
+
+
 def test_snapshot_with_holes_is_none(peer):
     with pytest.raises(RepoUnavailable):
         resolve(peer, GOOD | {"complete": False})

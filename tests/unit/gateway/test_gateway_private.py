@@ -1,0 +1,71 @@
+"""What is not known to be public: caches of users, what a peer was told to give."""
+
+import hashlib
+import http.client
+import json
+
+import pytest
+
+from demohub.hub import Hub
+from harness.gatewaykit import CONFIG, FILES, REPO, Front
+from harness.storekit import publish_tiny
+from zhcached.config import SourceConfig
+from zhcached.gateway.routes import routes
+
+SMALL = "model_index.json"
+
+
+@pytest.fixture
+def hub():
+    with Hub(name="hub") as hub:
+        hub.add(REPO, FILES)
+        yield hub
+
+
+def cache_of(folder, commit, repo=REPO, files=(SMALL,)):
+    """Makes the cache that huggingface_hub leaves of some files; returns it as a source."""
+    top = folder / f"models--{repo.replace('/', '--')}"
+    for name in files:
+        blob = top / "blobs" / hashlib.sha256(FILES[name]).hexdigest()
+        link = top / "snapshots" / commit / name
+        for parent in (blob.parent, link.parent, top / "refs"):
+            parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(FILES[name])
+        link.symlink_to(blob)
+    (top / "refs" / "main").write_text(commit)
+    return SourceConfig("cache", "folder", str(folder))
+
+
+def test_a_users_cache_alone_makes_nothing_public(tmp_path, hub):
+    # It may be there by the user's own token, and the hub tells nobody else of it.
+    secret = cache_of(tmp_path / "cache", "c" * 40, "lab/secret")
+    with Front(tmp_path / "a", [hub], also=[secret]) as front:
+        assert front.get(SMALL, repo="lab/secret").status == 404
+        assert front.get(SMALL).body == CONFIG
+    with Front(tmp_path / "b", [hub], also=[secret], entitled=("lab/secret",)) as front:
+        assert front.get(SMALL, repo="lab/secret", method="HEAD").status == 200
+
+
+def test_a_users_cache_does_not_displace_what_the_hub_said(tmp_path, hub):
+    with Front(tmp_path / "store", [hub]) as front:
+        told = front.pulls.listed(front.repo, "main")
+    part = cache_of(tmp_path / "cache", told.commit)
+    with Front(tmp_path / "store", [hub], also=[part]) as front:
+        assert front.pulls.listed(front.repo, "main").private is False
+    with Front(tmp_path / "store", [hub], also=[part]) as front:
+        hub.stop()
+        offline = front.pulls.listed(front.repo, "main")
+        assert (offline.files, offline.private) == (told.files, False)
+        assert front.pulls.listed(front.repo, told.commit).files == told.files
+
+
+@pytest.mark.parametrize(("source", "private"), [("hub", False), ("import", True)])
+def test_a_peer_is_told_what_is_not_public(tmp_path, monkeypatch, source, private):
+    monkeypatch.setattr("harness.gatewaykit.routes", routes)
+    with Front(tmp_path / "store", [], entitled=("me/mine",)) as front:
+        publish_tiny(front.store, repo="me/mine", source=source)
+        line = http.client.HTTPConnection("127.0.0.1", front.port, timeout=20)
+        line.request("GET", "/zhcache/v1/models/me/mine")
+        told = json.load(line.getresponse())
+        line.close()
+        assert told["private"] is private
