@@ -87,6 +87,8 @@ def told(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     lines = [f"{n}: {line}" for n, s in streams for line in s.decode(errors="replace").split("\n")]
     # Where an object lies is another matter in each process.
     lines = [re.sub(r"\b0x[0-9a-f]{6,}\b", "0x", line) for line in lines]
+    # So is when torch's log says something, and in which process.
+    lines = [re.sub(r"^(err: [A-Z]\d{4}) [\d:.]+ \d+ ", r"\1 ", line) for line in lines]
     return [f"status: {done.returncode}", *lines]
 
 
