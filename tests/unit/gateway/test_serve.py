@@ -30,9 +30,10 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def daemon(hub):
+def daemon(hub, shared_workers):
     with common_folder() as folder:
-        daemon = Daemon(folder / "daemon", source(hub)).start()
+        workers = {"ZHCACHE_WORKERS": str(shared_workers.path)}
+        daemon = Daemon(folder / "daemon", source(hub), workers).start()
         yield daemon
         daemon.stop()
 
