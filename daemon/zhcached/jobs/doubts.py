@@ -17,7 +17,8 @@ from zhcached.clock import Clock
 from zhcached.store import files
 from zhcached.store.store import Store
 
-LIFE_S = 3600.0
+LIFE_S = 86400.0
+"""Who broke off in the evening goes on in the morning."""
 
 log = structlog.get_logger()
 

@@ -75,15 +75,21 @@ class Coming:
         size: Bytes.
         promise: What it must turn out to be.
         sha256: Its name, if that was promised.
-        tainted: As ``Here``.
     """
 
-    def __init__(self, promise: Promise, arrive: Callable[[], Arrival], *, tainted: bool) -> None:
+    def __init__(
+        self, promise: Promise, arrive: Callable[[], Arrival], is_tainted: Callable[[], bool]
+    ) -> None:
         self.size = promise.size
         self.promise = promise
         self.sha256 = promise.sha256
-        self.tainted = tainted
         self._arrive = arrive
+        self._is_tainted = is_tainted
+
+    @property
+    def tainted(self) -> bool:
+        """As of ``Here``, but this may change until its bytes are first looked at."""
+        return self._is_tainted()
 
     def read(self) -> Reader:
         """Starts or joins the fetch and returns a reader of it; the caller closes it.
@@ -153,13 +159,12 @@ class Pulls:
         file = file_of(listed, path)
         promise = file.promise
         assert promise is not None
-        is_tainted = self._doubts.has(promise.key)
         with self._lock:
             arrival = self._arrivals.get(promise.key)
         if arrival is not None and arrival.found is not None:
-            return self._here(arrival.found, is_tainted)
+            return self._here(arrival.found, promise)
         if arrival is None and (found := self._held(listed, file, promise)) is not None:
-            return self._here(found, is_tainted)
+            return self._here(found, promise)
         if not self._config.pull:
             raise NotFound(
                 "{path} of {repo} is not in the store",
@@ -167,7 +172,11 @@ class Pulls:
                 path=path,
                 repo=listed.repo,
             )
-        return Coming(promise, partial(self._arrive, listed, file, promise), tainted=is_tainted)
+        return Coming(
+            promise,
+            partial(self._arrive, listed, file, promise),
+            partial(self._doubts.has, promise.key),
+        )
 
     @property
     def running(self) -> int:
@@ -187,8 +196,11 @@ class Pulls:
             self._doubts.close()
         return not self._arrivals
 
-    def _here(self, found: Committed, is_tainted: bool) -> Here:
+    def _here(self, found: Committed, promise: Promise) -> Here:
         place = self._store.blobs.path(found.sha256)
+        # Of bytes that lie about unproven some may have been given, and the file came another way.
+        is_left = self._store.intake.is_left(promise.key)
+        is_tainted = is_left or self._doubts.has(promise.key)
         return Here(found.sha256, found.git_sha1, found.size, place, is_tainted)
 
     def _held(self, listed: Listed, file: RemoteFile, promise: Promise) -> Committed | None:

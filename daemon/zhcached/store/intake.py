@@ -251,6 +251,10 @@ class Intake:
         with os.scandir(self._layout.ingests) as entries:
             return [entry.name for entry in entries if not entry.name.startswith(SCRAP)]
 
+    def is_left(self, key: str) -> bool:
+        """Tells whether bytes were received under a key that nobody goes on with now."""
+        return key not in self._active and self._layout.ingest(key).exists()
+
     def is_active(self, key: str) -> bool:
         """Tells whether an ingest is open."""
         return key in self._active
@@ -287,11 +291,16 @@ class Intake:
             self._open.pop(key, None)
 
     def retire(self, key: str) -> Path | None:
-        """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it."""
+        """Moves an ingest that nobody has open aside in one step, before ``begin`` can open it.
+
+        Who was given bytes of it has what others may take the place of.
+        """
         with self._lock:
             source = self._layout.ingest(key)
             if key in self._active or not source.exists():
                 return None
+            self._discards[key] += 1
+            self.on_discard(key)
             return source.rename(self._layout.ingest(f"{SCRAP}{os.getpid()}-{key}"))
 
     def _blob_bytes(self) -> int:

@@ -50,7 +50,7 @@ def test_a_liar_alone(tmp_path, liar):
         assert front.get(LARGE, Range="bytes=5-9").body == WEIGHTS
 
 
-def test_a_range_counts_again_after_an_hour(tmp_path, liar, monkeypatch):
+def test_a_range_counts_again_after_a_while(tmp_path, liar, monkeypatch):
     with Front(tmp_path / "store", [liar]) as front:
         wrong_beginning(front.get(LARGE))
         liar.heal()
