@@ -35,6 +35,14 @@ def alone(tmp_path: Path) -> Iterator[Pair]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A pair whose server is these tests'; its start is seconds of imports."""
+    folder = Path(tempfile.mkdtemp(prefix="zhx-"))
+    yield Pair(tmp_path_factory.mktemp("together"), clean_environ(folder))
+    shutil.rmtree(folder)
+
+
 class Running:
     """A script that waits for lines, and the processes around it."""
 
@@ -61,8 +69,8 @@ class Running:
 
 
 @pytest.fixture
-def running(alone: Pair) -> Iterator[Running]:
-    started = Running(alone)
+def running(together: Pair) -> Iterator[Running]:
+    started = Running(together)
     yield started
     started.process.kill()
     started.process.communicate()
@@ -79,14 +87,14 @@ def is_there(pid: int) -> bool:
         return False
 
 
-def test_server_that_is_killed_ends_no_script(running: Running, alone: Pair) -> None:
+def test_server_that_is_killed_ends_no_script(running: Running, together: Pair) -> None:
     os.kill(running.server, signal.SIGKILL)
     until(lambda: not is_there(running.server), "the server is gone")
     assert running.ask("still there") == "got still there\n"
     out, err = running.process.communicate("")
     assert (running.process.returncode, out, err) == (7, "", "")
     # And the next client starts the next server over the dead one's socket.
-    assert alone.run(alone.zhcache, ["-c", "print(1)"]).stdout == b"1\n"
+    assert together.run(together.zhcache, ["-c", "print(1)"]).stdout == b"1\n"
 
 
 def test_client_that_is_killed_ends_the_script(running: Running) -> None:
@@ -243,15 +251,16 @@ def test_socket_of_a_stranger_is_refused(alone: Pair) -> None:
     assert b"4242" in ours.stderr
 
 
-def test_client_of_another_user_is_refused(alone: Pair) -> None:
+def test_client_of_another_user_is_refused(together: Pair) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to be two users")
-    alone.run(alone.zhcache, ["-c", "pass"])
-    runtime = Path(alone.environ["XDG_RUNTIME_DIR"]) / "zhcache-exec"
+    together.run(together.zhcache, ["-c", "pass"])
+    runtime = Path(together.environ["XDG_RUNTIME_DIR"]) / "zhcache-exec"
     (path,) = runtime.glob("*.sock")
     # Even if the folder were open, and the socket with it.
-    for opened in (runtime.parent, runtime, path):
-        opened.chmod(0o777)
+    opened = {place: place.stat().st_mode for place in (runtime.parent, runtime, path)}
+    for place in opened:
+        place.chmod(0o777)
     code = (
         "import os, socket, sys\nos.setgroups([]); os.setuid(4242)\n"
         "s = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nprint(s.recv(1))"
@@ -259,6 +268,8 @@ def test_client_of_another_user_is_refused(alone: Pair) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, check=False, timeout=30
     )
+    for place, mode in opened.items():
+        place.chmod(mode)
     assert done.stdout == b"b''\n" or b"ConnectionResetError" in done.stderr
 
 
