@@ -81,6 +81,15 @@ def compared(
     return ours
 
 
+def said(done: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, list[str]]:
+    """Returns all that a process did, what it said on stderr in whatever order.
+
+    Libraries that are imported ahead are in another order than where one import brings another.
+    """
+    lines = told(done)
+    return done.returncode, done.stdout, sorted(line for line in lines if line.startswith("err"))
+
+
 def told(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     """Returns all that a process did, line by line."""
     streams = (("out", done.stdout), ("err", done.stderr))

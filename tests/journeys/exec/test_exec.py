@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from harness.sidebyside import Pair
+from harness.sidebyside import Pair, said
 
 pytestmark = pytest.mark.journey
 
@@ -141,7 +141,6 @@ SEES = {
     ),
     "lazy submodules": "import numpy, sys; print(numpy.random.default_rng(1).integers(9), numpy.fft.fft([1]))",
     "what imports set": "import os, torch; print(os.environ.get('TORCHINDUCTOR_CACHE_DIR'))",
-    "what imports say": "from diffusers import StableDiffusionPipeline as S; print(S.__module__)",
     "source of a library": (
         "import inspect\nfrom diffusers import UNet2DConditionModel as U\nfrom transformers import CLIPTextModel as C\n"
         "print(inspect.getsourcefile(U), inspect.getsourcefile(C), inspect.getmodule(C).__name__)"
@@ -153,6 +152,13 @@ SEES = {
 def test_script_sees_what_it_sees_under_python(pair: Pair, text: str) -> None:
     (pair.folder / "beside.py").write_text("x = 1")
     pair.same(pair.script(text), "a b", "--json", "-x", "", "字")
+
+
+@pytest.mark.slow
+def test_what_imports_say_is_said(pair: Pair) -> None:
+    text = "from diffusers import StableDiffusionPipeline as S; print(S.__module__)"
+    real, ours = pair.both(pair.script(text))
+    assert said(ours) == said(real)
 
 
 # --- what it is given -----------------------------------------------------------------------------
