@@ -17,7 +17,14 @@ from pathlib import Path
 from zhcache import disk
 from zhcache.errors import IntegrityError, NotFound, UsageError, ZhcacheError
 from zhcache.protocol.messages import ImportFile, ImportRequest, LockedRepo
-from zhcache.protocol.names import RepoId, is_commit, parse_path, parse_repo, parse_revision
+from zhcache.protocol.names import (
+    RepoId,
+    is_commit,
+    is_sha256,
+    parse_path,
+    parse_repo,
+    parse_revision,
+)
 
 FOREIGN_NAMES = frozenset(
     {".git", ".cache", ".msc", ".mdl", ".mv", "._____temp", ".locks", ".lock"}
@@ -83,11 +90,19 @@ class Found:
             repo=str(self.repo),
             commit=self.commit,
             revision=self.revision,
-            files=[ImportFile(path=path, size=size) for path, _, size in self.files],
+            files=[
+                ImportFile(path=path, size=size, sha256=self._sha256(path))
+                for path, _, size in self.files
+            ],
             link=self.is_linkable,
             lock=self.lock,
             pinned=self.is_pinned,
         )
+
+    def _sha256(self, path: str) -> str:
+        # A shorter name proves nothing: what git calls a file, some mirrors call by its plain sha1.
+        etag = self.etags.get(path, "")
+        return etag if is_sha256(etag) else ""
 
 
 def find(folder: Path, *, repo: str | None = None, revision: str | None = None) -> list[Found]:

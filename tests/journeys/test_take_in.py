@@ -1,5 +1,6 @@
 """Models that are on this machine already: caches of the hubs' own clients, and watched folders."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -83,6 +84,45 @@ def test_watched_caches_are_one_copy_too(make_daemon, tmp_path, caches):
         distinct = {content for files in MODELS.values() for content in files.values()}
         assert len(daemon.blobs()) == len(distinct)
         assert {job.kind for job in client.jobs(past=True)} == {"import"}
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_rotten_cache_is_not_taken_in_as_its_commit(make_daemon, tmp_path, is_here):
+    files = pipeline()
+    top = hub_cache(tmp_path / "hf", "org/rotten", files, "a" * 40)
+    sound = files["vae/diffusion_pytorch_model.safetensors"]
+    rotten = sound[:-1] + b"!"
+    blob = top / "blobs" / hashlib.sha256(sound).hexdigest()
+    blob.write_bytes(rotten)
+    daemon = make_daemon('[watch]\nsettle = "1s"\n').start()
+    if is_here:  # the same wrong bytes, which nobody promised to be others
+        daemon.cli("import", str(lay(tmp_path / "own", {"x.bin.txt": rotten})), "--repo", "me/own")
+    error = daemon.json("import", str(tmp_path / "hf"), code=9)["error"]
+    assert "vae/diffusion_pytorch_model.safetensors of org/rotten is damaged" in error["message"]
+    with zhcache.Client(daemon.socket) as client:
+        client.watch(tmp_path / "hf")
+
+        def refused():
+            return [m for folder in client.watched() for m in folder.models if m.reason]
+
+        (model,) = until(refused, "the watched folder tells it too")
+        assert "is damaged" in model.reason.message
+        assert "org/rotten" not in {snapshot.repo for snapshot in client.snapshots()}
+    assert blob.read_bytes() == rotten
+    blob.write_bytes(sound)
+    assert daemon.json("import", str(tmp_path / "hf"))["commit"] == "a" * 40
+
+
+def test_weights_cut_short_are_not_taken_in_from_a_plain_folder(make_daemon, tmp_path):
+    files = pipeline()
+    name = "unet/diffusion_pytorch_model.safetensors"
+    folder = lay(tmp_path / "own", files | {name: files[name][:-1]})
+    daemon = make_daemon("").start()
+    error = daemon.json("import", str(folder), "--repo", "me/own", code=9)["error"]
+    assert f"'{name}' is not a sound safetensors file" in error["message"]
+    assert daemon.json("ls")["snapshots"] == []
+    lay(folder, files)
+    daemon.json("import", str(folder), "--repo", "me/own")
 
 
 def test_watched_folder_lives_through_a_restart_and_shows_in_all_commands(make_daemon, tmp_path):

@@ -487,10 +487,11 @@ class Residents(Message):
 
 
 class ImportFile(Message):
-    """One file whose descriptor follows."""
+    """One file whose descriptor follows. ``sha256`` is what its cache calls it, if it does."""
 
     path: str
     size: int
+    sha256: str = ""
 
 
 class ImportRequest(Message):

@@ -20,6 +20,7 @@ from zhcache.protocol.names import (
     RepoPath,
     check_listing,
     is_commit,
+    is_sha256,
     parse_path,
     parse_repo,
     parse_revision,
@@ -68,6 +69,8 @@ def _check(request: ImportRequest) -> None:
         raise UsageError("an import has 1 to {limit} files", limit=MAX_FILES)
     paths = [parse_path(file.path) for file in request.files]
     check_listing(paths)
+    if any(file.sha256 and not is_sha256(file.sha256) for file in request.files):
+        raise UsageError("a file's digest is not a sha256")
     if request.lock is not None:
         _check_lock(request, request.lock, set(paths))
 

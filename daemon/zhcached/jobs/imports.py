@@ -15,9 +15,16 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from zhcache.errors import IntegrityError, NotFound, NotPermitted, UnsafeWeights
-from zhcache.protocol.messages import DiskUse, LockedRepo, PrefetchResult
+from zhcache.protocol.messages import (
+    DiskUse,
+    ImportFile,
+    ImportRequest,
+    LockedRepo,
+    PrefetchResult,
+)
 from zhcache.protocol.names import RepoId, RepoPath, parse_path, parse_repo
-from zhcached.errors import StoreDamaged
+from zhcached.convert import single_header
+from zhcached.errors import DigestMismatch, StoreDamaged
 from zhcached.jobs import state
 from zhcached.jobs.arrivals import Incoming
 from zhcached.jobs.queue import Control
@@ -35,7 +42,8 @@ def take_in(store: Store, incoming: Incoming, record: state.Record, control: Con
 
     Raises:
         NotPermitted: The ref it would move is a hub's or another user's.
-        IntegrityError: A file is not what the lock says that comes with it; nothing is published.
+        IntegrityError: A file is not what the lock says that comes with it, or its own name in a
+            cache; or weights are cut short. Nothing is published.
         UnsafeWeights: Weights exist only as pickle.
         UsageError: A descriptor is missing or is no plain file.
         NoSpace: The store has no room.
@@ -121,14 +129,22 @@ def _brought(
         path = RepoPath(file.path)
         if path not in wanted:
             continue
+        if path.endswith(".safetensors") and not (file.sha256 or request.lock or incoming.folder):
+            # No digest says that these weights are whole; of a watched folder their head was read.
+            single_header.read(fd, path)
         here = _find(store, fd, incoming.known(path), record.id, control)
         if here is not None:
             count(here.size)
+            _check_named(request, file, here)
             yield path, here, False
             continue
-        came = store.intake.adopt(
-            fd, None, link_ok=request.link, owner_job=record.id, progress=count
-        )
+        promise = Promise(os.fstat(fd).st_size, file.sha256) if file.sha256 else None
+        try:
+            came = store.intake.adopt(
+                fd, promise, link_ok=request.link, owner_job=record.id, progress=count
+            )
+        except DigestMismatch as error:
+            raise _misnamed(request, file) from error
         yield path, came, True
 
 
@@ -181,6 +197,21 @@ def _manifest(
     paths = {file.path for file in kept}
     files = tuple(file for file in held.files if file.path in paths)
     return msgspec.structs.replace(held, files=files)
+
+
+def _check_named(request: ImportRequest, file: ImportFile, came: Committed) -> None:
+    if file.sha256 and file.sha256 != came.sha256:
+        raise _misnamed(request, file)
+
+
+def _misnamed(request: ImportRequest, file: ImportFile) -> IntegrityError:
+    return IntegrityError(
+        "{path} of {repo} is damaged: its cache has it as sha256 {sha256}, and it is not that",
+        hint="nothing of the model was taken in; delete that file and download it again",
+        path=file.path,
+        repo=request.repo,
+        sha256=file.sha256,
+    )
 
 
 def _check_locked(lock: LockedRepo, path: RepoPath, came: Committed) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import ImportFile, ImportRequest
-from zhcache.protocol.names import check_listing, parse_path, printable
+from zhcache.protocol.names import check_listing, is_sha256, parse_path, printable
 from zhcached.jobs.arrivals import Incoming
 from zhcached.store.blobs import Identity
 from zhcached.watch import beneath
@@ -38,7 +38,9 @@ class FromFolder(Incoming):
             commit=model.commit,
             revision=model.revision,
             files=[
-                ImportFile(path=path, size=held.identity.size)
+                ImportFile(
+                    path=path, size=held.identity.size, sha256=_cache_name(model, held.where)
+                )
                 for path, held in zip(paths, self._files, strict=True)
             ],
             link=model.is_linkable,
@@ -93,6 +95,14 @@ class FromFolder(Incoming):
             raise ZhcacheError(
                 "{path} cannot be read: {reason}", path=printable(where), reason=error.strerror
             ) from error
+
+
+def _cache_name(model: Model, where: str) -> str:
+    """Returns the sha256 that a Hugging Face cache calls a file, if it does."""
+    blobs, _, name = where.rpartition("/")
+    # Only the repository's own: names in the blobs that repositories share are no digests.
+    is_own = model.kind == "hub" and blobs == model.where.rpartition("snapshots/")[0] + "blobs"
+    return name if is_own and is_sha256(name) else ""
 
 
 def _changed(path: str) -> UsageError:
