@@ -70,6 +70,8 @@ def test_pipeline_of_another_recipe_is_replaced_and_bytes_repeat(pipeline_dir, t
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
+# What the demo shows at each run.
+@pytest.mark.slow
 def test_stock_diffusers_draws_from_a_chinese_prompt_offline(pipeline_dir):
     done = _run("-c", _DRAW, str(pipeline_dir), PROMPT)
     assert done.stdout.strip() == "(64, 64) True"
