@@ -472,3 +472,14 @@ def draw(pipeline: Any) -> Any:
         **{name: value for name, value in fixed.items() if name in takes},
     )
     return made.images[0]
+
+
+def image_of_stock(folder: Path, prompt: str) -> Any:
+    """Returns the PIL image that diffusers alone makes of a seed, in fp32 and two steps."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    seed = torch.Generator("cpu").manual_seed(7)
+    return pipeline(prompt, num_inference_steps=2, generator=seed).images[0]

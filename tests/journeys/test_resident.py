@@ -1,10 +1,12 @@
 """A script without torch draws through a worker of the real daemon what stock diffusers draws."""
 
+import hashlib
 import json
 import signal
 
 import pytest
 
+from harness import families
 from harness.daemon import source, until
 
 pytestmark = pytest.mark.journey
@@ -43,15 +45,6 @@ zhcache.release(pipe)
 """
 )
 
-STOCK = """
-import hashlib, sys, torch
-from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1], dtype=torch.float32, local_files_only=True)
-seed = torch.Generator("cpu").manual_seed(7)
-image = pipe("a red house", num_inference_steps=2, generator=seed).images[0]
-print(hashlib.sha256(image.tobytes()).hexdigest())
-"""
-
 LONG = """
 import sys
 def begun(pipe, step, timestep, tensors):
@@ -76,8 +69,8 @@ def daemon(hub, make_daemon, pipeline_dir):
 def test_client_without_torch_draws_what_stock_draws(daemon, pipeline_dir):
     daemon.json("prefetch", "org/pipe")
     out, errors = daemon.script(DRAW).communicate(timeout=120)
-    expected, problems = daemon.script(STOCK, str(pipeline_dir)).communicate(timeout=120)
-    assert out.split() == expected.split() and out.strip(), (errors, problems, daemon.tail())
+    expected = families.image_of_stock(pipeline_dir, "a red house").tobytes()
+    assert out.split() == [hashlib.sha256(expected).hexdigest()], (errors, daemon.tail())
 
 
 def test_snapshot_that_is_absent_is_fetched_first(daemon):

@@ -39,9 +39,8 @@ print(layer.weight.grad.sum().item(), torch.randn(2).tolist())
 
 
 def test_tensors_are_worked_on_by_as_many_threads(pair: Pair) -> None:
-    pair.same(pair.script("import torch; print(torch.get_num_threads(), torch.get_num_interop_threads(),"
-                          " torch.__config__.parallel_info().split('std::')[0])"))  # fmt: skip
-    pair.same(pair.script(WORK))
+    told = "import torch; print(torch.get_num_threads(), torch.get_num_interop_threads(), torch.__config__.parallel_info().split('std::')[0])\n"
+    pair.same(pair.script(told + WORK))
 
 
 def test_thread_count_of_the_environment_counts(pair: Pair) -> None:
