@@ -119,6 +119,10 @@ class RepoUnavailable(RemoteError):
         self.error = error
 
 
+class TokenRefused(RepoUnavailable):
+    """The source turns away the token it was shown, or wants one: it has nothing to give at all."""
+
+
 class DigestMismatch(RemoteError):
     """All bytes came, and they do not hash to the promise.
 

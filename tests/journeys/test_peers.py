@@ -102,6 +102,27 @@ def test_peer_alone_gives_what_it_has_and_says_no_to_all_else(first, third):
     assert third.json("prefetch", "org/unheard-of", code=4)["error"]["code"] == "not_found"
 
 
+def test_peer_that_wants_a_token_says_so_and_is_not_taken_to_work(make_daemon):
+    guarded = make_daemon(SERVE + 'token_env = "LAB_TOKEN"\n', name="guarded").start(LAB_TOKEN="s3")
+    with Client(guarded.socket) as client:
+        config = peer(client.gateway().url)
+    other = make_daemon(config, name="other").start()
+    for said in ("peer wants a token and was shown none", "does not accept the token in LAB_TOKEN"):
+        assert said in other.json("prefetch", REPO, code=8)["error"]["message"]
+        ran = other.cli("sources", "test", "--json", check=False)
+        (tested,) = json.loads(ran.stdout)["sources"]
+        assert (ran.returncode, tested["works"]) == (10, False)
+        assert said in tested["error"]["message"]
+        assert "token_env" in tested["error"]["hint"] or "renew it" in tested["error"]["hint"]
+        other.stop()
+        other.configure(config + 'token_env = "LAB_TOKEN"\n')
+        other.start(LAB_TOKEN="s4")
+    other.stop()
+    other.start(LAB_TOKEN="s3")
+    assert other.json("sources", "test")["sources"][0]["works"]
+    assert other.json("prefetch", REPO, code=4)["error"]["code"] == "not_found"
+
+
 def test_private_model_is_given_to_nobody_by_name_or_digest(first, third):
     assert third.json("prefetch", "org/secret", code=4)
     (held,) = first.json("show", "org/secret")["files"]

@@ -83,6 +83,24 @@ def test_sources_test_exits_0_if_one_works_10_if_none_and_130_if_interrupted(mak
         assert daemon.stop() == 0
 
 
+def test_doctor_tells_of_a_source_that_stopped_answering(hub, make_daemon):
+    hub.add("org/one", weights())
+    daemon = make_daemon(source(hub)).start()
+    daemon.json("prefetch", "org/one")
+
+    def judged():
+        checks = daemon.json("doctor")["checks"]
+        (found,) = [check for check in checks if check["name"] == f"source {hub.name}"]
+        return found
+
+    assert judged()["status"] == "ok"
+    hub.stop()
+    for _ in range(2):
+        daemon.json("prefetch", "org/two", code=10)
+    assert judged()["status"] == "warn"
+    assert "did not answer lately: refused x2" in judged()["detail"]
+
+
 def test_small_files_go_many_at_once_yet_no_more_than_a_hub_is_to_bear(hub, make_daemon):
     for name in ("org/one", "org/two"):
         hub.add(name, {f"{n}.json": os.urandom(2000) for n in range(SMALL_AT_ONCE + 10)})

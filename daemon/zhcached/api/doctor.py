@@ -205,6 +205,9 @@ def _sources(services: Services) -> Iterator[Check]:
         status = {"down": "bad", "lying": "bad", "slow": "warn", "limited": "warn"}.get(
             source.state, "ok"
         )
+        # The first reason says what is measured; what else there is to say is a fault.
+        if status == "ok" and len(source.reasons) > 1:
+            status = "warn"
         detail = f"{source.endpoint}: {source.state}"
         if status != "ok":
             detail += f", {source.reason}"

@@ -25,6 +25,7 @@ from zhcached.errors import (
     RemoteError,
     RepoUnavailable,
     StatusError,
+    TokenRefused,
     TransportError,
 )
 from zhcached.jobs.health import Health
@@ -195,6 +196,9 @@ class Prober:
     def _resolve_one(self, source: Source, repo: RepoId) -> Resolution | None:
         try:
             return resolve_by_any_name(source, repo, None, METADATA_S)
+        except TokenRefused:
+            # It lives, and without the right token nothing of it is to be had.
+            raise
         except RemoteError as error:
             if _lives(error):
                 return None
@@ -254,6 +258,8 @@ def _tested(info: SourceInfo, found: Found) -> SourceTested:
 def _info(error: Exception | None) -> ErrorInfo | None:
     if error is None:
         return None
+    if isinstance(error, RepoUnavailable):
+        return to_info(error.error)
     if isinstance(error, ZhcacheError):
         return to_info(error)
     return ErrorInfo(code="sources_failed", message=str(error))

@@ -52,9 +52,12 @@ class PeerSource:
         talk = Conversation(self._transport, self.name, deadline_s, self._clock)
         wanted = revision or "main"
         url = f"{self._base}/models/{repo}?revision={quote(wanted, safe='')}"
+        credential = self._tokens.credential()
         try:
-            answer = talk.get(url, self._tokens.credential())
+            answer = talk.get(url, credential)
         except StatusError as error:
+            if error.status == 401 and credential is None:
+                raise refusals.token_wanted(self.name) from error
             if error.status == 401:
                 raise refusals.bad_token(self.name, self._tokens.variable) from error
             if error.status in (403, 404):

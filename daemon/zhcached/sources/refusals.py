@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zhcache.errors import Gated, NotFound, NotPermitted, ZhcacheError
 from zhcache.i18n import mark
-from zhcached.errors import RepoUnavailable
+from zhcached.errors import RepoUnavailable, TokenRefused
 
 
 class RevisionMissing(NotFound):
@@ -60,17 +60,26 @@ def gated(source: str, repo: str, endpoint: str) -> RepoUnavailable:
     )
 
 
-def bad_token(source: str, token_env: str | None) -> RepoUnavailable:
+def bad_token(source: str, token_env: str | None) -> TokenRefused:
     """The token that was sent is not one."""
-    return _no(
-        source,
-        Gated(
-            "{source} does not accept the token in {variable}",
-            hint="renew it at the hub, put it into the daemon's environment and restart the daemon",
-            source=source,
-            variable=token_env or "use",
-        ),
+    said = Gated(
+        "{source} does not accept the token in {variable}",
+        hint="renew it at the hub, put it into the daemon's environment and restart the daemon",
+        source=source,
+        variable=token_env or "use",
     )
+    return TokenRefused(said, source=source)
+
+
+def token_wanted(source: str) -> TokenRefused:
+    """It answers nobody without a token, and was shown none."""
+    said = Gated(
+        "{source} wants a token and was shown none",
+        hint="put it into the daemon's environment, and that variable's name into the source's"
+        " token_env",
+        source=source,
+    )
+    return TokenRefused(said, source=source)
 
 
 def taken_down(source: str, repo: str) -> RepoUnavailable:
