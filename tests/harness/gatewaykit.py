@@ -16,10 +16,11 @@ from zhcached.clock import SystemClock
 from zhcached.config import DownloadConfig, ServeConfig, SourceConfig
 from zhcached.gateway.connections import bind
 from zhcached.gateway.context import Context
-from zhcached.gateway.door import Door, Share, digest_of, own_names
+from zhcached.gateway.door import Door, digest_of, own_names
 from zhcached.gateway.pace import Pace
 from zhcached.gateway.sending import send
 from zhcached.gateway.server import Server
+from zhcached.gateway.share import Share
 from zhcached.jobs.gather import Fetcher
 from zhcached.jobs.health import Health
 from zhcached.jobs.pull import Pulls
@@ -160,7 +161,7 @@ def routes(context):
         where = request.match_info
         try:
             repo = parse_repo(f"{where['owner']}/{where['name']}")
-            listed = await context.call(context.pulls.listed, repo, where["revision"])
+            listed = await context.listed(repo, where["revision"])
             path = parse_path(where["path"])
             found = await context.call(context.pulls.find, listed, path)
             tag = found.sha256 or found.promise.git_sha1

@@ -102,8 +102,8 @@ def check_mirror(config: Config, where: str) -> None:
     serve, follow, watch = config.serve, config.follow, config.watch
     if bool(serve.certificate) != bool(serve.key):
         refuse(where, "serve.certificate and serve.key are given together")
-    if serve.clients < 1 or serve.requests < 0:
-        refuse(where, "serve.clients is 1 or more, serve.requests 0 or more")
+    if serve.clients < 1 or min(serve.requests, serve.questions) < 0:
+        refuse(where, "serve.clients is 1 or more, serve.requests and serve.questions 0 or more")
     if follow.every < 1 or not 0 <= follow.jitter <= 1 or follow.keep < 0:
         refuse(where, "follow.every is 1s or more, follow.jitter 0 to 1, follow.keep 0 or more")
     times = follow.hours.split("-") if follow.hours else []

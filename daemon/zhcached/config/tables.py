@@ -129,6 +129,8 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rate: Bytes per second to all clients, 0 for no limit.
         clients: Connections at once.
         requests: Requests a minute of one address, 0 for no limit.
+        questions: Repositories and revisions that one address may have the sources asked about in
+            a minute, 0 for no limit.
         refresh: Seconds for which a branch is not asked about again.
         pull: What is not here is fetched; otherwise only what is here is served.
         pickle: Serve files that may run code when they are loaded.
@@ -142,6 +144,7 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: int = 0
     clients: int = 512
     requests: int = 0
+    questions: int = 120
     refresh: float = 300.0
     pull: bool = True
     pickle: bool = False

@@ -14,17 +14,14 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
 
 from zhcache.errors import ZhcacheError
-from zhcached.clock import Clock
-from zhcached.gateway.context import CONTEXT
+from zhcached.gateway.context import ASKER, CONTEXT
+from zhcached.gateway.share import Share
 
-WINDOW_S = 60.0
-MAX_ADDRESSES = 10_000
 BODY_DEADLINE_S = 10.0
 MAX_URL = 4096
 
@@ -73,28 +70,6 @@ def own_names() -> frozenset[str]:
     return frozenset({"localhost", "localhost.localdomain", name, name.partition(".")[0]})
 
 
-@dataclass(slots=True)
-class Share:
-    """How many requests each address may make in a minute; 0 is any number."""
-
-    limit: int
-    clock: Clock
-    _since: float = 0.0
-    _counts: dict[str, int] = field(default_factory=dict[str, int])
-
-    def take(self, address: str) -> float | None:
-        """Counts a request; returns after how many seconds to come again, if it is too many."""
-        if not self.limit:
-            return None
-        now = self.clock.monotonic()
-        # One window for all: forgetting is then one step, and memory is bounded.
-        if now - self._since >= WINDOW_S or len(self._counts) > MAX_ADDRESSES:
-            self._since = now
-            self._counts.clear()
-        count = self._counts[address] = self._counts.get(address, 0) + 1
-        return None if count <= self.limit else max(1.0, self._since + WINDOW_S - now)
-
-
 class Door:
     """The one middleware.
 
@@ -117,6 +92,7 @@ class Door:
         async def door(request: web.Request, handler: Handler) -> web.StreamResponse:
             traffic = request.app[CONTEXT].traffic
             traffic.requests += 1
+            ASKER.set(request.remote or "")
             refusal = self._refusal(request)
             if refusal is not None:
                 traffic.refused += 1

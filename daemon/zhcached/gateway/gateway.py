@@ -19,10 +19,11 @@ from zhcached.clock import Clock
 from zhcached.config import ServeConfig
 from zhcached.gateway.connections import bind, parse_listen
 from zhcached.gateway.context import Context
-from zhcached.gateway.door import Door, Share, digest_of, own_names
+from zhcached.gateway.door import Door, digest_of, own_names
 from zhcached.gateway.pace import Pace
 from zhcached.gateway.routes import routes
 from zhcached.gateway.server import Server
+from zhcached.gateway.share import Share
 from zhcached.jobs.pull import Pulls
 from zhcached.store import files
 from zhcached.store.store import Store

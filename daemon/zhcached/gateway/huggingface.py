@@ -121,7 +121,7 @@ class _Speaker:
     async def _listed(self, asked: targets.Asked) -> Listed:
         repo = files.repo_named(asked.repo)
         revision = files.revision_named(asked.revision) if asked.revision else None
-        return await self._context.call(self._context.pulls.listed, repo, revision)
+        return await self._context.listed(repo, revision)
 
 
 def _quoted(request: web.Request) -> str:

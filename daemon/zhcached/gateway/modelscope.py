@@ -127,7 +127,7 @@ class _Speaker:
         repo = files.repo_named(f"{named['owner']}/{named['name']}")
         # ``main`` and ``master`` are one branch to whoever lists.
         wanted = files.revision_named(revision) if revision else None
-        return await self._context.call(self._context.pulls.listed, repo, wanted)
+        return await self._context.listed(repo, wanted)
 
 
 def _entry(listed: Listed, entry: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:

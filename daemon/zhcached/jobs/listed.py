@@ -7,7 +7,7 @@ word is kept, nobody waits long: clients of hubs give up after ten seconds.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -33,7 +33,13 @@ FAILED_S = 5.0
 
 MAX_REMEMBERED = 256
 
+Count = Callable[[], None]
 T = TypeVar("T")
+
+
+def _freely() -> None:
+    """Lets any number be asked."""
+
 
 log = structlog.get_logger()
 
@@ -85,14 +91,15 @@ class Listing:
         self._listed: dict[tuple[str, str], Kept] = {}
         self._shown: dict[tuple[str, str], tuple[Kept, Listed]] = {}
 
-    def find(self, repo: RepoId, revision: str | None) -> Listed:
+    def find(self, repo: RepoId, revision: str | None, count: Count = _freely) -> Listed:
         """Returns what a repository is; see ``Pulls.listed``."""
         asked = revision or DEFAULT_REF
         if is_commit(asked):
-            kept, is_current = self._at_commit(repo, asked)
+            kept, is_current = self._at_commit(repo, asked, count)
         else:
             # What is the default branch on one kind of hub is unknown on the other.
-            kept, is_current = self._at_ref(repo, DEFAULT_REF if asked == "master" else asked)
+            ref = DEFAULT_REF if asked == "master" else asked
+            kept, is_current = self._at_ref(repo, ref, count)
         if kept.private and str(repo) not in self._config.entitled:
             raise _not_served(repo)
         key = (repo.folder, kept.commit)
@@ -141,27 +148,32 @@ class Listing:
             commit=listed.commit,
         )
 
-    def _at_commit(self, repo: RepoId, commit: str) -> tuple[Kept, bool]:
+    def _at_commit(self, repo: RepoId, commit: str, count: Count) -> tuple[Kept, bool]:
         kept = self._read(repo, commit)
         if kept is not None:
             return kept, True
         try:
-            return self._wait(self._ask(repo, commit), None)[1], True
+            return self._wait(self._ask(repo, commit, count), None)[1], True
         except (SourcesFailed, NotFound, Busy) as error:
             return self._from_store(repo, commit, error), False
 
-    def _at_ref(self, repo: RepoId, ref: str) -> tuple[Kept, bool]:
-        asking = self._ask(repo, ref)
-        if asking.kept is not None:
-            return asking.kept, True
-        commit = self._kept.refs(repo).get(ref)
-        kept = self._read(repo, commit) if commit else None
+    def _at_ref(self, repo: RepoId, ref: str, count: Count) -> tuple[Kept, bool]:
+        kept: Kept | None = None
         try:
+            asking = self._ask(repo, ref, count)
+            if asking.kept is not None:
+                return asking.kept, True
+            kept = self._kept_at(repo, ref)
             return self._wait(asking, PATIENCE_S if kept else None)[1], True
         except (SourcesFailed, NotFound, Busy) as error:
             # A repository that was deleted there is still what it was; one that is forbidden by
             # now is another error.
+            kept = kept or self._kept_at(repo, ref)
             return kept or self._from_store(repo, ref, error), False
+
+    def _kept_at(self, repo: RepoId, ref: str) -> Kept | None:
+        commit = self._kept.refs(repo).get(ref)
+        return self._read(repo, commit) if commit else None
 
     def _read(self, repo: RepoId, commit: str) -> Kept | None:
         key = (repo.folder, commit)
@@ -180,13 +192,14 @@ class Listing:
             raise error
         return of_manifest(manifest)
 
-    def _ask(self, repo: RepoId, revision: str) -> _Asking:
+    def _ask(self, repo: RepoId, revision: str, count: Count = _freely) -> _Asking:
         """Returns the question that is under way or was answered lately, else begins one."""
         key, now = (repo.folder, revision), self._clock.monotonic()
         with self._lock:
             asking = self._askings.get(key)
             if asking is not None and not (asking.over.is_set() and self._is_stale(asking, now)):
                 return asking
+            count()
             asking = self._askings[key] = _Asking(now)
             for old in list(self._askings)[:-MAX_REMEMBERED]:
                 del self._askings[old]
@@ -249,8 +262,8 @@ class Listing:
         """
         if now.is_hub:
             return None
-        commit = revision if is_commit(revision) else self._kept.refs(repo).get(revision)
-        kept = self._read(repo, commit) if commit else None
+        by_commit = is_commit(revision)
+        kept = self._read(repo, revision) if by_commit else self._kept_at(repo, revision)
         if kept is None or kept.source not in self._hubs:
             return None
         return kept if now.kind == "folder" or kept.commit == now.commit else None

@@ -7,6 +7,9 @@ or it would take a part for the whole. Like the index this may be deleted at any
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import threading
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,9 @@ from zhcached.store.layout import Layout
 
 MAX_KEPT = 50
 """Listings of one repository; the oldest go first."""
+
+MAX_REPOS = 4096
+"""Repositories of which nothing is here; the oldest go first. Whoever lists need not fetch."""
 
 log = structlog.get_logger()
 
@@ -60,6 +66,7 @@ class Listings:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._root = layout.root / "listings"
+        self._dropping = threading.Lock()
 
     def write(self, repo: RepoId, kept: Kept, ref: str | None) -> None:
         """Keeps a listing, and that a branch or tag means it now.
@@ -69,11 +76,14 @@ class Listings:
             ZhcacheError: The disk failed.
         """
         path = self._path(repo, kept.commit)
+        is_new = not path.parent.exists()
         with files.disk_errors(path):
             (path.parent / "refs").mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.read(repo, kept.commit) != kept:
             files.write_durably(path, msgspec.json.encode(kept), 0o600)
             self._drop_old(path.parent)
+        if is_new:
+            self._drop_repos()
         if ref is not None and self.refs(repo).get(ref) != kept.commit:
             record = msgspec.json.encode(_Ref(ref, kept.commit))
             files.write_durably(self._ref_path(repo, ref), record, 0o600)
@@ -113,3 +123,14 @@ class Listings:
         kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in kept[:-MAX_KEPT]:
             path.unlink(missing_ok=True)
+
+    def _drop_repos(self) -> None:
+        with self._dropping, files.disk_errors(self._root):
+            only_listed = [
+                entry
+                for entry in os.scandir(self._root)
+                if not (self._layout.repos / entry.name).exists()
+            ]
+            only_listed.sort(key=lambda entry: entry.stat().st_mtime)
+            for entry in only_listed[:-MAX_REPOS]:
+                shutil.rmtree(entry.path, ignore_errors=True)

@@ -133,8 +133,12 @@ class Pulls:
         self._small = ThreadPoolExecutor(SMALL_AT_ONCE, "pull-small")
         self.misses = 0
 
-    def listed(self, repo: RepoId, revision: str | None) -> Listed:
+    def listed(
+        self, repo: RepoId, revision: str | None, count: Callable[[], None] = lambda: None
+    ) -> Listed:
         """Returns what a repository is at a branch, tag or commit; None is its default branch.
+
+        ``count`` is called before sources are asked, one call at a time; raises Busy to forbid it.
 
         Raises:
             NotFound: No source has it, or it may not be served.
@@ -143,7 +147,7 @@ class Pulls:
             SourcesFailed: No source could be asked, and nothing of it is kept here.
             IntegrityError: The sources contradict each other.
         """
-        return self._listing.find(repo, revision)
+        return self._listing.find(repo, revision, count)
 
     def refs(self, repo: RepoId) -> dict[str, str]:
         """Returns the commits that branches and tags of a repository were last known to mean."""

@@ -10,7 +10,8 @@ from harness.gatewaykit import CONFIG, FILES, REPO, Front
 from harness.storekit import Clock
 from zhcache.errors import Busy, UsageError
 from zhcached.gateway.connections import bind, parse_listen
-from zhcached.gateway.door import Share, is_own_name, is_page, own_names
+from zhcached.gateway.door import is_own_name, is_page, own_names
+from zhcached.gateway.share import Share
 
 SMALL = "model_index.json"
 
@@ -94,7 +95,7 @@ def test_requests_of_one_address(tmp_path, hub):
 
 
 def test_addresses_share_nothing_and_are_forgotten(monkeypatch):
-    monkeypatch.setattr("zhcached.gateway.door.MAX_ADDRESSES", 3)
+    monkeypatch.setattr("zhcached.gateway.share.MAX_ADDRESSES", 3)
     share = Share(1, Clock())
     assert [share.take(a) for a in ("a", "b", "a")] == [None, None, 60.0]
     for address in "cdef":

@@ -1,0 +1,77 @@
+"""One client that asks for more than it needs, and all the others."""
+
+import http.client
+import socket
+
+import pytest
+
+from demohub.hub import Hub
+from harness.daemon import until
+from harness.gatewaykit import CONFIG, FILES, REPO, Front
+
+SMALL = "model_index.json"
+OTHER = "127.0.0.2"
+
+
+@pytest.fixture
+def hub():
+    with Hub(name="hub") as hub:
+        hub.add(REPO, FILES)
+        yield hub
+
+
+def status_of_other(front, repo=REPO):
+    """Asks from another address of this machine."""
+    line = http.client.HTTPConnection(
+        "127.0.0.1", front.port, timeout=20, source_address=(OTHER, 0)
+    )
+    line.request("GET", f"/{repo}/main/{SMALL}")
+    status = line.getresponse().status
+    line.close()
+    return status
+
+
+def test_who_asks_for_much_and_leaves_keeps_nobody_else_waiting(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr("zhcached.gateway.context.WAITING", 2)
+    with Front(tmp_path / "store", [hub]) as front:
+        assert front.get(SMALL).body == CONFIG
+        silent = hub.fault("delay", plane="meta", seconds=3600.0)
+        waiting = front.context._waiting
+        for number in range(2):
+            with socket.create_connection(("127.0.0.1", front.port)) as line:
+                line.sendall(
+                    f"GET /lab/r{number}/main/x HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                )
+                until(lambda n=number: waiting["127.0.0.1"] == n + 1, "it is asked")
+        until(lambda: front.server.clients == 0, "they have left")
+        refused = front.get(SMALL)
+        assert (refused.status, b"wait" in refused.body) == (503, True)
+        assert status_of_other(front) == 200
+        hub.heal(silent)
+        hub.stop()
+        until(lambda: not waiting, "all of it is over")
+        assert front.get(SMALL).status == 200
+
+
+def test_names_that_nobody_has(tmp_path, hub):
+    with Front(tmp_path / "store", [hub], questions=3) as front:
+        assert front.get(SMALL).body == CONFIG
+        assert [front.get(SMALL, repo=f"lab/r{n}").status for n in range(4)] == [404, 404, 503, 503]
+        assert not [request for request in hub.requests if "lab/r2" in request.path]
+        # What is known is told all the same, and others may ask.
+        assert front.get(SMALL).body == CONFIG
+        assert status_of_other(front, "lab/r2") == 404
+    with Front(tmp_path / "store", [hub], questions=1, refresh=0.0) as front:
+        assert [front.get(SMALL).status for _ in range(3)] == [200, 200, 200]
+
+
+def test_listings_of_what_nobody_fetches_do_not_pile_up(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr("zhcached.jobs.listings.MAX_REPOS", 2)
+    with Front(tmp_path / "store", [hub]) as front:
+        assert front.get(SMALL).body == CONFIG
+        until(lambda: front.published(front.repo), "it is published")
+        for number in range(4):
+            hub.add(f"lab/r{number}", {SMALL: b"%d" % number})
+            assert front.get(SMALL, repo=f"lab/r{number}", method="HEAD").status == 200
+        kept = {path.name for path in (tmp_path / "store" / "listings").iterdir()}
+        assert kept == {front.repo.folder, "models--lab--r2", "models--lab--r3"}
