@@ -63,6 +63,12 @@ class Fsck:
         self._clock = clock
         self._boot = boot
         self.problems: list[str] = []
+        self._damaged: dict[str, str] = {}
+
+    def damage(self) -> list[str]:
+        """Returns what was found wrong with blobs that have not come back since."""
+        found = list(self._damaged.items())
+        return [told for sha256, told in found if self._blobs.identity(sha256) is None]
 
     # --- bringing the index up to the disk -------------------------------------------------------
 
@@ -287,6 +293,7 @@ class Fsck:
             ZhcacheError: The disk failed.
         """
         before = self._blobs.identity(sha256)
+        told = f"blob {sha256} was damaged and is in quarantine"
         try:
             is_sound = self._blobs.hash(sha256, progress=progress).sha256 == sha256
         except FileNotFoundError:
@@ -296,7 +303,7 @@ class Fsck:
             if error.errno not in _DAMAGE:
                 with files.disk_errors(self._blobs.path(sha256)):
                     raise
-            self.problems.append(f"blob {sha256}: {error.strerror}")
+            told = f"blob {sha256}: {error.strerror}"
             is_sound = False
         if is_sound:
             if before is not None:
@@ -304,7 +311,7 @@ class Fsck:
             return True
         self._blobs.set_aside(sha256)
         self._forget(sha256)
-        self.problems.append(f"blob {sha256} was damaged and is in quarantine")
+        self._damaged[sha256] = told
         return False
 
     def _settle(self, sha256: str, identity: Identity) -> None:

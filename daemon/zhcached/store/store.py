@@ -148,8 +148,8 @@ class Store:
 
     @property
     def problems(self) -> list[str]:
-        """What was found damaged since opening."""
-        return list(self._fsck.problems)
+        """What was found damaged since opening, and has not come back."""
+        return [*self._fsck.problems, *self._fsck.damage()]
 
     # --- snapshots -------------------------------------------------------------------------------
 

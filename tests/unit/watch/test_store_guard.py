@@ -59,6 +59,8 @@ def test_blob_that_was_written_is_in_quarantine_at_once(watched):
     until(lambda: watched.store.problems, "it is told")
     assert sha256(WEIGHTS) in watched.store.problems[0]
     assert [path for _, _, path, _ in watched.store.holes()] == ["unet/model.safetensors"]
+    put(watched.store, WEIGHTS)
+    assert watched.store.problems == []
 
 
 def test_blob_that_is_gone_is_told_until_it_is_back(watched):
