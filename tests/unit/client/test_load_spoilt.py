@@ -66,8 +66,13 @@ def test_options_are_not_blamed_for_what_the_files_are(
     [{"scheduler": "DDIM"}, {"unet": 3}, {"quantization_config": 3}, {"custom_pipeline": "none"}],
 )
 def test_option_that_stock_refuses_is_named(
-    daemon: DaemonSimulator, pipeline_dir: Path, options: dict[str, Any]
+    daemon: DaemonSimulator,
+    pipeline_dir: Path,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Stock would ask the hub for a pipeline of that name, again and again.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     daemon.hold(REPO, pipeline_dir)
     with pytest.raises(UsageError, match=f"cannot be made with {next(iter(options))}=:") as refused:
         zhcache.load_pipeline(REPO, device="cpu", **options)
