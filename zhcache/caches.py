@@ -48,6 +48,7 @@ class Found:
         skipped: What cannot be taken, as shown to the user.
         lock: What the files must be, where that is known.
         is_pinned: The user has the lock from elsewhere than the files.
+        flaw: Why it cannot be taken in, though its lock names it.
         etags: What the hub calls a file's bytes, by path, where the layout keeps it: their sha256,
             or git's sha1 of them.
     """
@@ -60,6 +61,7 @@ class Found:
     skipped: list[str] = field(default_factory=list)
     lock: LockedRepo | None = None
     is_pinned: bool = False
+    flaw: ZhcacheError | None = None
     etags: dict[str, str] = field(default_factory=dict[str, str])
 
     def held_to(self, lock: LockedRepo) -> Found:
@@ -116,10 +118,14 @@ def find(folder: Path, *, repo: str | None = None, revision: str | None = None) 
     Raises:
         NotFound: No such folder, or nothing in it.
         UsageError: A plain folder and no name for it, or a disk's lock is none.
-        IntegrityError: A disk lacks files that its lock names.
+        IntegrityError: A disk's lock has paths that cannot be kept.
     """
     if not folder.is_dir():
-        raise NotFound("there is no folder {folder}", folder=folder)
+        raise NotFound(
+            "there is no folder {folder}",
+            hint="give a folder that exists, or a model's file",
+            folder=folder,
+        )
     wanted = parse_repo(repo) if repo is not None else None
     known = list(_disk(folder)) or list(_hugging_face(folder)) or list(_modelscope(folder))
     if known:
@@ -134,21 +140,26 @@ def find(folder: Path, *, repo: str | None = None, revision: str | None = None) 
         )
     found = [snapshot for snapshot in found if snapshot.files]
     if not found:
-        raise NotFound("nothing in {folder} can be imported", folder=folder)
+        raise NotFound(
+            "nothing in {folder} can be imported",
+            hint="without --repo all that is in it is taken, or told",
+            folder=folder,
+        )
     return found
 
 
 def held(folder: Path, repo: RepoId) -> list[Found]:
     """Returns what lies under ``folder`` of one repository; nothing else there is looked at.
 
-    Besides caches and disks that is a plain folder ``OWNER/NAME``.
+    Besides caches and disks that is a plain folder ``OWNER/NAME``. What a disk has in part is not
+    returned.
 
     Raises:
         UsageError: A disk's lock is none.
-        IntegrityError: A disk lacks files that its lock names.
+        IntegrityError: A disk's lock has paths that cannot be kept.
         OSError: The folder cannot be read.
     """
-    found = [one for one in _disk(folder) if one.repo == repo]
+    found = [one for one in _disk(folder) if one.repo == repo and one.flaw is None]
     for root in (folder, folder / "hub"):
         if _is_hub_repo(root / repo.folder):
             found += _hub_snapshots(root / repo.folder)
@@ -169,10 +180,9 @@ def held(folder: Path, repo: RepoId) -> list[Found]:
 
 def _disk(folder: Path) -> Iterator[Found]:
     for locked in disk.read_lock(folder):
-        if (missing := disk.missing(folder, locked)) is not None:
-            raise missing
         repo = parse_repo(locked.repo)
         found = Found(repo, commit=locked.commit, revision=_branch(locked), lock=locked)
+        found.flaw = disk.missing(folder, locked)
         place = disk.folder_of(folder, locked.repo, locked.commit)
         found.files = [(f.path, place / f.path, f.size) for f in locked.files]
         yield found

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from zhcache.errors import IntegrityError, NoSpace, UsageError
-from zhcache.export import Exported, damaged, explained, sync
+from zhcache.export import Exported, check_outside, damaged, explained, sync
+from zhcache.i18n import mark
 from zhcache.protocol.messages import LockedFile, LockedRepo, LockFile, SnapshotDetail
 from zhcache.protocol.names import check_listing, is_commit, is_sha256, parse_path, parse_repo
 
@@ -27,6 +28,7 @@ LOCK = "zhcache-lock.json"
 SUMS = "SHA256SUMS"
 MODELS = "models"
 _STEP = 2**20
+_BAD_LOCK = mark("make the disk again with `zhcache export --disk`")
 _MAX_LOCK = 64 * 2**20
 
 
@@ -51,8 +53,10 @@ def write(
         IntegrityError: A file of the store is damaged; it is not on the disk under its name.
         NoSpace: The disk has no room; told before anything is written.
         NotPermitted: The disk is closed to the caller.
-        UsageError: The folder's lock is none, or the disk takes no files of that size.
+        UsageError: The folder's lock is none, or in the store; or the disk takes no files of that
+            size.
     """
+    check_outside(snapshot, disk)
     folder = folder_of(disk, held.repo, held.commit)
     done = Exported(folder, commit=held.commit)
     try:
@@ -113,13 +117,18 @@ def read_lock(disk: Path) -> list[LockedRepo]:
     try:
         repos = msgspec.json.decode(text, type=LockFile).repos
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise UsageError("{file} is not a lock file: {reason}", file=path, reason=error) from error
+        raise UsageError(
+            "{file} is not a lock file: {reason}", hint=_BAD_LOCK, file=path, reason=error
+        ) from error
     for locked in repos:
         parse_repo(locked.repo)
         check_listing([parse_path(file.path) for file in locked.files])
         if not is_commit(locked.commit) or not all(is_sha256(f.sha256) for f in locked.files):
             raise UsageError(
-                "{file} is not a lock file: {reason}", file=path, reason=f"{locked.repo}: no digest"
+                "{file} is not a lock file: {reason}",
+                hint=_BAD_LOCK,
+                file=path,
+                reason=f"{locked.repo}: no digest",
             )
     return repos
 

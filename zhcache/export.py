@@ -50,7 +50,11 @@ def check_target(target: Path) -> None:
         UsageError: It exists and is not an empty folder.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UsageError("{target} exists and is no folder", target=target)
+        raise UsageError(
+            "{target} exists and is no folder",
+            hint="name a folder that does not exist yet",
+            target=target,
+        )
     if target.is_dir() and any(target.iterdir()):
         raise UsageError(
             "{target} is not empty",
@@ -59,17 +63,35 @@ def check_target(target: Path) -> None:
         )
 
 
+def check_outside(snapshot: Path, target: Path) -> None:
+    """Checks that a copy would not lie in the store, which holds what the daemon wrote alone.
+
+    Raises:
+        UsageError: It would.
+    """
+    folder, real = snapshot.parent.parent, target.resolve()
+    store = folder.parent.parent.resolve()
+    if folder.name.startswith("models--") and (real == store or store in real.parents):
+        raise UsageError(
+            "{target} lies in the store {store}",
+            hint="name a folder outside it",
+            target=target,
+            store=store,
+        )
+
+
 def export(snapshot: Path, files: Sequence[SnapshotFile], target: Path) -> Exported:
     """Copies ``files`` of ``snapshot`` to ``target``, which exists only once it is whole.
 
     Raises:
-        UsageError: ``target`` is taken.
+        UsageError: ``target`` is taken, or in the store.
         IntegrityError: A file is gone from the store or has another size.
         NoSpace: The disk under ``target`` is full.
         NotPermitted: Its folder is closed to the caller.
     """
     target = target.absolute()
     check_target(target)
+    check_outside(snapshot, target)
     done = Exported(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -102,10 +102,24 @@ def test_what_was_altered_is_refused_by_the_disks_own_lock_or_one_that_came_anot
     assert WEIGHTS in failed["error"]["message"]
 
     disk.file("org/one").unlink()
-    assert WEIGHTS in far.json("import", str(disk.folder), code=9)["error"]["message"]
-    assert [one["repo"] for one in far.json("ls")["snapshots"]] == ["org/two"]
+    far.cli("rm", "org/two")
+    ran = far.cli("import", str(disk.folder), check=False)
+    assert (ran.returncode, f"{WEIGHTS} of org/one is not on the disk" in ran.stderr) == (3, True)
+    check_held(far, "first-use", ["org/two"])
 
     disk.file("org/one").write_bytes(before)
     own.write_text(own.read_text().replace(new, old))
     far.cli(*asked)
     check_held(far, "pinned")
+
+
+@pytest.mark.parametrize("option", [(), ("--disk",)])
+def test_nothing_is_exported_into_the_store(far, tmp_path, option):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text("{}")
+    far.cli("import", str(tmp_path / "own"), "--repo", "me/own")
+    (tmp_path / "link").symlink_to(far.home)
+    for target in (far.home / "blobs" / "x", tmp_path / "link" / "hub"):
+        error = far.json("export", *option, "me/own", str(target), code=2)["error"]
+        assert error["code"] == "usage"
+    assert not (far.home / "blobs" / "x").exists()

@@ -101,7 +101,7 @@ def _takings(
 
     Raises:
         UsageError: An option is not for it, or the lock file does not name what is there.
-        IntegrityError: What is there lacks a file that the lock names.
+        IntegrityError: What is there lacks a file that the given lock names.
         NotFound: There is nothing.
     """
     if place.is_file():
@@ -133,6 +133,8 @@ def _take_file(
 
 
 def _take(session: Session, found: Found, output: Output) -> PrefetchResult:
+    if found.flaw is not None:
+        raise found.flaw
     for path in found.skipped:
         output.say(
             mark("{repo}: {path} cannot be read and is left out"), repo=found.repo, path=path

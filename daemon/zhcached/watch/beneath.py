@@ -105,7 +105,11 @@ def explain(folder: Path, error: OSError) -> ZhcacheError:
     """Returns what a user can do about a folder that cannot be opened."""
     shown = printable(str(folder), 400).strip("'")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFound("there is no folder {folder}", folder=shown)
+        return NotFound(
+            "there is no folder {folder}",
+            hint="make it, or mount the disk that it is on",
+            folder=shown,
+        )
     if isinstance(error, PermissionError):
         return NotPermitted(
             "the daemon, uid {uid}, cannot read {folder}",
