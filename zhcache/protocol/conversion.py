@@ -3,8 +3,8 @@
 The front sends ``Convert``. The worker answers with the component's new files, one after the other:
 ``Begin``, then ``Chunk`` by ``Chunk``, each followed on the line by as many raw bytes as it says,
 then ``End``. It writes nothing but the line. ``Finished`` or ``Failed`` is its last word; the front
-cancels by closing the line. All paths are below the component's folder. ``Unpickle`` and ``Extract``
-are answered in the same words.
+cancels by closing the line. All paths are below the component's folder. ``Unpickle`` and
+``Extract`` are answered in the same words.
 """
 
 from __future__ import annotations
