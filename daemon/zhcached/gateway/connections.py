@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections import Counter
 from typing import Any
 
 from aiohttp import web
@@ -91,35 +91,65 @@ def _refusal(error: OSError, address: str) -> Busy | NotPermitted | UsageError:
 class Connections:
     """Makes the protocol of each connection.
 
+    One address may have three quarters of them, so that others find room beside it. Those that are
+    still being opened count: a handshake of TLS takes as long as the client likes, up to
+    ``opening_s``.
+
     Args:
         server: Whose handlers serve them.
         limit: Connections at once.
+        opening_s: How long one may take until it is open.
         options: Of the handlers.
     """
 
-    def __init__(self, server: web.Server, limit: int, **options: Any) -> None:
+    def __init__(self, server: web.Server, limit: int, opening_s: float, **options: Any) -> None:
         self._server = server
         self._limit = limit
+        self._each = limit - limit // 4
+        self._opening_s = opening_s
         self._options = options
+        self._opening: dict[asyncio.Protocol, float] = {}
+        self._of: Counter[str] = Counter()
         self.open = 0
 
     def __call__(self) -> asyncio.Protocol:
-        """Returns the protocol of the next one."""
-        if self.open >= self._limit:
-            return _Full()
+        """Returns the protocol of the next one.
+
+        Raises:
+            ConnectionRefusedError: There are so many that not even this can be told.
+        """
         loop = asyncio.get_running_loop()
-        handler = _Handler(self._server, loop=loop, **self._options)
-        return _Counted(handler, self._count)
+        now = loop.time()
+        while self._opening and next(iter(self._opening.values())) < now:
+            del self._opening[next(iter(self._opening))]
+        count = self.open + len(self._opening)
+        if count >= 2 * self._limit:
+            raise ConnectionRefusedError("too many connections are being opened")
+        inner = None
+        if count < self._limit:
+            inner = _Handler(self._server, loop=loop, **self._options)
+        protocol = _Counted(inner, self)
+        self._opening[protocol] = now + self._opening_s
+        return protocol
 
-    def _count(self, change: int) -> None:
-        self.open += change
+    def opened(self, protocol: asyncio.Protocol) -> None:
+        """Counts it no longer among those that are being opened."""
+        self._opening.pop(protocol, None)
 
+    def enter(self, address: str) -> bool:
+        """Counts an open one; False if there is no room for more of its address."""
+        if self._of[address] >= self._each:
+            return False
+        self._of[address] += 1
+        self.open += 1
+        return True
 
-class _Full(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_FULL)
-        transport.close()
+    def leave(self, address: str) -> None:
+        """One that had entered is gone."""
+        self.open -= 1
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
 
 
 class _Handler(RequestHandler):
@@ -143,28 +173,42 @@ class _Handler(RequestHandler):
 
 
 class _Counted(asyncio.Protocol):
-    """A connection's protocol that counts while it is open."""
+    """A connection's protocol that is counted while it is open; without ``inner`` it is refused."""
 
-    def __init__(self, inner: asyncio.Protocol, count: Callable[[int], None]) -> None:
+    def __init__(self, inner: asyncio.Protocol | None, all_of: Connections) -> None:
         self._inner = inner
-        self._count = count
+        self._all = all_of
+        self._address = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._count(1)
-        self._inner.connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        self._all.opened(self)
+        # None of a client that is gone already.
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        if self._inner is not None and self._all.enter(self._address):
+            self._inner.connection_made(transport)
+        else:
+            self._inner = None
+            transport.write(_FULL)
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._count(-1)
-        self._inner.connection_lost(exc)
+        if self._inner is not None:
+            self._all.leave(self._address)
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
+        if self._inner is not None:
+            self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        return self._inner.eof_received() if self._inner is not None else None
 
     def pause_writing(self) -> None:
-        self._inner.pause_writing()
+        if self._inner is not None:
+            self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        self._inner.resume_writing()
+        if self._inner is not None:
+            self._inner.resume_writing()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from zhcache.errors import ZhcacheError
+from zhcached.gateway.sending import waking
 from zhcached.jobs.pull import Here
 
 if TYPE_CHECKING:
@@ -75,11 +76,10 @@ async def _digest(context: Context, listed: Listed, file: RemoteFile) -> str:
     found = await context.call(context.pulls.find, listed, file.path)
     if isinstance(found, Here):
         return found.sha256
-    loop = asyncio.get_running_loop()
     with found.read() as reader:
         while True:
             news = asyncio.Event()
-            reader.once(lambda news=news: loop.call_soon_threadsafe(news.set))
+            reader.once(waking(news))
             # All bytes may be there before the file has a name, so they are not what counts.
             found = await context.call(context.pulls.find, listed, file.path)
             if isinstance(found, Here):

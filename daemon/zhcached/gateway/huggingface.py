@@ -10,7 +10,7 @@ Source: the requests of huggingface_hub 1.x and 2.4, of transformers, diffusers 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
@@ -44,6 +44,10 @@ def routes(context: Context) -> list[web.RouteDef]:
         web.get("/{name:[^/]+}/resolve/{tail:.+}", file),
         web.get("/{owner:[^/]+}/{name:[^/]+}/resolve/{tail:.+}", file),
     ]
+
+
+class _Paths(msgspec.Struct):
+    paths: list[str] = []
 
 
 class _Speaker:
@@ -136,13 +140,13 @@ def _refusal(error: ZhcacheError, headers: dict[str, str] | None = None) -> web.
 
 async def _paths(request: web.Request) -> Iterable[str]:
     """Returns the paths that a POST asks about, of a form or of JSON."""
-    if request.content_type != "application/json":
+    try:
+        if request.content_type == "application/json":
+            return msgspec.json.decode(await request.read(), type=_Paths).paths
         form = await request.post()
         return [value for value in form.getall("paths", []) if isinstance(value, str)]
-    try:
-        document = msgspec.json.decode(await request.read(), type=dict[str, Any])
-        return msgspec.convert(document.get("paths", []), list[str])
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    # Of a body that is no form, in a charset that is none, or nested too deep.
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError) as error:
         raise UsageError(mark("the paths that are asked for cannot be read")) from error
 
 

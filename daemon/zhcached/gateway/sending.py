@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -122,14 +122,8 @@ async def available(reader: Reader, offset: int) -> int:
     Raises:
         ZhcacheError: There will be none, or what was sent before is not what the file holds.
     """
-    loop = asyncio.get_running_loop()
     news = asyncio.Event()
-
-    def wake() -> None:
-        # Called by whoever receives the bytes, which a gateway that has ended must not disturb.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(news.set)
-
+    wake = waking(news)
     while (end := reader.available(offset)) <= offset:
         news.clear()
         reader.once(wake)
@@ -138,6 +132,18 @@ async def available(reader: Reader, offset: int) -> int:
             break
         await news.wait()
     return end
+
+
+def waking(news: asyncio.Event) -> Callable[[], None]:
+    """Returns what sets ``news`` from any thread."""
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        # Called by whoever receives the bytes, which a gateway that has ended must not disturb.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(news.set)
+
+    return wake
 
 
 async def _copy(context: Context, request: web.Request, fd: int, start: int, end: int) -> None:

@@ -108,7 +108,10 @@ class Server:
         self._connections = Connections(
             self._runner.server,
             self._context.config.clients,
+            self._header_s,
             access_log=None,
+            # What a client packs may be a thousand times as much unpacked; none needs to.
+            auto_decompress=False,
             # Also how long aiohttp waits for the header of a connection's first request.
             keepalive_timeout=self._header_s,
         )

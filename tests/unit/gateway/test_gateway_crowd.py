@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import ssl
 
 import pytest
 
@@ -75,3 +76,41 @@ def test_listings_of_what_nobody_fetches_do_not_pile_up(tmp_path, hub, monkeypat
             assert front.get(SMALL, repo=f"lab/r{number}", method="HEAD").status == 200
         kept = {path.name for path in (tmp_path / "store" / "listings").iterdir()}
         assert kept == {front.repo.folder, "models--lab--r2", "models--lab--r3"}
+
+
+def connected(front, address):
+    return socket.create_connection(
+        ("127.0.0.1", front.port), timeout=20, source_address=(address, 0)
+    )
+
+
+def test_one_address_leaves_room_for_others(tmp_path, hub):
+    with Front(tmp_path / "store", [hub], clients=4) as front:
+        held = [connected(front, "127.0.0.1") for _ in range(3)]
+        until(lambda: front.server.clients == 3, "they are there")
+        with connected(front, "127.0.0.1") as full:
+            assert full.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert status_of_other(front) == 200
+        held.pop().close()
+        until(lambda: front.server.clients == 2, "one has left")
+        assert front.get(SMALL).status == 200
+        for line in held:
+            line.close()
+        until(lambda: front.server.clients == 0, "all have left")
+        assert not front.server._connections._of
+
+
+def test_handshakes_that_do_not_end_have_a_limit(tmp_path, hub):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with Front(tmp_path / "store", [hub], clients=2, tls=tls, header_s=1.0) as front:
+        opening = front.server._connections._opening
+        held = [connected(front, "127.0.0.1") for _ in range(4)]
+        until(lambda: len(opening) == 4, "they are there")
+        with connected(front, OTHER) as line:
+            # Nothing can be told: it would take a handshake.
+            assert (line.recv(100), len(opening)) == (b"", 4)
+        for line in held:
+            assert line.recv(100) == b""
+            line.close()
+        with connected(front, OTHER):
+            until(lambda: len(opening) == 1, "there is room again")
