@@ -458,6 +458,9 @@ class Ingest:
             self._state = "closed"
             if any(self._unjournaled.values()):
                 self._on_discarded()
+            with contextlib.suppress(OSError):
+                # What was set aside for bytes that nobody waits for now is room for others.
+                os.ftruncate(self._fd, max((end for _, end in self.received), default=0))
         self._finish(remove=False)
 
     def _give_up(self, error: BaseException) -> None:
