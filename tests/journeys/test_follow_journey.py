@@ -40,6 +40,16 @@ def standing(daemon):
         return one
 
 
+def test_rm_says_that_a_followed_model_comes_back(daemon):
+    daemon.start()
+    daemon.cli("follow", REPO, "--every", "1d")
+    until(lambda: standing(daemon).state == "fresh", "it is here")
+    assert "`zhcache unfollow org/name`" in daemon.cli("rm", REPO).stderr
+    daemon.cli("prefetch", REPO)
+    daemon.cli("unfollow", REPO)
+    assert daemon.json("rm", REPO)["followed"] is False
+
+
 def test_followed_model_is_fresh_after_a_kill_and_the_old_one_served_up_to_then(hub, daemon):
     old, new = hub.repo(REPO, "huggingface").commits
     daemon.start(ZHCACHE_FAILPOINTS="publish.after_rows=kill")

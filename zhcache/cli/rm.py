@@ -46,6 +46,11 @@ def command(
 
 def _show(removed: Removed, output: Output) -> None:
     output.emit(removed, ids=[removed.repo], text=lambda: [_line(removed)])
+    if removed.followed:
+        output.say(
+            mark("{repo} is followed: the next look brings it back; `zhcache unfollow {repo}`"),
+            repo=removed.repo,
+        )
 
 
 def _line(removed: Removed) -> str:

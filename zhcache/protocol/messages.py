@@ -321,12 +321,16 @@ class Snapshots(Message):
 
 
 class Removed(Message):
-    """What ``rm`` let go; the bytes are freed by the next ``gc``. ``variants`` by name."""
+    """What ``rm`` let go; the bytes are freed by the next ``gc``. ``variants`` by name.
+
+    What is ``followed`` comes back at the next look.
+    """
 
     repo: str
     commits: list[str]
     bytes_released: int
     variants: list[str] = []
+    followed: bool = False
     schema: int = 1
 
 

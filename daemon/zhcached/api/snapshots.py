@@ -46,13 +46,15 @@ def _show(
 
 async def remove(call: Call) -> Removed:
     """Lets a repository go, or one of its revisions, with the variants made of it."""
-    return await asyncio.to_thread(
+    removed = await asyncio.to_thread(
         call.services.store.remove,
         call.repo(),
         call.revision(),
         call.peer.uid,
         may_all=call.peer.may_all,
     )
+    removed.followed = any(one.repo == removed.repo for one in call.services.following.all())
+    return removed
 
 
 async def remove_variant(call: Call) -> Removed:
