@@ -54,7 +54,7 @@ def read(fd: int, name: str) -> Tensors:
         if length > MAX_HEADER or head[_LENGTH:] != b"{":
             # A sound length may have a pickle's first byte.
             if head.startswith(_PICKLES):
-                raise _pickled(name)
+                raise pickled(name)
             raise _unsound(name, "it does not begin as one")
         if _LENGTH + length > size:
             raise _unsound(name, f"its head has {length} bytes, the whole file {size}: it was cut")
@@ -93,7 +93,8 @@ def parsed(text: bytes, name: str, size: int) -> Tensors:
     return tensors
 
 
-def _pickled(name: str) -> UnsafeWeights:
+def pickled(name: str) -> UnsafeWeights:
+    """Returns what to say of a whole model in a file that is a pickle."""
     return UnsafeWeights(
         "{file} is a pickle, which may run code when it is read",
         hint="on a machine that you can lose: safetensors.torch.save_file(torch.load(FILE,"

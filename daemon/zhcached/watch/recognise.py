@@ -29,6 +29,7 @@ from zhcache.protocol.names import (
     printable,
     repo_of_file,
 )
+from zhcached.convert import single_header
 from zhcached.sources import pickles
 from zhcached.store.blobs import Identity
 from zhcached.watch.tree import Tree
@@ -185,6 +186,8 @@ class _Walk:
         """Takes single files of weights that lie directly in the watched folder."""
         for name in self.by_folder[""]:
             identity = self.tree.files.get(name)
+            if identity is not None and name.endswith(".ckpt"):
+                self.found.refused[name] = single_header.pickled(name)
             if identity is None or not name.endswith(".safetensors") or is_partial(name):
                 continue
             try:

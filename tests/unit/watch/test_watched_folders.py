@@ -212,6 +212,11 @@ def test_pickle_is_refused_with_what_to_do(watched, folder):
     assert model.reason.code == "unsafe_weights"
     assert "prefetch org/tiny --allow-pickle" in model.reason.hint
     assert "save_pretrained" in model.reason.hint
+    lay(folder, {"whole.ckpt": b"pickle", "copying.ckpt.part": b"pi", "notes.bin": b"1"})
+    refused = watched.wait("whole.ckpt", "refused")
+    assert refused.reason.code == "unsafe_weights"
+    assert "save_file" in refused.reason.hint
+    assert set(watched.models()) == {"org/tiny", "whole.ckpt"}
 
 
 def test_ref_of_a_hub_stays_and_the_folder_says_so(watched, folder):
