@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from harness.daemon import source, until
+from harness.daemon import sent_so_far, source, until
 from zhcached.store.failpoints import NAMES
 
 pytestmark = pytest.mark.crash
@@ -31,8 +31,8 @@ def test_random_kills_lose_at_most_a_journal_step_each(hub, make_daemon):
     for _ in range(4):
         daemon.start()
         daemon.cli("prefetch", "org/name", "--detach")
-        mark = hub.sent("model.safetensors") + chance.randrange(2_000_000)
-        until(lambda mark=mark: hub.sent("model.safetensors") > mark, "some of it comes")
+        mark = sent_so_far(hub, "model.safetensors") + chance.randrange(2_000_000)
+        until(lambda mark=mark: sent_so_far(hub, "model.safetensors") > mark, "some of it comes")
         daemon.kill()
         kills += 1
     hub.heal()

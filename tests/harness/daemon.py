@@ -168,6 +168,11 @@ def until(claim, meaning: str, deadline_s: float = DEADLINE_S):
     raise AssertionError(f"waited {deadline_s} s in vain until {meaning}")
 
 
+def sent_so_far(hub, path: str) -> int:
+    """Returns how much of a file a hub has sent, which goes on sending it meanwhile."""
+    return sum(one.sent for one in hub.requests if one.file == path and one.plane == "bytes")
+
+
 def lines(text: str) -> Sequence[dict]:
     """Returns the JSON objects of a stream of lines."""
     return [json.loads(line) for line in text.splitlines() if line.strip()]

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from demohub import Hub
-from harness.daemon import Daemon, source, until
+from harness.daemon import Daemon, sent_so_far, source, until
 
 pytestmark = pytest.mark.journey
 
@@ -154,7 +154,7 @@ def test_stop_lets_a_running_job_go_on_at_the_next_start(hub, make_daemon):
     slow = hub.fault("rate", path="model.safetensors", rate=1_000_000)
     daemon = make_daemon(source(hub) + "[download]\nconnections = 1\n").start()
     daemon.cli("prefetch", "org/big", "--detach")
-    until(lambda: hub.sent("model.safetensors") > 1_000_000, "bytes come")
+    until(lambda: sent_so_far(hub, "model.safetensors") > 1_000_000, "bytes come")
     assert daemon.stop() == 0
     assert not daemon.socket.exists()
     hub.heal(slow)

@@ -40,6 +40,8 @@ class Manager:
         self.listener.bind(str(self.path))
         self.listener.listen()
         self.child: subprocess.Popen[bytes] | None = None
+        self.first = []
+        """The worker of who came while nothing ran."""
 
     def start(self, *more: str) -> None:
         (command,) = re.findall(r"(?m)^ExecStart=\S+ (.*)$", UNIT.read_text("utf-8"))
@@ -63,14 +65,33 @@ class Manager:
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory):
+    """Its service went idle once before: systemd starts it again when somebody connects."""
     made = Manager(tmp_path_factory.mktemp("manager"))
+    made.start("--idle", "0.2")
+    assert made.child is not None
+    assert made.child.wait(WAIT_S) == 0
+    # Whoever connects waits in the backlog meanwhile.
+    waiting = threading.Thread(target=lambda: made.first.append(_worker(made)))
+    waiting.start()
     made.start()
+    waiting.join(WAIT_S)
     yield made
     made.close()
 
 
+def _worker(manager):
+    return launch.Remote(manager.path).launch("fill", "x")
+
+
+def test_spawner_that_went_idle_is_started_again_by_the_next_caller(manager):
+    (worker,) = manager.first
+    worker.kill()
+    assert worker.wait(WAIT_S)
+    worker.line.close()
+
+
 def test_remote_worker_is_started_at_the_managers_socket(manager):
-    worker = launch.Remote(manager.path).launch("fill", "x")
+    worker = _worker(manager)
     worker.line.close()
     assert worker.wait(WAIT_S) == "ended with status 0"
 
@@ -117,28 +138,6 @@ def test_garbage_at_the_socket_ends_that_connection_alone(manager):
     worker.kill()
     assert worker.wait(WAIT_S)
     worker.line.close()
-
-
-def test_spawner_that_went_idle_is_started_again_by_the_next_caller(tmp_path):
-    made = Manager(tmp_path)
-    try:
-        made.start("--idle", "0.2")
-        assert made.child is not None
-        assert made.child.wait(WAIT_S) == 0
-        # systemd starts the service when somebody connects; he waits in the backlog meanwhile.
-        found = []
-        asking = threading.Thread(
-            target=lambda: found.append(launch.Remote(made.path).launch("fill", "x"))
-        )
-        asking.start()
-        made.start()
-        asking.join(WAIT_S)
-        (worker,) = found
-        worker.kill()
-        assert worker.wait(WAIT_S)
-        worker.line.close()
-    finally:
-        made.close()
 
 
 def test_missing_service_is_told_with_what_to_look_at(tmp_path):
