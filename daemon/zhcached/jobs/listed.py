@@ -14,7 +14,15 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from zhcache.errors import Busy, IntegrityError, NotFound, SourcesFailed, ZhcacheError
+from zhcache.errors import (
+    Busy,
+    Gated,
+    IntegrityError,
+    NotFound,
+    NotPermitted,
+    SourcesFailed,
+    ZhcacheError,
+)
 from zhcache.protocol.messages import PrefetchRequest
 from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
@@ -95,6 +103,7 @@ class Listing:
         """Returns what a repository is; see ``Pulls.listed``."""
         asked = revision or DEFAULT_REF
         if is_commit(asked):
+            self._check_open(repo)
             kept, is_current = self._at_commit(repo, asked, count)
         else:
             # What is the default branch on one kind of hub is unknown on the other.
@@ -147,6 +156,16 @@ class Listing:
             repo=listed.repo,
             commit=listed.commit,
         )
+
+    def _check_open(self, repo: RepoId) -> None:
+        """Raises what was last said of the whole repository, if that forbids it."""
+        asking = self._askings.get((repo.folder, DEFAULT_REF))
+        if asking is None or str(repo) in self._config.entitled:
+            return
+        if isinstance(asking.error, (Gated, NotPermitted)):
+            raise asking.error
+        if asking.kept is not None and asking.kept.private:
+            raise _not_served(repo)
 
     def _at_commit(self, repo: RepoId, commit: str, count: Count) -> tuple[Kept, bool]:
         kept = self._read(repo, commit)

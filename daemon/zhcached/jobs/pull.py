@@ -28,6 +28,7 @@ from zhcached.jobs.doubts import Doubts
 from zhcached.jobs.gather import Fetcher, Gathering
 from zhcached.jobs.listed import Listing
 from zhcached.jobs.meter import Meter
+from zhcached.jobs.patience import Patience
 from zhcached.jobs.publishing import Publishing
 from zhcached.jobs.queue import Control
 from zhcached.jobs.shown import Listed, file_of, whole_of
@@ -43,9 +44,6 @@ LARGE_AT_ONCE = 24
 SMALL_AT_ONCE = 16
 """Small files do not wait for large ones: a client needs both to go on. Nor should large ones wait
 for one another: a client that sees no byte for long gives up."""
-
-GRACE_S = 60.0
-"""A file for which nobody has waited so long is not fetched further; what came of it is kept."""
 
 log = structlog.get_logger()
 
@@ -131,6 +129,10 @@ class Pulls:
         self._stopping = threading.Event()
         self._large = ThreadPoolExecutor(LARGE_AT_ONCE, "pull")
         self._small = ThreadPoolExecutor(SMALL_AT_ONCE, "pull-small")
+        self._queued: dict[ThreadPoolExecutor, set[Arrival]] = {
+            self._large: set(),
+            self._small: set(),
+        }
         self.misses = 0
 
     def listed(
@@ -234,14 +236,26 @@ class Pulls:
                 self._arrivals[promise.key] = arrival
                 self.misses += 1
                 pool = self._large if promise.size > LARGE_BYTES else self._small
-                pool.submit(self._fetch, listed, file, arrival)
+                self._queued[pool].add(arrival)
+                pool.submit(self._fetch, listed, file, arrival, pool)
         return arrival
 
-    def _fetch(self, listed: Listed, file: RemoteFile, arrival: Arrival) -> None:
+    def _is_crowded(self, pool: ThreadPoolExecutor) -> bool:
+        with self._lock:
+            queued = tuple(self._queued[pool])
+        return any(arrival.idle_s() == 0.0 for arrival in queued)
+
+    def _fetch(
+        self, listed: Listed, file: RemoteFile, arrival: Arrival, pool: ThreadPoolExecutor
+    ) -> None:
+        with self._lock:
+            self._queued[pool].discard(arrival)
+        control = Patience(arrival, self._stopping, partial(self._is_crowded, pool))
         job = f"pull-{next(self._serial)}"
         structlog.contextvars.bind_contextvars(job=job, repo=listed.repo)
         try:
-            found, grade = self._bring(listed, file, arrival, job)
+            control.check()
+            found, grade = self._bring(listed, file, control, job)
         except Exception as error:  # noqa: BLE001 - told to all who wait
             self._store.leases.release_holds(job)
             self._forget(arrival)
@@ -255,9 +269,8 @@ class Pulls:
             structlog.contextvars.clear_contextvars()
 
     def _bring(
-        self, listed: Listed, file: RemoteFile, arrival: Arrival, job: str
+        self, listed: Listed, file: RemoteFile, control: Control, job: str
     ) -> tuple[Committed, Trust]:
-        control = _Patience(arrival, self._stopping)
         brief = narrowed(self._listing.brief(listed, file), file.path)
         meter = Meter(file.size, self._clock)
         gathering = Gathering(self._fetcher, brief, job, control, meter)
@@ -282,21 +295,6 @@ class Pulls:
         with self._lock:
             if self._arrivals.get(arrival.key) is arrival:
                 del self._arrivals[arrival.key]
-
-
-class _Patience(Control):
-    """Ends a fetch for which nobody waits any more, and all when the daemon stops."""
-
-    def __init__(self, arrival: Arrival, stopping: threading.Event) -> None:
-        super().__init__(lambda _: None, None)
-        self._arrival = arrival
-        self._stopping = stopping
-
-    def check(self) -> None:
-        """Raises Cancelled if the fetch is to end."""
-        if self._stopping.is_set() or self._arrival.idle_s() > GRACE_S:
-            self.cancelled.set()
-        super().check()
 
 
 def _told(error: Exception) -> ZhcacheError:

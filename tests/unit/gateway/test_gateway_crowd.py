@@ -8,9 +8,10 @@ import pytest
 
 from demohub.hub import Hub
 from harness.daemon import until
-from harness.gatewaykit import CONFIG, FILES, REPO, Front
+from harness.gatewaykit import CONFIG, FILES, REPO, WEIGHTS, Front
 
 SMALL = "model_index.json"
+LARGE = "unet/model.safetensors"
 OTHER = "127.0.0.2"
 
 
@@ -114,3 +115,17 @@ def test_handshakes_that_do_not_end_have_a_limit(tmp_path, hub):
             line.close()
         with connected(front, OTHER):
             until(lambda: len(opening) == 1, "there is room again")
+
+
+def test_what_nobody_waits_for_makes_room_for_what_somebody_does(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr("zhcached.jobs.pull.LARGE_AT_ONCE", 1)
+    monkeypatch.setattr("zhcached.jobs.pull.LARGE_BYTES", 1000)
+    monkeypatch.setattr("zhcached.jobs.patience.CROWDED_S", 0.1)
+    hub.add("lab/other", {LARGE: WEIGHTS[:200_000]})
+    hub.fault("rate", path=LARGE, repo=REPO, rate=32 << 10)
+    with Front(tmp_path / "store", [hub]) as front:
+        line = front.connect()
+        line.request("GET", f"/{REPO}/main/{LARGE}")
+        assert line.getresponse().read(1) == WEIGHTS[:1]
+        line.close()
+        assert front.get(LARGE, repo="lab/other").body == WEIGHTS[:200_000]

@@ -69,3 +69,18 @@ def test_a_peer_is_told_what_is_not_public(tmp_path, monkeypatch, source, privat
         told = json.load(line.getresponse())
         line.close()
         assert told["private"] is private
+
+
+@pytest.mark.parametrize(("change", "status"), [("gated", 403), ("private", 404)])
+def test_what_is_closed_by_now_is_not_given_by_an_older_commit(
+    tmp_path, hub, monkeypatch, change, status
+):
+    monkeypatch.setenv("HUB_TOKEN", "t0ken")
+    options = {"token_env": "HUB_TOKEN"} if change == "private" else {}
+    with Front(tmp_path / "store", [hub], source=options, refresh=0.0) as front:
+        commit = front.pulls.listed(front.repo, "main").commit
+        assert front.get(SMALL, revision=commit).body == CONFIG
+        closed = {"private": True} if change == "private" else {"gated": "listing"}
+        hub.add(REPO, FILES | {"new.json": b"{}"}, token="t0ken", **closed)
+        assert front.get(SMALL).status == status
+        assert front.get(SMALL, revision=commit).status == status
