@@ -120,6 +120,8 @@ def test_weights_cut_short_are_not_taken_in_from_a_plain_folder(make_daemon, tmp
     daemon = make_daemon("").start()
     error = daemon.json("import", str(folder), "--repo", "me/own", code=9)["error"]
     assert f"'{name}' is not a sound safetensors file" in error["message"]
+    refused = daemon.cli("--lang", "zh", "import", str(folder), "--repo", "me/own", check=False)
+    assert "文件被截断了" in refused.stderr
     assert daemon.json("ls")["snapshots"] == []
     lay(folder, files)
     daemon.json("import", str(folder), "--repo", "me/own")
@@ -128,6 +130,7 @@ def test_weights_cut_short_are_not_taken_in_from_a_plain_folder(make_daemon, tmp
 def test_watched_folder_lives_through_a_restart_and_shows_in_all_commands(make_daemon, tmp_path):
     folder = tmp_path / "in"
     lay(folder / "org" / "tiny", pipeline())
+    (folder / "org" / "tiny" / "passwd").symlink_to("/etc/passwd")
     hub_cache(folder, "org/hub", {"config.json": b"{}", "model.safetensors": b"\x09"}, "a" * 40)
     daemon = make_daemon('[watch]\nsettle = "1s"\n').start()
     assert daemon.json("watch", "add", str(folder))["folder"] == str(folder)
@@ -141,6 +144,7 @@ def test_watched_folder_lives_through_a_restart_and_shows_in_all_commands(make_d
     until(settled, "what is whole is taken in")
     shown = daemon.cli("--lang", "zh", "watch", "ls").stdout
     assert "尚不完整" in shown
+    assert "有 1 个文件未收入" in shown
     assert "还没有完好的 safetensors 文件头" in shown
     daemon.stop()
     daemon.start()

@@ -110,8 +110,17 @@ def _row(model: WatchedModel) -> tuple[str, ...]:
         translate(_STATES[model.state]),
         size(model.bytes),
         model.where,
-        _told(model.reason) if model.reason else "",
+        _why(model),
     )
+
+
+def _why(model: WatchedModel) -> str:
+    if model.reason is not None:
+        return _told(model.reason)
+    if model.skipped:
+        text = mark("{count} files are left out: links out of the folder, or no plain files")
+        return translate(text, count=model.skipped)
+    return ""
 
 
 def _told(info: ErrorInfo) -> str:

@@ -28,7 +28,7 @@ class WatchedModel(Message):
         revision: The ref that points at it, if one does.
         commit: Its snapshot, once it was taken in.
         reason: Why it is not taken in, or not as it stands there.
-        skipped: How many of its files cannot be kept, and one of them with the reason.
+        skipped: How many of its files cannot be kept: links out of the folder, no plain files.
         job: The job that takes it in.
     """
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from zhcache.errors import IntegrityError, UnsafeWeights, ZhcacheError
+from zhcache.i18n import mark
 from zhcache.protocol.names import printable
 
 MAX_HEADER = 16 * 2**20
@@ -55,9 +56,19 @@ def read(fd: int, name: str) -> Tensors:
             # A sound length may have a pickle's first byte.
             if head.startswith(_PICKLES):
                 raise pickled(name)
-            raise _unsound(name, "it does not begin as one")
+            raise _unsound(
+                mark("{file} is not a sound safetensors file: it does not begin as one"), name
+            )
         if _LENGTH + length > size:
-            raise _unsound(name, f"its head has {length} bytes, the whole file {size}: it was cut")
+            raise _unsound(
+                mark(
+                    "{file} is not a sound safetensors file: its head has {head} bytes, the whole"
+                    " file {size}: it was cut"
+                ),
+                name,
+                head=length,
+                size=size,
+            )
         text = os.pread(fd, length, _LENGTH)
     except OSError as error:
         raise ZhcacheError(
@@ -82,14 +93,35 @@ def parsed(text: bytes, name: str, size: int) -> Tensors:
         table.pop(_METADATA, None)
         tensors = msgspec.convert(table, dict[str, Tensor])
     except (ValueError, RecursionError) as error:
-        raise _unsound(name, f"its head cannot be read: {error}"[:200]) from error
+        raise _unsound(
+            mark("{file} is not a sound safetensors file: its head cannot be read: {reason}"),
+            name,
+            reason=str(error)[:200],
+        ) from error
     if any(not 0 <= start <= end for start, end in (t.data_offsets for t in tensors.values())):
-        raise _unsound(name, "a tensor of it ends before it begins")
+        raise _unsound(
+            mark("{file} is not a sound safetensors file: a tensor of it ends before it begins"),
+            name,
+        )
     told = _LENGTH + len(text) + max((t.data_offsets[1] for t in tensors.values()), default=0)
     if told > size:
-        raise _unsound(name, f"it has {size} of {told} bytes: it was cut")
+        raise _unsound(
+            mark(
+                "{file} is not a sound safetensors file: it has {size} of {told} bytes: it was cut"
+            ),
+            name,
+            size=size,
+            told=told,
+        )
     if told < size:
-        raise _unsound(name, f"it has {size - told} bytes more than its head tells of")
+        raise _unsound(
+            mark(
+                "{file} is not a sound safetensors file: it has {more} bytes more than its head"
+                " tells of"
+            ),
+            name,
+            more=size - told,
+        )
     return tensors
 
 
@@ -103,10 +135,10 @@ def pickled(name: str) -> UnsafeWeights:
     )
 
 
-def _unsound(name: str, reason: str) -> IntegrityError:
+def _unsound(template: str, name: str, **values: object) -> IntegrityError:
     return IntegrityError(
-        "{file} is not a sound safetensors file: {reason}",
+        template,
         hint="download it again; nothing of it was taken in",
         file=printable(name),
-        reason=reason,
+        **values,
     )
