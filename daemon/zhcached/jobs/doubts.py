@@ -20,6 +20,9 @@ from zhcached.store.store import Store
 LIFE_S = 86400.0
 """Who broke off in the evening goes on in the morning."""
 
+AFTER_KILL_S = 3600.0
+"""For what is wrong only if a source lied besides: clients that fetch in ranges fail as long."""
+
 log = structlog.get_logger()
 
 
@@ -46,8 +49,9 @@ class Doubts:
         self._times = kept.times
         if not kept.is_clean:
             # Of what came last nothing was made durable; it may come anew from another source.
-            now = clock.wall()
-            self._times.update(dict.fromkeys(store.intake.unfinished(), now))
+            since = clock.wall() - LIFE_S + AFTER_KILL_S
+            for key in store.intake.unfinished():
+                self._times[key] = max(self._times.get(key, since), since)
         if kept.is_clean or self._times:
             self._write(is_clean=False)
         store.intake.on_discard = self.add

@@ -7,7 +7,8 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
-from harness.storekit import promise_of
+from harness.storekit import Clock, open_store, promise_of
+from zhcached.jobs.doubts import Doubts
 
 LARGE = "unet/model.safetensors"
 MIB = 1 << 20
@@ -56,6 +57,25 @@ def test_the_rest_is_not_given_once_the_beginning_was_cleared_away(front):
     assert not front.store.intake.is_left(PROMISE.key)
     rest = front.get(LARGE, **REST)
     assert (rest.status, rest.body) == (200, WEIGHTS)
+
+
+def test_how_long_a_file_is_in_doubt(tmp_path):
+    clock = Clock()
+    store = open_store(tmp_path / "store", clock)
+    for content in (WEIGHTS, b"other"):
+        ingest = store.intake.begin(promise_of(content), "job")
+        ingest.write(0, content[:1], "hub")
+        keep(ingest)
+    lied, unfinished = PROMISE.key, promise_of(b"other").key
+    # Never closed, as after a kill.
+    Doubts(store, clock).add(lied)
+    doubts = Doubts(store, clock)
+    assert doubts.has(lied) and doubts.has(unfinished)
+    clock.pass_s(2 * 3600)
+    assert doubts.has(lied) and not doubts.has(unfinished)
+    clock.pass_s(24 * 3600)
+    assert not doubts.has(lied)
+    store.close()
 
 
 def test_what_is_taken_back_while_a_client_waits_for_the_rest(front):

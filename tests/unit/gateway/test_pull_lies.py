@@ -3,6 +3,7 @@
 import pytest
 
 from demohub.hub import Hub
+from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 
 LARGE = "unet/model.safetensors"
@@ -53,6 +54,8 @@ def test_a_liar_alone(tmp_path, liar):
 def test_a_range_counts_again_after_a_while(tmp_path, liar, monkeypatch):
     with Front(tmp_path / "store", [liar]) as front:
         wrong_beginning(front.get(LARGE))
+        # The liar is asked once more, and that may be under way.
+        until(lambda: front.pulls.running == 0, "the fetch has failed")
         liar.heal()
         front.forgive()
         assert front.get(LARGE).body == WEIGHTS
