@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 def digest_of(token: str) -> str:
     """Returns what is kept of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    # Of a header bytes come that are no text, each as a surrogate.
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def shown_tokens(headers: Mapping[str, str], cookies: Mapping[str, str]) -> list[str]:

@@ -110,6 +110,10 @@ class _Desk:
             return False
 
     def _is_served(self, manifest: Manifest) -> bool:
+        try:
+            self._context.pulls.check_open(manifest.repo_id)
+        except ZhcacheError:
+            return False
         return manifest.is_public or manifest.repo in self._context.config.entitled
 
 

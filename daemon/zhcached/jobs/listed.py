@@ -103,7 +103,7 @@ class Listing:
         """Returns what a repository is; see ``Pulls.listed``."""
         asked = revision or DEFAULT_REF
         if is_commit(asked):
-            self._check_open(repo)
+            self.check_open(repo)
             kept, is_current = self._at_commit(repo, asked, count)
         else:
             # What is the default branch on one kind of hub is unknown on the other.
@@ -157,8 +157,14 @@ class Listing:
             commit=listed.commit,
         )
 
-    def _check_open(self, repo: RepoId) -> None:
-        """Raises what was last said of the whole repository, if that forbids it."""
+    def check_open(self, repo: RepoId) -> None:
+        """Asks nobody whether the repository may be served by what was last said of it.
+
+        Raises:
+            Gated: Its terms must be accepted.
+            NotPermitted: It was taken down.
+            NotFound: It is private and not entitled.
+        """
         asking = self._askings.get((repo.folder, DEFAULT_REF))
         if asking is None or str(repo) in self._config.entitled:
             return

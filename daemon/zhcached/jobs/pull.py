@@ -151,6 +151,14 @@ class Pulls:
         """
         return self._listing.find(repo, revision, count)
 
+    def check_open(self, repo: RepoId) -> None:
+        """Asks nobody whether a repository may be served by what was last said of it.
+
+        Raises:
+            ZhcacheError: It may not.
+        """
+        self._listing.check_open(repo)
+
     def refs(self, repo: RepoId) -> dict[str, str]:
         """Returns the commits that branches and tags of a repository were last known to mean."""
         return self._listing.refs(repo)

@@ -42,6 +42,8 @@ class Fsck:
         view: The Hugging Face view.
         clock: For what is recorded.
         boot: Name of this boot.
+
+    ``on_damaged`` is called with a blob's name before the blob is set aside.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Fsck:
         self._boot = boot
         self.problems: list[str] = []
         self._damaged: dict[str, str] = {}
+        self.on_damaged: Callable[[str], object] = lambda _: None
 
     def damage(self) -> list[str]:
         """Returns what was found wrong with blobs that have not come back since."""
@@ -309,6 +312,7 @@ class Fsck:
             if before is not None:
                 self._settle(sha256, before)
             return True
+        self.on_damaged(sha256)
         self._blobs.set_aside(sha256)
         self._forget(sha256)
         self._damaged[sha256] = told

@@ -64,6 +64,8 @@ class Intake:
         self._watchers: dict[str, tuple[Callable[[], None], ...]] = {}
         self._discards: Counter[str] = Counter()
         self.on_discard: Callable[[str], object] = lambda _: None
+        # Who was given some of a blob that was damaged may hold what others do not go with.
+        fsck.on_damaged = lambda sha256: self._count_discard(f"sha256-{sha256}")
         self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)

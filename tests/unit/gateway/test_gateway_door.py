@@ -26,7 +26,8 @@ def hub():
 def test_a_token(tmp_path, hub, caplog):
     with Front(tmp_path / "store", [hub], token="right") as front:
         for shown in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "m_session_id=wrong"},
-                      {"Authorization": "Basic right"}, {"Authorization": "right"}):  # fmt: skip
+                      {"Authorization": "Basic right"}, {"Authorization": "right"},
+                      {"Authorization": b"Bearer \xff"}):  # fmt: skip
             refused = front.get(SMALL, **shown)
             assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
         assert hub.requests == []

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from demohub.hub import Hub
+from harness.daemon import until
 from harness.gatewaykit import CONFIG, FILES, REPO, Front
 from harness.storekit import publish_tiny
 from zhcached.config import SourceConfig
@@ -84,3 +85,23 @@ def test_what_is_closed_by_now_is_not_given_by_an_older_commit(
         hub.add(REPO, FILES | {"new.json": b"{}"}, token="t0ken", **closed)
         assert front.get(SMALL).status == status
         assert front.get(SMALL, revision=commit).status == status
+
+
+def test_what_is_gated_by_now_is_not_given_to_peers(tmp_path, hub, monkeypatch):
+    monkeypatch.setattr("harness.gatewaykit.routes", routes)
+    with Front(tmp_path / "store", [hub], refresh=0.0) as front:
+        digest = hashlib.sha256(CONFIG).hexdigest()
+        get = f"/{REPO}/resolve/main/{SMALL}"
+        assert status(front, get) == 200
+        until(lambda: status(front, f"/zhcache/v1/blobs/{digest}") == 200, "peers have it")
+        hub.add(REPO, FILES, gated="listing")
+        assert status(front, get) == 403
+        assert status(front, f"/zhcache/v1/blobs/{digest}") == 404
+
+
+def status(front, path):
+    line = front.connect()
+    line.request("GET", path)
+    status = line.getresponse().status
+    line.close()
+    return status

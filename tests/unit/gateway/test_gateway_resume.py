@@ -59,6 +59,16 @@ def test_the_rest_is_not_given_once_the_beginning_was_cleared_away(front):
     assert (rest.status, rest.body) == (200, WEIGHTS)
 
 
+def test_the_rest_of_a_blob_that_was_found_damaged_is_not_given(front):
+    assert front.get(LARGE).body == WEIGHTS
+    blob = front.store.blobs.path(PROMISE.sha256)
+    until(lambda: front.pulls.running == 0, "it is a blob")
+    blob.chmod(0o600)
+    blob.write_bytes(b"x" * MIB + WEIGHTS[MIB:])
+    rest = front.get(LARGE, **REST)
+    assert (rest.status, rest.body) == (200, WEIGHTS)
+
+
 def test_how_long_a_file_is_in_doubt(tmp_path):
     clock = Clock()
     store = open_store(tmp_path / "store", clock)
