@@ -49,6 +49,9 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "==> tests, $(WORKERS) at a time"
+	@# Hundreds of daemons and commands start; with PYTHONDONTWRITEBYTECODE each would compile all
+	@# modules anew.
+	@"$(BIN)/python" -m compileall -q -j $(WORKERS) zhcache daemon examples tests/harness tests/simulators
 	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
 check: $(READY)
