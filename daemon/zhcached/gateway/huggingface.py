@@ -68,7 +68,8 @@ class _Speaker:
                 told = await self._context.call(documents.info, listed, blobs=blobs)
                 return json_answer(told)
             case "refs":
-                known = self._context.pulls.refs(files.repo_named(asked.repo))
+                repo = files.repo_named(asked.repo)
+                known = await self._context.call(self._context.pulls.refs, repo)
                 return json_answer(documents.refs({**known, "main": listed.commit}))
             case "paths":
                 paths = await _paths(request)

@@ -77,7 +77,8 @@ class _Speaker:
     async def revisions(self, request: web.Request) -> web.StreamResponse:
         """The branches that are known here; that a name is a tag is not."""
         listed = await self._listed(request, "")
-        known = self._context.pulls.refs(files.repo_named(listed.repo))
+        repo = files.repo_named(listed.repo)
+        known = await self._context.call(self._context.pulls.refs, repo)
         names = [name for name in known if name not in _SHOWN_AS_DEFAULT and name[:5] != "refs/"]
         branches = [{"Revision": name, "CreatedAt": 0} for name in (DEFAULT_BRANCH, *names)]
         return _success({"RevisionMap": {"Branches": branches, "Tags": []}})

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from zhcache.errors import Busy
 from zhcached.gateway.context import CONTEXT, Context
-from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
+from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
 from zhcached.jobs.coming import Reader
 from zhcached.jobs.pull import Coming, Here
 
@@ -39,6 +39,8 @@ async def send(
             byte cuts the connection.
     """
     etag = headers.get("ETag", "")
+    if is_other(request.headers.get("If-Match"), etag):
+        return web.Response(status=412, headers={"ETag": etag})
     if is_fresh(request.headers.get("If-None-Match"), etag):
         return web.Response(status=304, headers={"ETag": etag})
     shared = {"Accept-Ranges": "bytes", **headers}

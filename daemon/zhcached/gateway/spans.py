@@ -60,6 +60,14 @@ def is_fresh(if_none_match: str | None, etag: str) -> bool:
     return "*" in named or etag.removeprefix("W/") in named
 
 
+def is_other(if_match: str | None, etag: str) -> bool:
+    """Tells whether the client wants another file than this, which is answered with 412."""
+    if if_match is None:
+        return False
+    named = [tag.strip() for tag in if_match.split(",")]
+    return "*" not in named and etag not in named
+
+
 def may_resume(if_range: str | None, etag: str) -> bool:
     """Tells whether a range is of the file that the client has the rest of."""
     return if_range is None or if_range.strip() == etag

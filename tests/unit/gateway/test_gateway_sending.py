@@ -12,7 +12,7 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
-from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, may_resume
+from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
 from zhcached.jobs.coming import Reader
 
 LARGE = "unet/model.safetensors"
@@ -70,11 +70,21 @@ def test_conditions():
     assert is_fresh("*", '"a"')
     assert not is_fresh('"b"', '"a"')
     assert not is_fresh(None, '"a"')
+    assert is_other('"b", W/"a"', '"a"')
+    assert not any(is_other(asked, '"a"') for asked in (None, "*", '"b", "a"'))
     assert may_resume(None, '"a"')
     assert may_resume('"a"', '"a"')
     # Weak ones and dates prove nothing about bytes.
     assert not may_resume('W/"a"', '"a"')
     assert not may_resume("Mon, 01 Jan 2026 00:00:00 GMT", '"a"')
+
+
+def test_the_rest_of_another_file_is_not_given(front):
+    etag = front.get(LARGE, method="HEAD").headers["etag"]
+    rest = {"Range": f"bytes={SIZE - 5}-"}
+    assert front.get(LARGE, **rest, If_Match=etag).body == WEIGHTS[-5:]
+    refused = front.get(LARGE, **rest, If_Match='"of an older commit"')
+    assert (refused.status, refused.body) == (412, b"")
 
 
 def test_parts_of_a_warm_file(front):
