@@ -22,11 +22,11 @@ from zhcache.protocol.names import parse_repo
 from zhcached.config import DownloadConfig, FollowConfig, SourceConfig
 from zhcached.convert.pickled import Pickles
 from zhcached.jobs import state
-from zhcached.jobs.follow import Follows
-from zhcached.jobs.following import Following
-from zhcached.jobs.gather import Fetcher
-from zhcached.jobs.health import Health
-from zhcached.jobs.ledger import Ledger
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.fetching.gather import Fetcher
+from zhcached.jobs.following.follow import Follows
+from zhcached.jobs.following.ledger import Ledger
+from zhcached.jobs.following.wishes import Following
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.prefetch import Prefetcher, key_of
 from zhcached.jobs.queue import Jobs

@@ -21,9 +21,9 @@ from zhcached.gateway.pace import Pace
 from zhcached.gateway.sending import send
 from zhcached.gateway.server import Server
 from zhcached.gateway.share import Share
-from zhcached.jobs.gather import Fetcher
-from zhcached.jobs.health import Health
-from zhcached.jobs.pull import Pulls
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.fetching.gather import Fetcher
+from zhcached.jobs.pulling.pull import Pulls
 from zhcached.sources.registry import build, configured_origins
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport

@@ -18,7 +18,7 @@ from zhcache.protocol.messages import ImportFile, ImportRequest
 from zhcache.protocol.names import parse_repo
 from zhcached.convert.places import Places
 from zhcached.convert.single import Asker, Checkpoints, Taken
-from zhcached.jobs.imports import derived_commit
+from zhcached.jobs.importing.imports import derived_commit
 
 BASE = "demo/base"
 PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.")

@@ -27,7 +27,7 @@ from zhcache.protocol.names import (
 )
 from zhcached.api.services import Services
 from zhcached.jobs import state
-from zhcached.jobs.arrivals import Arrivals
+from zhcached.jobs.importing.arrivals import Arrivals
 
 MAX_FILES = 10_000
 

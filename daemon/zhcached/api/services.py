@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from zhcached.clock import Clock
 from zhcached.config import Config
-from zhcached.jobs.following import Following
+from zhcached.jobs.asking.probe import Prober
+from zhcached.jobs.following.wishes import Following
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
-from zhcached.jobs.probe import Prober
 from zhcached.jobs.queue import Jobs
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.door import Residency

@@ -19,7 +19,7 @@ from zhcached.clock import Clock
 from zhcached.config import ServeConfig
 from zhcached.gateway.pace import Pace
 from zhcached.gateway.share import Share
-from zhcached.jobs.pull import Listed, Pulls
+from zhcached.jobs.pulling.pull import Listed, Pulls
 from zhcached.store.store import Store
 
 THREADS = 256

@@ -16,11 +16,11 @@ import structlog
 
 from zhcache.errors import ZhcacheError
 from zhcached.gateway.sending import waking
-from zhcached.jobs.pull import Here
+from zhcached.jobs.pulling.pull import Here
 
 if TYPE_CHECKING:
     from zhcached.gateway.context import Context
-    from zhcached.jobs.pull import Listed
+    from zhcached.jobs.pulling.pull import Listed
     from zhcached.sources.base import RemoteFile
 
 MAX_FILES = 256

@@ -16,7 +16,7 @@ from zhcached.gateway import identity
 from zhcached.sources.base import RemoteFile
 
 if TYPE_CHECKING:
-    from zhcached.jobs.pull import Listed
+    from zhcached.jobs.pulling.pull import Listed
 
 Document = dict[str, Any]
 

@@ -17,7 +17,7 @@ from zhcached.sources.refusals import RevisionMissing
 
 if TYPE_CHECKING:
     from zhcached.gateway.context import Context
-    from zhcached.jobs.pull import Listed
+    from zhcached.jobs.pulling.pull import Listed
     from zhcached.sources.base import RemoteFile
 
 

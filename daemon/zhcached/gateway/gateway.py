@@ -24,7 +24,7 @@ from zhcached.gateway.pace import Pace
 from zhcached.gateway.routes import routes
 from zhcached.gateway.server import Server
 from zhcached.gateway.share import Share
-from zhcached.jobs.pull import Pulls
+from zhcached.jobs.pulling.pull import Pulls
 from zhcached.store import files
 from zhcached.store.store import Store
 from zhcached.units import parse_size

@@ -23,7 +23,7 @@ from zhcached.gateway.failures import FileLeftOut, FileMissing
 
 if TYPE_CHECKING:
     from zhcached.gateway.context import Context
-    from zhcached.jobs.pull import Listed
+    from zhcached.jobs.pulling.pull import Listed
 
 PAGE_ENTRIES = 1000
 """Of one answer about the tree, as at the hub."""

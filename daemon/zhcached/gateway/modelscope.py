@@ -25,7 +25,7 @@ from zhcached.gateway.digests import known_digests
 
 if TYPE_CHECKING:
     from zhcached.gateway.context import Context
-    from zhcached.jobs.pull import Listed
+    from zhcached.jobs.pulling.pull import Listed
 
 DEFAULT_BRANCH = "master"
 _SHOWN_AS_DEFAULT = ("main", "master")

@@ -19,7 +19,7 @@ from zhcache.protocol.peers import MAX_DIGESTS, PREFIX, PeerBlobs, PeerModel
 from zhcached.gateway import failures, files
 from zhcached.gateway.answers import Handler, telling
 from zhcached.gateway.sending import send
-from zhcached.jobs.pull import Here
+from zhcached.jobs.pulling.pull import Here
 from zhcached.store import listing
 from zhcached.store.snapshots import Manifest
 

@@ -18,8 +18,8 @@ from aiohttp import web
 from zhcache.errors import Busy
 from zhcached.gateway.context import CONTEXT, Context
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
-from zhcached.jobs.coming import Reader
-from zhcached.jobs.pull import Coming, Here
+from zhcached.jobs.pulling.coming import Reader
+from zhcached.jobs.pulling.pull import Coming, Here
 
 log = structlog.get_logger()
 

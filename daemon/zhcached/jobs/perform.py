@@ -11,9 +11,9 @@ from zhcache.protocol.messages import VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.convert.single import Checkpoints
 from zhcached.jobs import state
-from zhcached.jobs.arrivals import Incoming
-from zhcached.jobs.checkpoints import take_in_checkpoint
-from zhcached.jobs.imports import take_in
+from zhcached.jobs.importing.arrivals import Incoming
+from zhcached.jobs.importing.checkpoints import take_in_checkpoint
+from zhcached.jobs.importing.imports import take_in
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making

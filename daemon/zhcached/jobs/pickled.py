@@ -11,8 +11,8 @@ from zhcached.convert.pickled import Pickle, Pickles
 from zhcached.convert.variants import Picture
 from zhcached.errors import StoreDamaged
 from zhcached.jobs import state
-from zhcached.jobs.brief import Brief
-from zhcached.jobs.gather import Gathering
+from zhcached.jobs.asking.brief import Brief
+from zhcached.jobs.fetching.gather import Gathering
 from zhcached.jobs.queue import Control
 from zhcached.store.snapshots import ManifestFile
 from zhcached.store.store import Store

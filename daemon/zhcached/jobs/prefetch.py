@@ -29,9 +29,9 @@ from zhcached.clock import Clock
 from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
 from zhcached.jobs import state
-from zhcached.jobs.brief import DEFAULT_REF, Brief, Settled, prepare
-from zhcached.jobs.gather import Fetcher, Gathering
-from zhcached.jobs.meter import Meter
+from zhcached.jobs.asking.brief import DEFAULT_REF, Brief, Settled, prepare
+from zhcached.jobs.fetching.gather import Fetcher, Gathering
+from zhcached.jobs.fetching.meter import Meter
 from zhcached.jobs.pickled import converted_before, standing_in
 from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making, Wanted, holds, planned

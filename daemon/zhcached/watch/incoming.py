@@ -9,7 +9,7 @@ from pathlib import Path
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.messages import ImportFile, ImportRequest
 from zhcache.protocol.names import check_listing, is_sha256, parse_path, printable
-from zhcached.jobs.arrivals import Incoming
+from zhcached.jobs.importing.arrivals import Incoming
 from zhcached.store.blobs import Identity
 from zhcached.watch import beneath
 from zhcached.watch.memory import Kept, is_same_content

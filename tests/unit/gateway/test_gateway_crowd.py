@@ -68,7 +68,7 @@ def test_names_that_nobody_has(tmp_path, hub):
 
 
 def test_listings_of_what_nobody_fetches_do_not_pile_up(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.listings.MAX_REPOS", 2)
+    monkeypatch.setattr("zhcached.jobs.pulling.listings.MAX_REPOS", 2)
     with Front(tmp_path / "store", [hub]) as front:
         assert front.get(SMALL).body == CONFIG
         until(lambda: front.published(front.repo), "it is published")
@@ -118,9 +118,9 @@ def test_handshakes_that_do_not_end_have_a_limit(tmp_path, hub):
 
 
 def test_what_nobody_waits_for_makes_room_for_what_somebody_does(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.pull.LARGE_AT_ONCE", 1)
-    monkeypatch.setattr("zhcached.jobs.pull.LARGE_BYTES", 1000)
-    monkeypatch.setattr("zhcached.jobs.patience.CROWDED_S", 0.1)
+    monkeypatch.setattr("zhcached.jobs.pulling.pull.LARGE_AT_ONCE", 1)
+    monkeypatch.setattr("zhcached.jobs.pulling.pull.LARGE_BYTES", 1000)
+    monkeypatch.setattr("zhcached.jobs.pulling.patience.CROWDED_S", 0.1)
     hub.add("lab/other", {LARGE: WEIGHTS[:200_000]})
     hub.fault("rate", path=LARGE, repo=REPO, rate=32 << 10)
     with Front(tmp_path / "store", [hub]) as front:

@@ -8,7 +8,7 @@ from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 from harness.storekit import Clock, open_store, promise_of
-from zhcached.jobs.doubts import Doubts
+from zhcached.jobs.pulling.doubts import Doubts
 
 LARGE = "unet/model.safetensors"
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
-from zhcached.jobs.coming import Reader
+from zhcached.jobs.pulling.coming import Reader
 
 LARGE = "unet/model.safetensors"
 SIZE = len(WEIGHTS)

@@ -59,7 +59,7 @@ def test_a_range_counts_again_after_a_while(tmp_path, liar, monkeypatch):
         liar.heal()
         front.forgive()
         assert front.get(LARGE).body == WEIGHTS
-        monkeypatch.setattr("zhcached.jobs.doubts.LIFE_S", 0.0)
+        monkeypatch.setattr("zhcached.jobs.pulling.doubts.LIFE_S", 0.0)
         assert front.get(LARGE, Range="bytes=5-9").body == WEIGHTS[5:10]
 
 

@@ -56,14 +56,14 @@ def test_offline_after_a_restart_all_that_was_listed_is_told(tmp_path, hub, monk
         assert (missing.status, b"sources_failed" in missing.body) == (502, True)
         with pytest.raises(SourcesFailed):
             front.pulls.listed(SECRET, "main")
-        monkeypatch.setattr("zhcached.jobs.listed.FAILED_S", 0.0)
+        monkeypatch.setattr("zhcached.jobs.pulling.listed.FAILED_S", 0.0)
         hub.start()
         front.forgive()
         assert front.get(LARGE, revision=online.commit).body == WEIGHTS
 
 
 def test_nobody_waits_long_for_sources_whose_last_word_is_kept(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.listed.PATIENCE_S", 0.1)
+    monkeypatch.setattr("zhcached.jobs.pulling.listed.PATIENCE_S", 0.1)
     with Front(tmp_path / "store", [hub], refresh=0.0) as front:
         first = front.pulls.listed(front.repo, "main")
         silent = hub.fault("delay", plane="meta", seconds=3600.0)

@@ -10,7 +10,7 @@ from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
 from harness.storekit import promise_of
-from zhcached.jobs import coming
+from zhcached.jobs.pulling import coming
 
 LARGE = "unet/model.safetensors"
 
@@ -157,7 +157,7 @@ def test_a_client_that_leaves_does_not_end_the_fetch_for_others(front, hub):
 
 
 def test_a_fetch_for_which_nobody_waits_is_stopped_and_kept(front, hub, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.patience.GRACE_S", 0.1)
+    monkeypatch.setattr("zhcached.jobs.pulling.patience.GRACE_S", 0.1)
     hub.fault("rate", rate=1 << 20, path=LARGE)
     line = front.connect()
     line.request("GET", f"/{REPO}/main/{LARGE}")

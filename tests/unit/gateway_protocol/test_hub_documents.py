@@ -9,7 +9,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoFile, RepoFolder
 
 from zhcache.protocol.names import parse_path
 from zhcached.gateway import documents, identity
-from zhcached.jobs.pull import Listed
+from zhcached.jobs.pulling.pull import Listed
 from zhcached.sources.base import RemoteFile
 
 IN_GIT = {

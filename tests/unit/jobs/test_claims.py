@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from zhcache.errors import Cancelled
-from zhcached.jobs.claims import Claims
+from zhcached.jobs.fetching.claims import Claims
 
 
 def test_claim_waits_for_its_holder_and_for_no_other():

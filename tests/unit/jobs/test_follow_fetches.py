@@ -7,7 +7,7 @@ import pytest
 
 from harness.fillkit import files_of
 from harness.followkit import OWNER, until
-from zhcached.jobs.fetches import CLOSED
+from zhcached.jobs.following.fetches import CLOSED
 from zhcached.jobs.queue import MAX_REFRESHES
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from harness.storekit import Clock
-from zhcached.jobs.followed import Entry
-from zhcached.jobs.ledger import NAME, Ledger
+from zhcached.jobs.following.followed import Entry
+from zhcached.jobs.following.ledger import NAME, Ledger
 
 ENTRY = Entry(repo="org/name", uid=7, every=33.0, variants=("fp16",), brought=("a" * 40,))
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zhcached.jobs import schedule
-from zhcached.jobs.followed import Entry
-from zhcached.jobs.look import telling
-from zhcached.jobs.outdated import outdated
+from zhcached.jobs.following import schedule
+from zhcached.jobs.following.followed import Entry
+from zhcached.jobs.following.look import telling
+from zhcached.jobs.following.outdated import outdated
 
 HOUR, DAY = 3600.0, 86400.0
 

@@ -12,14 +12,14 @@ from zhcache.protocol.names import parse_repo
 from zhcached.config import SourceConfig
 from zhcached.errors import LimitedError, RepoUnavailable, StatusError, TransportError
 from zhcached.fetch.offer import Sender
-from zhcached.jobs import consult as consulting
-from zhcached.jobs.consult import consult, wait_for
-from zhcached.jobs.health import Health
-from zhcached.jobs.lines import Lines
-from zhcached.jobs.probe import WELL_KNOWN, Prober
-from zhcached.jobs.resolve import Answers
-from zhcached.jobs.revive import FIRST_S, LONGEST_S, Revival
-from zhcached.jobs.sample import worth_sampling
+from zhcached.jobs.asking import consult as consulting
+from zhcached.jobs.asking.consult import consult, wait_for
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.probe import WELL_KNOWN, Prober
+from zhcached.jobs.asking.resolve import Answers
+from zhcached.jobs.asking.revive import FIRST_S, LONGEST_S, Revival
+from zhcached.jobs.asking.sample import worth_sampling
+from zhcached.jobs.fetching.lines import Lines
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.health import Failed
 from zhcached.sources.refusals import missing_or_private
@@ -135,7 +135,7 @@ def test_dead_data_plane_is_told_from_a_dead_hub(hub, cdn, make_site):
 
 
 def test_data_plane_that_stalls_is_given_up_after_its_time(hub, make_site, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.sample.DATA_S", 0.3)
+    monkeypatch.setattr("zhcached.jobs.asking.sample.DATA_S", 0.3)
     hub.add(REPO, FILES)
     hub.fault("stall", at=0)
     (tested,) = make_site(hub).prober.test(None)
@@ -143,7 +143,7 @@ def test_data_plane_that_stalls_is_given_up_after_its_time(hub, make_site, monke
 
 
 def test_line_that_is_slow_is_measured_all_the_same(hub, make_site, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.sample.DATA_S", 0.4)
+    monkeypatch.setattr("zhcached.jobs.asking.sample.DATA_S", 0.4)
     hub.add(REPO, FILES)
     hub.fault("rate", rate=100_000)
     (tested,) = make_site(hub).prober.test(None)
@@ -160,9 +160,9 @@ def test_web_page_instead_of_a_file_is_no_sign_of_life(hub, make_site):
 
 
 def test_all_sources_are_asked_at_once_and_none_is_waited_for_too_long(hub, make_site, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.probe.METADATA_S", 0.3)
-    monkeypatch.setattr("zhcached.jobs.probe.DATA_S", 0.2)
-    monkeypatch.setattr("zhcached.jobs.probe._SLACK_S", 0.0)
+    monkeypatch.setattr("zhcached.jobs.asking.probe.METADATA_S", 0.3)
+    monkeypatch.setattr("zhcached.jobs.asking.probe.DATA_S", 0.2)
+    monkeypatch.setattr("zhcached.jobs.asking.probe._SLACK_S", 0.0)
     hub.add(REPO, FILES)
     with Hub(name="hangs") as hangs:
         hangs.fault("delay", seconds=60, plane="meta")

@@ -154,7 +154,7 @@ def test_unchanged_model_is_not_read_again_after_a_restart(tmp_path, folder, mon
     with watching(tmp_path / "store", folder) as watched:
         watched.wait(f"models--org--hub/snapshots/{A}", "taken")
         watched.wait("org/tiny", "taken")
-    monkeypatch.setattr("zhcached.jobs.imports.hash_file", None)
+    monkeypatch.setattr("zhcached.jobs.importing.imports.hash_file", None)
     monkeypatch.setattr("zhcached.store.adoption.hash_file", None)
     with watching(tmp_path / "store") as watched:
         watched.wait(f"models--org--hub/snapshots/{A}", "taken")
@@ -164,7 +164,7 @@ def test_unchanged_model_is_not_read_again_after_a_restart(tmp_path, folder, mon
         # Of a model that changed only what changed is read.
         read = []
         real = watched.store.intake.adopt
-        monkeypatch.setattr("zhcached.jobs.imports.hash_file", None)
+        monkeypatch.setattr("zhcached.jobs.importing.imports.hash_file", None)
         monkeypatch.setattr(
             watched.store.intake,
             "adopt",

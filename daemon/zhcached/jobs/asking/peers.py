@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from zhcached.errors import RemoteError, RepoUnavailable
-from zhcached.jobs.health import Health
-from zhcached.jobs.resolve import Answers
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.resolve import Answers
 from zhcached.sources.base import DigestSource, Source
 from zhcached.sources.trust import Comparison, FileTrust
 

@@ -14,9 +14,9 @@ import msgspec
 from zhcache.i18n import mark
 from zhcache.protocol.messages import Job
 from zhcached.jobs import state
-from zhcached.jobs.followed import Entry
-from zhcached.jobs.ledger import Ledger
-from zhcached.jobs.look import Seen
+from zhcached.jobs.following.followed import Entry
+from zhcached.jobs.following.ledger import Ledger
+from zhcached.jobs.following.look import Seen
 from zhcached.jobs.queue import MAX_REFRESHES, Jobs
 from zhcached.store.store import Store
 

@@ -27,10 +27,10 @@ from zhcache.protocol.messages import PrefetchRequest
 from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
-from zhcached.jobs.brief import DEFAULT_REF, Brief, prepare
-from zhcached.jobs.gather import Fetcher
-from zhcached.jobs.listings import Kept, Listings
-from zhcached.jobs.shown import Listed, has_bytes, of_manifest, show, with_digest
+from zhcached.jobs.asking.brief import DEFAULT_REF, Brief, prepare
+from zhcached.jobs.fetching.gather import Fetcher
+from zhcached.jobs.pulling.listings import Kept, Listings
+from zhcached.jobs.pulling.shown import Listed, has_bytes, of_manifest, show, with_digest
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Resolution, Source
 from zhcached.sources.selection import select_served

@@ -14,8 +14,8 @@ import structlog
 
 from zhcache.errors import ZhcacheError
 from zhcached.clock import Clock
-from zhcached.jobs.health import Health
-from zhcached.jobs.probe import Prober
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.probe import Prober
 
 LOOK_EVERY_S = 10.0
 FIRST_S = 60.0

@@ -28,8 +28,8 @@ from zhcached.errors import (
     TokenRefused,
     TransportError,
 )
-from zhcached.jobs.health import Health
-from zhcached.jobs.sample import DATA_S, sample, worth_sampling
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.sample import DATA_S, sample, worth_sampling
 from zhcached.sources.base import RemoteFile, Resolution, Source
 from zhcached.sources.health import Answered, Delivered
 from zhcached.sources.ranking import host_of

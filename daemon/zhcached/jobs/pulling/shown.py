@@ -9,9 +9,9 @@ import msgspec
 
 from zhcache.errors import NotFound, UnsafeWeights
 from zhcache.protocol.names import RepoId, RepoPath, parse_path
-from zhcached.jobs.brief import Brief
-from zhcached.jobs.listings import Kept
-from zhcached.jobs.publishing import Whole
+from zhcached.jobs.asking.brief import Brief
+from zhcached.jobs.pulling.listings import Kept
+from zhcached.jobs.pulling.publishing import Whole
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.pickles import ONLY_PICKLE
 from zhcached.sources.selection import select_served

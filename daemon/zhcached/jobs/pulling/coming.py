@@ -16,7 +16,7 @@ from typing import Self
 
 from zhcache.errors import IntegrityError, ZhcacheError
 from zhcached.clock import Clock
-from zhcached.jobs.wants import Wants
+from zhcached.jobs.fetching.wants import Wants
 from zhcached.store.digest import Committed
 from zhcached.store.ingest import Ingest
 from zhcached.store.intake import Intake

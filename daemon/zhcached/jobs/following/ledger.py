@@ -14,7 +14,7 @@ import structlog
 
 from zhcache.errors import UsageError, ZhcacheError
 from zhcached.clock import Clock
-from zhcached.jobs.followed import Entry, check
+from zhcached.jobs.following.followed import Entry, check
 from zhcached.store import files
 
 NAME = "follow.json"

@@ -16,7 +16,7 @@ from zhcache.protocol.names import (
     parse_revision,
     parse_variant,
 )
-from zhcached.jobs.brief import DEFAULT_REF
+from zhcached.jobs.asking.brief import DEFAULT_REF
 
 MAX_PAST = 100
 

@@ -18,15 +18,15 @@ from zhcached.errors import RemoteError, RemoteInvalid
 from zhcached.fetch import offer
 from zhcached.fetch.download import obtain
 from zhcached.fetch.limits import RateLimiter
-from zhcached.jobs.brief import Brief
-from zhcached.jobs.claims import Claims
-from zhcached.jobs.health import Health
-from zhcached.jobs.lanes import SMALL_AT_ONCE, Turns, is_small, lanes
-from zhcached.jobs.lines import Lines
-from zhcached.jobs.meter import Meter
+from zhcached.jobs.asking.brief import Brief
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.fetching.claims import Claims
+from zhcached.jobs.fetching.lanes import SMALL_AT_ONCE, Turns, is_small, lanes
+from zhcached.jobs.fetching.lines import Lines
+from zhcached.jobs.fetching.meter import Meter
+from zhcached.jobs.fetching.wants import Wants
 from zhcached.jobs.queue import Control
 from zhcached.jobs.stop import Either
-from zhcached.jobs.wants import Wants
 from zhcached.sources.health import Lied
 from zhcached.sources.trust import FileTrust
 from zhcached.store.digest import Committed, Promise

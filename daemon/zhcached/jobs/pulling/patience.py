@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from zhcached.jobs.coming import Arrival
+from zhcached.jobs.pulling.coming import Arrival
 from zhcached.jobs.queue import Control
 
 GRACE_S = 60.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from zhcached.clock import Clock
 from zhcached.fetch.offer import Sender
-from zhcached.jobs.health import Health
+from zhcached.jobs.asking.health import Health
 from zhcached.sources.health import Answered, Delivered
 
 STRETCH_S = 1.0

@@ -9,8 +9,8 @@ import structlog
 
 from zhcache.protocol.names import RepoId, Revision
 from zhcached.errors import RemoteError, RepoUnavailable, StatusError
-from zhcached.jobs.health import Health
-from zhcached.jobs.resolve import Answers, ask, hostile
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.resolve import Answers, ask, hostile
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Source
 from zhcached.sources.health import Answered, Lied

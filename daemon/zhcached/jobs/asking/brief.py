@@ -25,10 +25,10 @@ from zhcache.protocol.names import (
 )
 from zhcached.config import DownloadConfig
 from zhcached.fetch.offer import Offer
-from zhcached.jobs.consult import consult
-from zhcached.jobs.health import Health
-from zhcached.jobs.peers import with_peers
-from zhcached.jobs.resolve import explain
+from zhcached.jobs.asking.consult import consult
+from zhcached.jobs.asking.health import Health
+from zhcached.jobs.asking.peers import with_peers
+from zhcached.jobs.asking.resolve import explain
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import DigestSource, RemoteFile, Resolution, Source
 from zhcached.sources.health import Lied

@@ -10,8 +10,8 @@ from zhcache.errors import Busy, NotFound, NotPermitted, ZhcacheError
 from zhcache.protocol.follow import Followed, FollowRequest, FollowState
 from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
-from zhcached.jobs.follow import Follows
-from zhcached.jobs.followed import Entry
+from zhcached.jobs.following.follow import Follows
+from zhcached.jobs.following.followed import Entry
 from zhcached.sources.selection import NOT_READ
 from zhcached.store.store import Store
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from zhcache.errors import IntegrityError, NotFound
 from zhcache.protocol.names import RepoId
-from zhcached.jobs.brief import Brief
-from zhcached.jobs.followed import Entry
+from zhcached.jobs.asking.brief import Brief
+from zhcached.jobs.following.followed import Entry
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.variants import Wanted, holds
 from zhcached.store.digest import Promise

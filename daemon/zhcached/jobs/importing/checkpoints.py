@@ -14,8 +14,8 @@ from zhcached.convert import single_plan
 from zhcached.convert.single import Asker, Checkpoints, Taken
 from zhcached.convert.variants import Picture
 from zhcached.jobs import state
-from zhcached.jobs.arrivals import Incoming
-from zhcached.jobs.imports import DEFAULT_REF
+from zhcached.jobs.importing.arrivals import Incoming
+from zhcached.jobs.importing.imports import DEFAULT_REF
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Control
 from zhcached.residency.arena.contents import classes

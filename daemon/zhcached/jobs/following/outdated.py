@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from zhcache.errors import NotFound, ZhcacheError
-from zhcached.jobs.followed import Entry
+from zhcached.jobs.following.followed import Entry
 from zhcached.store.store import Store
 
 log = structlog.get_logger()

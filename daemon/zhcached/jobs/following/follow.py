@@ -23,12 +23,12 @@ from zhcache.protocol.messages import ErrorInfo, Job
 from zhcached.clock import Clock
 from zhcached.config import FollowConfig
 from zhcached.config.hours import is_open, minute_of_day
-from zhcached.jobs import schedule
-from zhcached.jobs.fetches import Fetch, Fetches
-from zhcached.jobs.followed import Entry
-from zhcached.jobs.ledger import Ledger
-from zhcached.jobs.look import Seen, look
-from zhcached.jobs.outdated import prune
+from zhcached.jobs.following import schedule
+from zhcached.jobs.following.fetches import Fetch, Fetches
+from zhcached.jobs.following.followed import Entry
+from zhcached.jobs.following.ledger import Ledger
+from zhcached.jobs.following.look import Seen, look
+from zhcached.jobs.following.outdated import prune
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
 from zhcached.store.store import Store

@@ -22,16 +22,16 @@ from zhcache.protocol.messages import Trust
 from zhcache.protocol.names import RepoId, RepoPath, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
-from zhcached.jobs.brief import narrowed
-from zhcached.jobs.coming import Arrival, Reader
-from zhcached.jobs.doubts import Doubts
-from zhcached.jobs.gather import Fetcher, Gathering
-from zhcached.jobs.listed import Listing
-from zhcached.jobs.meter import Meter
-from zhcached.jobs.patience import Patience
-from zhcached.jobs.publishing import Publishing
+from zhcached.jobs.asking.brief import narrowed
+from zhcached.jobs.fetching.gather import Fetcher, Gathering
+from zhcached.jobs.fetching.meter import Meter
+from zhcached.jobs.pulling.coming import Arrival, Reader
+from zhcached.jobs.pulling.doubts import Doubts
+from zhcached.jobs.pulling.listed import Listing
+from zhcached.jobs.pulling.patience import Patience
+from zhcached.jobs.pulling.publishing import Publishing
+from zhcached.jobs.pulling.shown import Listed, file_of, whole_of
 from zhcached.jobs.queue import Control
-from zhcached.jobs.shown import Listed, file_of, whole_of
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Source
 from zhcached.store.digest import Committed, Promise

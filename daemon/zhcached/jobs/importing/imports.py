@@ -26,7 +26,7 @@ from zhcache.protocol.names import RepoId, RepoPath, parse_path, parse_repo
 from zhcached.convert import single_header
 from zhcached.errors import DigestMismatch, StoreDamaged
 from zhcached.jobs import state
-from zhcached.jobs.arrivals import Incoming
+from zhcached.jobs.importing.arrivals import Incoming
 from zhcached.jobs.queue import Control
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.selection import Selection, select

@@ -1,0 +1,1 @@
+"""What the sources say of a repository, how they are, and what follows from it."""

@@ -1,0 +1,1 @@
+"""Followed models: looked at on a schedule, fetched when they change, pruned after."""

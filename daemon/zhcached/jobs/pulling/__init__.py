@@ -1,0 +1,1 @@
+"""What clients of the gateway ask for: listings that are kept, files fetched as they are read."""
