@@ -9,8 +9,9 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
-from harness.storekit import promise_of
+from harness.storekit import promise_of, publish
 from zhcached.jobs.pulling import coming
+from zhcached.store.snapshots import IMPORTED
 
 LARGE = "unet/model.safetensors"
 
@@ -37,6 +38,16 @@ def test_cold_then_warm_and_a_snapshot_in_the_end(front, hub):
     found = until(front.snapshot, "the snapshot is whole")
     assert (found.complete, found.left_out) == (True, {})
     assert {file.path for file in found.files} == set(FILES)
+
+
+def test_an_import_of_that_commit_does_not_give_way_to_the_network(front, hub):
+    commit = front.pulls.listed(front.repo, "main").commit
+    mine = {**FILES, "unet/model.safetensors": b"a user's own"}
+    publish(front.store, mine, repo=front.repo, commit=commit, ref="mine", source=IMPORTED)
+    assert front.get(LARGE).body == WEIGHTS
+    until(lambda: not front.pulls.running, "it was published, or not")
+    (held,) = (f for f in front.snapshot("mine").files if f.path == LARGE)
+    assert held.sha256 == promise_of(mine[LARGE]).sha256
 
 
 def test_a_head_fetches_no_bytes(front, hub):

@@ -140,9 +140,10 @@ class Publishing:
         held = self._held(repo, whole.commit)
         old = {file.path: file for file in held.files} if held else {}
         if held and held.source == IMPORTED and _differ(old, new):
-            log.warning("pull.import_displaced", uid=held.uid, repo=whole.repo)
-            self._store.remove(repo, whole.commit)
-            old = {}
+            # A user's own files do not give way to what somebody on the network asks for; the blob
+            # is served all the same, and a prefetch by a user of this machine settles it.
+            log.warning("pull.import_in_the_way", uid=held.uid, repo=whole.repo)
+            return
         manifest = manifest_of(whole, {**old, **new}, self._clock.wall())
         # By its branch a snapshot is found once it is whole: users of this machine must not be
         # given a part of it, and least in place of an older one that is whole.
