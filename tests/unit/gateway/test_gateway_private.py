@@ -8,10 +8,12 @@ import pytest
 
 from demohub.hub import Hub
 from harness.daemon import until
-from harness.gatewaykit import CONFIG, FILES, REPO, Front
-from harness.storekit import publish_tiny
+from harness.gatewaykit import CONFIG, FILES, REPO, WEIGHTS, Front
+from harness.storekit import publish, publish_tiny
+from zhcache.protocol.names import parse_repo
 from zhcached.config import SourceConfig
 from zhcached.gateway.routes import routes
+from zhcached.jobs.pulling import possession
 
 SMALL = "model_index.json"
 
@@ -105,3 +107,20 @@ def status(front, path):
     status = line.getresponse().status
     line.close()
     return status
+
+
+def test_bytes_of_a_closed_model_are_not_given_to_whoever_names_their_digest(tmp_path, hub):
+    # Its digest is no secret: a mirror lists it as a file of its own, and has not the bytes.
+    hub.add("thief/model", {"a.safetensors": WEIGHTS, "b.json": CONFIG})
+    with Front(tmp_path / "store", [hub]) as front:
+        closed = {"w.safetensors": WEIGHTS}
+        publish(front.store, closed, repo=parse_repo("lab/closed"), source="hub", private=True)
+        hub.fault("zeros", path="a.safetensors")
+        assert front.get("a.safetensors", repo="thief/model").status == 404
+        assert front.get("a.safetensors", repo="thief/model", method="HEAD").status == 404
+        assert front.get("b.json", repo="thief/model").body == CONFIG
+        # A hub that has them has shown it, by less than the whole.
+        hub.heal()
+        before = hub.sent("a.safetensors")
+        assert front.get("a.safetensors", repo="thief/model").body == WEIGHTS
+        assert hub.sent("a.safetensors") - before == possession.STRETCH

@@ -29,6 +29,7 @@ from zhcached.jobs.pulling.coming import Arrival, Reader
 from zhcached.jobs.pulling.doubts import Doubts
 from zhcached.jobs.pulling.listed import Listing
 from zhcached.jobs.pulling.patience import Patience
+from zhcached.jobs.pulling.possession import Possession
 from zhcached.jobs.pulling.publishing import Publishing
 from zhcached.jobs.pulling.shown import Listed, file_of, whole_of
 from zhcached.jobs.queue import Control
@@ -121,6 +122,7 @@ class Pulls:
         self._clock = clock
         self._config = config
         self._listing = Listing(fetcher, sources, aliases, clock, config)
+        self._possession = Possession(fetcher, self._listing, config)
         self._doubts = Doubts(self._store, clock)
         self._publishing = Publishing(self._store, clock, self._listing.refs_to)
         self._lock = threading.Lock()
@@ -225,8 +227,17 @@ class Pulls:
         found = self._store.intake.find(promise, job)
         if found is None:
             self._store.leases.release_holds(job)
-        else:
+        elif self._possession.may_give(listed, file, found):
             self._publish(listed, file, found, "first-use", job)
+        else:
+            self._store.leases.release_holds(job)
+            raise NotFound(
+                "{path} of {repo} is not served: nobody has shown to have it but a model here that "
+                "is not public",
+                hint="its source must be in reach once; [serve] entitled names what may be served",
+                path=file.path,
+                repo=listed.repo,
+            )
         return found
 
     def _arrive(self, listed: Listed, file: RemoteFile, promise: Promise) -> Arrival:
