@@ -217,6 +217,9 @@ class Guard:
         if recorded is not None and recorded == (identity, False):
             return False  # committed
         users = self._users(sha256)
+        if identity is None and not users:
+            # A collection that is under way unlinks before its rows are gone; nobody misses it.
+            return False
         verdict = self._store.recheck(sha256, self._check)
         if verdict:
             log.info("guard.touched", sha256=sha256, used_by=users)
@@ -225,8 +228,8 @@ class Guard:
             return False
         if verdict is False:
             log.error("guard.damaged", sha256=sha256, used_by=users)
-            return True
-        if recorded is not None:
+            return bool(users)
+        if recorded is not None and users:
             log.error("guard.missing", sha256=sha256, used_by=users)
             self._note(
                 self._lost,
@@ -239,7 +242,7 @@ class Guard:
                     names=", ".join(users) or "-",
                 ),
             )
-        return recorded is not None
+        return recorded is not None and bool(users)
 
     def _users(self, sha256: str) -> list[str]:
         rows = self._store.catalog.rows(

@@ -90,6 +90,15 @@ def test_what_the_store_does_itself_is_no_tampering(watched, reads):
     assert watched.guard.findings() == []
 
 
+def test_blob_that_a_collection_is_taking_is_missed_by_nobody(watched, reads):
+    put(watched.store, b"unused" * 1000)
+    blob(watched, b"unused" * 1000).unlink()  # its row is still there, as in the midst of one
+    os.utime(blob(watched))
+    until(lambda: reads, "what came after it is seen")
+    assert {name for name, _ in reads} == {sha256(WEIGHTS)}
+    assert watched.guard.findings() == []
+
+
 def test_stranger_among_the_blobs_is_read_and_goes(watched, reads):
     stray = watched.store.blobs.path("ab" * 32)
     stray.write_bytes(b"not what its name says")
