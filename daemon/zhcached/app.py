@@ -90,9 +90,9 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
         services.arenas.take_over(inherited.kept)
         _obey_signals(services.stopping)
         connections = accept.quota(descriptors)
-        async with _listening(services, socket_path, inherited.sockets, connections):
-            again = await services.jobs.restore()
-            await asyncio.to_thread(services.gateway.restore)
+        async with _listening(services, socket_path, inherited.sockets, connections) as again:
+            # A folder on a disk that hangs must not keep everybody waiting: until it was looked at
+            # it is told as starting.
             await services.watching.start()
             scrub = Scrub(store, config.store.scrub, clock)
             upkeep = Upkeep(services.residency)
@@ -238,8 +238,11 @@ def _host(store: Store, limits: ResidencyConfig) -> Literal["files", "arenas"]:
 @contextlib.asynccontextmanager
 async def _listening(
     services: Services, path: Path, inherited: list[socket.socket], connections: Quota
-) -> AsyncIterator[None]:
-    """Serves the API and the handover socket; our own sockets vanish at the end."""
+) -> AsyncIterator[int]:
+    """Serves the API and the handover socket; our own sockets vanish at the end.
+
+    Yields how many jobs of an earlier daemon run again.
+    """
     beside = handover_path(path)
     listeners = inherited or [listen.bind(path)]
     ours = [] if inherited else [(path, path.lstat())]
@@ -257,11 +260,14 @@ async def _listening(
 
     watching: asyncio.Task[None] | None = None
     try:
+        # The names are ours, and whoever calls waits: what was there before a restart must not be
+        # answered as if it had never been.
+        again = await _restore(services)
         for listener in listeners:
             serve_at(listener)
         await handover.start()
         watching = asyncio.create_task(_watch_names(services, serve_at, path, ours))
-        yield
+        yield again
     finally:
         if watching is not None:
             watching.cancel()
@@ -271,6 +277,13 @@ async def _listening(
             acceptor.stop()
         await handover.stop()
         await runner.cleanup()
+
+
+async def _restore(services: Services) -> int:
+    """Takes up what an earlier daemon had: jobs, and the gateway that was left on."""
+    again = await services.jobs.restore()
+    await asyncio.to_thread(services.gateway.restore)
+    return again
 
 
 async def _watch_names(

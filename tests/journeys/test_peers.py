@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from demohub import Hub
-from harness.daemon import Daemon, source, until
+from harness.daemon import Daemon, source
 from zhcache.client import Client
 
 REPO, WEIGHTS = "org/model", "unet/diffusion_pytorch_model.safetensors"
@@ -44,7 +44,7 @@ def first(tmp_path_factory, hub):
     daemon.json("prefetch", REPO)
     daemon.json("prefetch", "org/secret")
     with Client(daemon.socket) as client:
-        daemon.url = until(lambda: client.gateway().url, "it serves")
+        daemon.url = client.gateway().url
     yield daemon
     daemon.stop()
 
@@ -105,7 +105,7 @@ def test_peer_alone_gives_what_it_has_and_says_no_to_all_else(first, third):
 def test_peer_that_wants_a_token_says_so_and_is_not_taken_to_work(make_daemon):
     guarded = make_daemon(SERVE + 'token_env = "LAB_TOKEN"\n', name="guarded").start(LAB_TOKEN="s3")
     with Client(guarded.socket) as client:
-        config = peer(until(lambda: client.gateway().url, "it serves"))
+        config = peer(client.gateway().url)
     other = make_daemon(config, name="other").start()
     for said in ("peer wants a token and was shown none", "does not accept the token in LAB_TOKEN"):
         assert said in other.json("prefetch", REPO, code=8)["error"]["message"]
@@ -141,7 +141,7 @@ def test_blob_that_was_altered_at_the_peer_is_not_given_and_the_hub_is_asked(
     damaged.json("prefetch", REPO)
     (held,) = (f for f in damaged.json("show", REPO)["files"] if f["path"] == WEIGHTS)
     with Client(damaged.socket) as client:
-        url = until(lambda: client.gateway().url, "it serves")
+        url = client.gateway().url
     blob = Path(held["blob"])
     found = blob.stat()
     blob.chmod(0o600)

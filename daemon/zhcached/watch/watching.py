@@ -64,10 +64,14 @@ class Watching:
         self._guarding = asyncio.create_task(self.guard.run())
         for folder in self._listed.all():
             try:
-                self._begin(await asyncio.to_thread(self._listed.parse, str(folder)))
+                parsed = await asyncio.to_thread(self._listed.parse, str(folder))
             except ZhcacheError as error:
                 log.warning("watch.refused", folder=str(folder), reason=error.message)
                 self._refused[folder] = error
+                continue
+            # A user may have been quicker, to add it again or to take it away.
+            if folder in self._listed.all() and parsed not in self._tended:
+                self._begin(parsed)
 
     async def stop(self) -> None:
         """Ends all looking; jobs that are under way end with the queue."""
@@ -86,6 +90,14 @@ class Watching:
                 folder=str(folder), state="unreadable", configured=True, reason=to_info(error)
             )
             for folder, error in self._refused.items()
+        ]
+        begun = {*self._tended, *self._refused}
+        found += [
+            WatchedFolder(
+                folder=str(folder), state="starting", configured=folder in self._listed.configured
+            )
+            for folder in self._listed.all()
+            if folder not in begun
         ]
         return sorted(found, key=lambda one: one.folder)
 
