@@ -18,8 +18,6 @@ from zhcache.protocol.messages import Job
 SECOND_CTRL_C_S = 2.0
 """How long a second Ctrl-C is waited for before the job is left to itself."""
 
-INTERRUPTED = 130
-
 
 def attend(session: Session, job: Job, output: Output, waiting: Sequence[Job] = ()) -> Job:
     """Returns ``job`` once it is over, however it ended.

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from zhcached.config.tables import WindowConfig
 
-DAY_MIN = 24 * 60
-
 
 class Span(NamedTuple):
     """From one minute of the day to another, the last not included; over midnight if it is less.

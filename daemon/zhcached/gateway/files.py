@@ -61,14 +61,6 @@ def wanted(listed: Listed, path: str) -> RemoteFile:
         name = parse_path(path)
     except IntegrityError as error:
         raise FileMissing(mark("{path} is no file's path"), path=path) from error
-    if name in listed.left_out:
-        raise FileLeftOut(
-            mark("{path} of {repo} is not served: {reason}"),
-            hint=mark("`pickle = true` under [serve] serves files that run code when loaded"),
-            path=name,
-            repo=listed.repo,
-            reason=listed.left_out[name],
-        )
     reason = listed.left_out.get(name) or listed.unlisted.get(name)
     if reason is not None:
         raise FileLeftOut(

@@ -19,7 +19,6 @@ from zhcache.errors import IntegrityError, UsageError, ZhcacheError
 from zhcache.protocol.messages import Trust
 from zhcache.protocol.names import (
     RepoId,
-    RepoPath,
     check_listing,
     is_commit,
     is_sha256,
@@ -395,8 +394,3 @@ class Manifests:
         for folder in (home / "snapshots", home / "refs", home):
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def file_paths(manifest: Manifest) -> list[RepoPath]:
-    """Returns the checked paths of the manifest's files."""
-    return [parse_path(file.path) for file in manifest.files]
