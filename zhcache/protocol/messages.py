@@ -465,7 +465,7 @@ class Device(Message):
 
 
 class Resident(Message):
-    """One leased or warm model."""
+    """One leased or warm model. The role ``prompts``: it reads Chinese prompts for others."""
 
     repo: str
     variant: str | None
@@ -481,6 +481,7 @@ class Resident(Message):
     pid: int | None = None
     running: int = 0
     queued: int = 0
+    role: Literal["pipeline", "prompts"] = "pipeline"
 
 
 class Residents(Message):

@@ -126,12 +126,17 @@ class FilesRequest(Message):
 # --- residents ----------------------------------------------------------------------------------
 
 
+Role = Literal["pipeline", "prompts"]
+"""What a worker holds: a pipeline, or what reads prompts for others."""
+
+
 class ResidentRequest(Message):
     """``op: resident``: a pipeline held by a worker. The connection is the lease.
 
     ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID. ``options`` are further
     arguments of ``from_pretrained``, encoded as ``zhcache.resident.values`` does. ``memory`` is
-    ``auto``, ``low`` or a number of bytes.
+    ``auto``, ``low`` or a number of bytes. With the role ``prompts`` the worker holds what reads
+    Chinese prompts, on the CPU, and its calls take texts (``zhcache.protocol.prompts``).
     """
 
     repo: str
@@ -142,6 +147,7 @@ class ResidentRequest(Message):
     attention: str | None = None
     compile: bool = False
     memory: str | None = None
+    role: Role = "pipeline"
     op: Literal["resident"] = "resident"
     protocol: int = PROTOCOL
 
@@ -303,6 +309,7 @@ class Load(Event):
     artifacts: bool = False
     variant: str | None = None
     memory: str | None = None
+    role: Role = "pipeline"
 
 
 class Loaded(Event):

@@ -12,6 +12,7 @@ from zhcache.protocol import (
     messages,
     peers,
     probe,
+    prompts,
     residency,
     sources,
     variants,
@@ -20,7 +21,17 @@ from zhcache.protocol import (
 KEPT = Path(__file__).parents[2] / "wire"
 KINDS = {
     name: kind
-    for module in (messages, residency, conversion, variants, sources, probe, follow, peers)
+    for module in (
+        messages,
+        residency,
+        conversion,
+        variants,
+        sources,
+        probe,
+        follow,
+        peers,
+        prompts,
+    )
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, messages.Message)
 }

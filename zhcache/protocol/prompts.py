@@ -1,0 +1,32 @@
+"""Messages about Chinese prompts: which models held here can read them for a base model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from zhcache.protocol.base import Message
+
+
+class PromptModel(Message):
+    """A model in the store that makes Chinese prompts readable for a base model.
+
+    ``repo`` and ``commit`` are what a ``ResidentRequest`` with the role ``prompts`` names; ``name``
+    is what people call it. ``quality`` and ``trained_on`` are an adapter's own words about itself.
+    """
+
+    route: Literal["encoder", "adapter", "translate"]
+    repo: str
+    commit: str
+    name: str
+    quality: dict[str, float] = {}
+    trained_on: str = ""
+
+
+class ChineseChoices(Message):
+    """``GET /v1/chinese``: what is held for a snapshot, the best of each route first."""
+
+    repo: str
+    commit: str
+    class_name: str
+    models: list[PromptModel]
+    schema: int = 1
