@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         VersionMismatch,
         ZhcacheError,
     )
+    from zhcache.monitoring.monitor import monitor
     from zhcache.pipeline.load import load_pipeline, release
     from zhcache.pipeline.private import make_private
     from zhcache.protocol.messages import Snapshot
@@ -43,6 +44,7 @@ _HOME = {
     "Snapshot": "zhcache.protocol.messages",
     "load_pipeline": "zhcache.pipeline.load",
     "make_private": "zhcache.pipeline.private",
+    "monitor": "zhcache.monitoring.monitor",
     "release": "zhcache.pipeline.load",
 }
 _ERRORS = (
@@ -86,6 +88,7 @@ __all__ = [
     "ZhcacheError",
     "load_pipeline",
     "make_private",
+    "monitor",
     "path",
     "prefetch",
     "release",

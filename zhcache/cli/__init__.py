@@ -47,6 +47,7 @@ COMMANDS = {
     "export": "export",
     "serve": "serve",
     "bench": "bench",
+    "monitor": "monitor",
     "daemon": "daemon",
     "doctor": "doctor",
     "completion": "completion",
