@@ -99,7 +99,7 @@ def _write(folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    _publish_keys(folder / "text_encoder" / "model.safetensors")
+    publish_keys(folder / "text_encoder" / "model.safetensors")
     _publish_tokenizer(folder / "tokenizer")
     (folder / "README.md").write_text(_CARD, encoding="utf-8")
 
@@ -196,7 +196,7 @@ def _publish_tokenizer(folder: Path) -> None:
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _publish_keys(weights: Path) -> None:
+def publish_keys(weights: Path) -> None:
     """Gives the text encoder's tensors the names published pipelines have.
 
     transformers 5 saves them without ``text_model.``; transformers 4 would then load none of them

@@ -1,0 +1,1 @@
+"""How the model was made: tokenizer, text encoder, autoencoder, denoiser, folder."""
