@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from zhcache import evaluate, prompts
     from zhcache.client import Client
     from zhcache.errors import (
         AlreadyRunning,
@@ -66,6 +67,7 @@ _ERRORS = (
     "ZhcacheError",
 )
 _HOME.update(dict.fromkeys(_ERRORS, "zhcache.errors"))
+_MODULES = ("evaluate", "prompts")
 
 __all__ = [
     "AlreadyRunning",
@@ -86,17 +88,21 @@ __all__ = [
     "UsageError",
     "VersionMismatch",
     "ZhcacheError",
+    "evaluate",
     "load_pipeline",
     "make_private",
     "monitor",
     "path",
     "prefetch",
+    "prompts",
     "release",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Loads a public name at its first use, so that ``import zhcache`` stays cheap."""
+    if name in _MODULES:
+        return import_module(f"zhcache.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'zhcache' has no attribute {name!r}")

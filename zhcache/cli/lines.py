@@ -1,0 +1,135 @@
+"""Texts in and out, a line each: files, stdin, stdout. A file is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import click
+
+from zhcache.errors import NoSpace, NotFound, UsageError, ZhcacheError
+
+STDIN = STDOUT = "-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def lines_of(source: str) -> Iterator[str]:
+    """Yields the lines of a file in UTF-8 without their ends; ``-`` is stdin.
+
+    Raises:
+        NotFound: There is no such file.
+        UsageError: It cannot be read, or is not UTF-8.
+    """
+    path = Path(source).expanduser()
+    try:
+        # By its descriptor: what a terminal or a locale does to stdin's text is not wanted.
+        which = sys.stdin.fileno() if source == STDIN else path
+        with open(which, encoding="utf-8-sig", closefd=source != STDIN) as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except FileNotFoundError as error:
+        raise NotFound("there is no file {path}", path=path) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "{path} is not text in UTF-8", hint="iconv -f GB18030 -t UTF-8 converts it", path=source
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            "{path} cannot be read: {reason}", path=path, reason=error.strerror or error
+        ) from error
+
+
+class Lines:
+    """Where lines go: stdout, or a file that takes its name when all of them are in it.
+
+    Args:
+        target: The file; None and ``-`` are stdout.
+    """
+
+    def __init__(self, target: str | None) -> None:
+        # What a link points to is replaced, not the link.
+        self.path = None if target in (None, STDOUT) else Path(target).expanduser().resolve()
+        self._beside: Path | None = None
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Lines:
+        """Opens the file beside its place.
+
+        Raises:
+            UsageError: It cannot be written there.
+            NoSpace: The disk is full.
+        """
+        if self.path is None:
+            return self
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if self.path.exists() and not self.path.is_file():
+                # A pipe or a device has no name to give.
+                self._file = self.path.open("w", encoding="utf-8")
+            else:
+                name = f".{self.path.name}.{secrets.token_hex(4)}"
+                self._beside = self.path.with_name(name)
+                self._file = self._beside.open("x", encoding="utf-8")
+        except OSError as error:
+            raise self._failed(error) from error
+        return self
+
+    def write(self, line: str) -> None:
+        """Writes one line.
+
+        Raises:
+            UsageError: It cannot be written.
+            NoSpace: The disk is full.
+        """
+        if self._file is None:
+            click.echo(line)
+            return
+        try:
+            self._file.write(f"{line}\n")
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Gives the file its name; after an error there is none, and what was there stays."""
+        if self._file is None or self.path is None:
+            return
+        try:
+            with self._file:
+                if kind is None and self._beside is not None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            if kind is None and self._beside is not None:
+                if self.path.exists():
+                    shutil.copymode(self.path, self._beside)
+                self._beside.replace(self.path)
+                self._beside = None
+        except OSError as failure:
+            if kind is None:
+                raise self._failed(failure) from failure
+        finally:
+            if self._beside is not None:
+                with suppress(OSError):
+                    self._beside.unlink()
+
+    def _failed(self, error: OSError) -> ZhcacheError:
+        kind = NoSpace if error.errno in _FULL else UsageError
+        return kind(
+            "{path} cannot be written: {reason}",
+            hint="name another place with --output",
+            path=self.path,
+            reason=error.strerror or error,
+        )
