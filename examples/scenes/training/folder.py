@@ -48,6 +48,7 @@ def write(target: Path, *, vae: Any, unet: Any, text: Any, steps: int, seed: int
         pipeline.save_pretrained(made, safe_serialization=True)
         publish_keys(made / "text_encoder" / "model.safetensors")
         _tidy_tokenizer(made / "tokenizer")
+        tidy_text_encoder(made / "text_encoder")
         told = {"seed": seed, "steps": steps}
         (made / "training.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
         if (target / CARD).exists():
@@ -55,6 +56,18 @@ def write(target: Path, *, vae: Any, unet: Any, text: Any, steps: int, seed: int
         if target.exists():
             target.rename(Path(scratch) / "before")
         made.rename(target)
+
+
+def tidy_text_encoder(folder: Path) -> None:
+    """Lets the text encoder be read in float32 where nobody asks for a precision.
+
+    diffusers reads its own parts so, transformers 5 goes by the configuration: of a folder in
+    float16 the parts would not fit each other.
+    """
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["dtype"] = "float32"
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _tidy_tokenizer(folder: Path) -> None:
