@@ -1,0 +1,141 @@
+"""Vision models of the store: what they give is what the libraries give, and they stay leased."""
+
+import gc
+import json
+import shutil
+
+import pytest
+import torch
+
+from harness import visionkit
+from simulators.daemon import describe
+from zhcache.errors import IntegrityError, NotFound, UsageError
+from zhcache.evaluate.stored import KINDS, Stored
+
+REPO = "lab/vision"
+IMAGES = [visionkit.noise(1), visionkit.noise(2, size=(32, 50))]
+
+
+@pytest.fixture
+def held(daemon, vision):
+    def hold(kind):
+        daemon.hold(REPO, vision(kind))
+        return Stored(REPO, device="cpu")
+
+    return hold
+
+
+@pytest.mark.parametrize("kind", visionkit.MAKERS)
+def test_features_are_those_of_the_model_itself(held, vision, kind):
+    from transformers import AutoImageProcessor, AutoModel, CLIPVisionModelWithProjection
+
+    stored = held(kind)
+    found = stored.features(IMAGES)
+    pixels = AutoImageProcessor.from_pretrained(vision(kind), backend="pil")(
+        images=IMAGES, return_tensors="pt"
+    )["pixel_values"]
+    one = CLIPVisionModelWithProjection if kind == "clip_vision_model" else AutoModel
+    model = one.from_pretrained(vision(kind)).eval()
+    with torch.no_grad():
+        if kind == "clip_vision_model":
+            expected = model(pixels).image_embeds
+        elif kind == "dinov2":
+            expected = model(pixels).pooler_output
+        else:
+            expected = model.get_image_features(pixels).pooler_output
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found[0], found[1])
+    assert stored.name == f"{REPO}@{'c' * 40}"
+
+
+@pytest.mark.parametrize("kind", visionkit.MAKERS)
+def test_layers_hold_the_patches_alone(held, kind):
+    found = held(kind).layers(IMAGES)
+    assert [tuple(layer.shape) for layer in found] == [(2, visionkit.PATCHES, 32)] * 2
+
+
+def test_resizing_filters_before_it_drops_pixels(held):
+    from PIL import Image
+
+    board = torch.arange(64) % 2 * 255
+    stripes = Image.fromarray(board.byte().repeat(64, 1).numpy()).convert("RGB")
+    pixels = held("dinov2").pixels([stripes])
+    # Every second column alone would be all black or all white; half of each is grey.
+    assert float(pixels.std((2, 3)).max()) < 0.1
+
+
+def test_model_stays_leased_while_it_lives(daemon, held):
+    stored = held("clip")
+    assert len(daemon.leases) == 1
+    stored.close()
+    assert daemon.lease_ended.wait(10)
+    daemon.lease_ended.clear()
+    stored = held("clip")
+    del stored
+    gc.collect()
+    assert daemon.lease_ended.wait(10)
+
+
+def test_what_is_not_held_is_fetched_by_its_commit(daemon, vision):
+    daemon.incoming[REPO] = describe(REPO, vision("clip"), commit="d" * 40)
+    stored = Stored(REPO, device="cpu")
+    assert stored.name == f"{REPO}@{'d' * 40}"
+    assert [request.only_pipeline for request in daemon.submitted] == [True]
+    with pytest.raises(NotFound):
+        Stored("lab/nothing", device="cpu")
+
+
+def spoilt(vision, tmp_path, spoil):
+    folder = tmp_path / "spoilt"
+    shutil.copytree(vision("clip"), folder)
+    spoil(folder)
+    return folder
+
+
+def test_a_model_that_lacks_weights_is_no_judge_of_anything(daemon, vision, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    def spoil(folder):
+        weights = load_file(folder / "model.safetensors")
+        weights.pop("visual_projection.weight")
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    daemon.hold(REPO, spoilt(vision, tmp_path, spoil))
+    with pytest.raises(IntegrityError, match=r"no weights for visual_projection\.weight"):
+        Stored(REPO, device="cpu")
+    # What failed holds nothing.
+    assert daemon.lease_ended.wait(10)
+
+
+def test_weights_that_are_cut_are_told(daemon, vision, tmp_path):
+    def spoil(folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+
+    daemon.hold(REPO, spoilt(vision, tmp_path, spoil))
+    with pytest.raises(IntegrityError, match="SafetensorError"):
+        Stored(REPO, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        ({"model_type": "bert"}, UsageError, "no model that looks at pictures: 'bert'"),
+        (None, UsageError, "no model that looks at pictures: None"),
+        ("no json", IntegrityError, "JSONDecodeError"),
+    ],
+)
+def test_what_is_no_vision_model_is_told_with_what_is(
+    daemon, vision, tmp_path, config, error, words
+):
+    def spoil(folder):
+        path = folder / "config.json"
+        path.unlink()
+        if config is not None:
+            path.write_text(config if isinstance(config, str) else json.dumps(config))
+
+    daemon.hold(REPO, spoilt(vision, tmp_path, spoil))
+    with pytest.raises(error, match=words) as raised:
+        Stored(REPO, device="cpu")
+    if error is UsageError:
+        assert all(kind in raised.value.hint for kind in KINDS)
