@@ -24,6 +24,7 @@ from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
 from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import parse_repo
+from zhcache.protocol.prompts import ChineseChoices
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 from zhcache.serving import GatewayCalls
@@ -310,6 +311,18 @@ class Client(GatewayCalls, WatchCalls, FollowCalls):
         """
         body = QualityRequest(repo=repo, commit=commit, variant=variant, quality=quality)
         return self._line().call("POST", "/v1/quality", Quality, body=body)
+
+    def chinese(
+        self, repo: str, *, revision: str | None = None, variant: str | None = None
+    ) -> ChineseChoices:
+        """Returns what is held that reads Chinese prompts for a model.
+
+        Raises:
+            NotFound: The model is not held.
+        """
+        resources.check(repo, revision)
+        query = {"repo": repo, **(resources.query(revision=revision, variant=variant) or {})}
+        return self._line().call("GET", "/v1/chinese", ChineseChoices, query=query)
 
     def pin(self, repo: str) -> None:
         """Protects a repository from being removed."""

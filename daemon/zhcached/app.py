@@ -159,7 +159,7 @@ async def _join(
     prefetcher = Prefetcher(fetcher, sources, config.alias, clock, variants, pickles)
     host = _host(store, limits)
     arenas = Arenas(store, limits, clock, launcher, devices)
-    residents = Residents(store, limits, clock, launcher, devices, arenas)
+    residents = Residents(store, limits, clock, launcher, devices, arenas, chinese=config.chinese)
     arenas.elsewhere = lambda device: _beside_arenas(residents, device)
     arenas.make_room = residents.make_room
     arenas.holder = residents.holder

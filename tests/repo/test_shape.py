@@ -135,6 +135,8 @@ KEYS = [
     *defaults("[serve]", config.ServeConfig),
     *defaults("[follow]", config.FollowConfig),
     *defaults("[watch]", config.WatchConfig),
+    *(key for key in defaults("[chinese]", config.ChineseConfig) if key[1] != "encoder"),
+    *defaults("[[chinese.encoder]]", config.EncoderConfig),
 ]
 
 

@@ -158,7 +158,8 @@ class Call(Event):
     ``arguments`` are encoded by ``zhcache.resident.values``; what is not words lies in one sealed
     memfd beside the frame. ``seed`` is one seed or one for each image. ``scheduler`` is a class
     name of diffusers, or an encoded scheduler with a config. ``pipeline`` is another pipeline class
-    over the same components.
+    over the same components. ``conditions``, encoded as well, are embeddings in place of some of
+    the texts (``zhcache.chinese.conditions``).
     """
 
     id: int
@@ -167,6 +168,7 @@ class Call(Event):
     wants_steps: bool = False
     scheduler: Any = None
     pipeline: str | None = None
+    conditions: Any = None
 
 
 class Cancel(Event):
@@ -294,7 +296,7 @@ class Filled(Event):
 
 
 class Load(Event):
-    """Daemon to a resident worker: become the pipeline in ``folder``.
+    """Daemon to a resident worker: become the pipeline in ``folder``, which is one of ``repo``.
 
     Arenas, where there are any, come beside this frame in their order; ``artifacts`` says that one
     more descriptor follows them, with what an earlier worker compiled.
@@ -310,6 +312,7 @@ class Load(Event):
     variant: str | None = None
     memory: str | None = None
     role: Role = "pipeline"
+    repo: str = ""
 
 
 class Loaded(Event):

@@ -15,6 +15,7 @@ from zhcache.protocol import version
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import ErrorReply
 from zhcached.api import (
+    chinese,
     doctor,
     follow,
     gateway,
@@ -52,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
     *leases.ROUTES,
     *residency.ROUTES,
     *quality.ROUTES,
+    *chinese.ROUTES,
     *logs.ROUTES,
     *doctor.ROUTES,
     *gateway.ROUTES,

@@ -4,9 +4,11 @@ from zhcached.config.check import GROUP_SIZES
 from zhcached.config.read import load
 from zhcached.config.tables import (
     DEFAULT_SOURCES,
+    ChineseConfig,
     Config,
     ConvertConfig,
     DownloadConfig,
+    EncoderConfig,
     FollowConfig,
     PartConfig,
     RecipeConfig,
@@ -21,9 +23,11 @@ from zhcached.config.tables import (
 __all__ = [
     "DEFAULT_SOURCES",
     "GROUP_SIZES",
+    "ChineseConfig",
     "Config",
     "ConvertConfig",
     "DownloadConfig",
+    "EncoderConfig",
     "FollowConfig",
     "PartConfig",
     "RecipeConfig",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from zhcached.config.check import check_mirror, check_recipes, check_sources, re
 from zhcached.config.measures import in_units
 from zhcached.config.tables import (
     DEFAULT_SOURCES,
+    ChineseConfig,
     Config,
     ConvertConfig,
     DownloadConfig,
@@ -30,9 +31,6 @@ from zhcached.config.tables import (
     StoreConfig,
     WatchConfig,
 )
-
-# Tables of parts that other pieces of zhcache read; present in one shared file.
-_FOREIGN = {"chinese"}
 
 
 def load(paths: Sequence[Path], environ: Mapping[str, str] | None = None) -> Config:
@@ -78,7 +76,8 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
         "serve",
         "follow",
         "watch",
-    } | _FOREIGN
+        "chinese",
+    }
     if unknown := sorted(set(tables) - known):
         refuse(where, f"unknown table [{unknown[0]}]")
     try:
@@ -94,7 +93,10 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
             serve=msgspec.convert(in_units(tables, "serve"), ServeConfig),
             follow=msgspec.convert(in_units(tables, "follow"), FollowConfig),
             watch=msgspec.convert(in_units(tables, "watch"), WatchConfig),
+            chinese=msgspec.convert(tables.get("chinese", {}), ChineseConfig),
         )
+        for name in (config.chinese.translator, *_encoder_repos(config.chinese)):
+            parse_repo(name)
         for name, by_kind in config.alias.items():
             for target in (name, *by_kind.values()):
                 parse_repo(target)
@@ -108,6 +110,11 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
     check_recipes(config, where)
     check_mirror(config, where)
     return config
+
+
+def _encoder_repos(chinese: ChineseConfig) -> Iterator[str]:
+    for entry in chinese.encoder:
+        yield from (entry.repo, *entry.base)
 
 
 def _default_sources(env: Mapping[str, str]) -> tuple[SourceConfig, ...]:

@@ -181,6 +181,32 @@ class WatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     poll: float = 60.0
 
 
+class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ``[[chinese.encoder]]``: a text encoder that reads Chinese in another one's place.
+
+    Attributes:
+        repo: The repository with its text_encoder and tokenizer.
+        base: The models that it is for; none are those of the family of Stable Diffusion 1.x.
+        simplified: Whether traditional characters are made simplified before it reads them.
+    """
+
+    repo: str
+    base: tuple[str, ...] = ()
+    simplified: bool = True
+
+
+class ChineseConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[chinese]``: who reads Chinese prompts.
+
+    Attributes:
+        translator: The translator that is taken before others.
+        encoder: Encoders besides those that are known.
+    """
+
+    translator: str = "Helsinki-NLP/opus-mt-zh-en"
+    encoder: tuple[EncoderConfig, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True):
     """All of it. ``origins`` says which file each part came from, for ``doctor``."""
 
@@ -194,6 +220,7 @@ class Config(msgspec.Struct, frozen=True):
     serve: ServeConfig = ServeConfig()
     follow: FollowConfig = FollowConfig()
     watch: WatchConfig = WatchConfig()
+    chinese: ChineseConfig = ChineseConfig()
     files: tuple[str, ...] = ()
 
 

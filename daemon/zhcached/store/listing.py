@@ -42,6 +42,15 @@ def newest_from(catalog: Catalog, source: str) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def holding(catalog: Catalog, path: str) -> list[str]:
+    """Returns the repositories of which a snapshot has a file at ``path``; variants are none."""
+    sql = (
+        "SELECT DISTINCT s.repo FROM files f JOIN snapshots s ON f.snapshot=s.id"
+        " WHERE f.path=? AND f.sha256 IS NOT NULL AND s.derived_of IS NULL AND NOT s.removing"
+    )
+    return [str(row[0]) for row in catalog.rows(sql, (path,))]
+
+
 def is_known_as(catalog: Catalog, sha256: str, git_sha1: str) -> bool:
     """Tells whether a manifest says that the blob has this git sha1."""
     sql = "SELECT 1 FROM files WHERE sha256=? AND git_sha1=? LIMIT 1"

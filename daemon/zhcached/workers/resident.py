@@ -1,4 +1,4 @@
-"""A resident worker: holds one pipeline and runs its calls, one after the other.
+"""A resident worker: holds one pipeline, or a prompt model, and runs its calls one by one.
 
 The main thread calls the pipeline; a second one reads the line, so that a cancellation is seen
 while a call runs. Ends when the front closes the line, and when its device is lost to it. Nothing
@@ -13,7 +13,7 @@ import random
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import diffusers
 import numpy
@@ -40,6 +40,7 @@ from zhcached.workers.calling import parameters, perform
 from zhcached.workers.compiling import key
 from zhcached.workers.failures import Stopped, described, is_fatal
 from zhcached.workers.loading import Held, load
+from zhcached.workers.prompts import loading as prompts
 
 
 class Inbox:
@@ -97,22 +98,13 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
     """
     _own_randomness()
     try:
-        held = load(request, fds, lambda words: _send(line, Progress(note=words)))
+        held = _load(request, fds, lambda words: _send(line, Progress(note=words)))
     except Exception as error:  # noqa: BLE001 - whatever diffusers raises is told, not died of
         _send(line, Failed(error=to_info(described(error, request.device))))
         return
     finally:
         frames.close_all(fds)
-    own = held.as_class(None)
-    _send(
-        line,
-        Loaded(
-            class_name=type(own).__name__,
-            parameters=parameters(own),
-            bytes=held.weights.bytes,
-            memory_report=getattr(own, "memory_report", ""),
-        ),
-    )
+    _send(line, _loaded(held))
     _keep_quiet()
     inbox = Inbox(line)
     while (arrived := inbox.next()) is not None:
@@ -126,18 +118,42 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
         _tell_compiled(line, held)
 
 
-def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: Inbox) -> bool:
+def _load(
+    request: Load, fds: Sequence[int], note: Callable[[str], None]
+) -> Held | prompts.PromptModel:
+    return prompts.load(request) if request.role == "prompts" else load(request, fds, note)
+
+
+def _loaded(held: Held | prompts.PromptModel) -> Loaded:
+    if isinstance(held, prompts.PromptModel):
+        return held.loaded()
+    own = held.as_class(None)
+    return Loaded(
+        class_name=type(own).__name__,
+        parameters=parameters(own),
+        bytes=held.weights.bytes,
+        memory_report=getattr(own, "memory_report", ""),
+    )
+
+
+def _serve(
+    line: socket.socket, held: Held | prompts.PromptModel, call: Call, fds: list[int], inbox: Inbox
+) -> bool:
     """Answers one call; returns whether the worker is of no further use."""
 
     def on_step(step: int, total: int, timestep: float) -> None:
         if call.wants_steps:
             _send(line, Step(id=call.id, step=step, total=total, timestep=timestep))
 
+    def is_cancelled() -> bool:
+        return inbox.is_cancelled(call.id)
+
     _send(line, Taken(id=call.id))
     try:
-        answer, beside = perform(
-            held, call, fds, is_cancelled=lambda: inbox.is_cancelled(call.id), on_step=on_step
-        )
+        if isinstance(held, prompts.PromptModel):
+            answer, beside = held.perform(call, is_cancelled)
+        else:
+            answer, beside = perform(held, call, fds, is_cancelled=is_cancelled, on_step=on_step)
     except (Exception, Stopped) as error:  # noqa: BLE001 - a call's error is its caller's
         told = described(error, str(held.device))
         is_over = is_fatal(error)
@@ -158,7 +174,7 @@ def _serve(line: socket.socket, held: Held, call: Call, fds: list[int], inbox: I
     return False
 
 
-def _tell_compiled(line: socket.socket, held: Held) -> None:
+def _tell_compiled(line: socket.socket, held: Held | prompts.PromptModel) -> None:
     if held.compiled is None:
         return
     blob = BlobWriter()
@@ -177,7 +193,7 @@ def _tell_compiled(line: socket.socket, held: Held) -> None:
         frames.close_all(fds)
 
 
-def _tidy(held: Held, is_over: bool) -> None:
+def _tidy(held: Held | prompts.PromptModel, is_over: bool) -> None:
     gc.collect()
     if held.device.type == "cuda" and not is_over:
         torch.cuda.empty_cache()

@@ -22,6 +22,7 @@ from zhcached.config import ResidencyConfig
 from zhcached.residency.arena.contents import contents
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.launch.launch import Launcher
+from zhcached.residency.prompts.known import known
 from zhcached.residency.resident import admission
 from zhcached.residency.resident.artifacts import Artifacts
 from zhcached.residency.resident.context import ArenaSource
@@ -150,7 +151,7 @@ class Instances:
             ZhcacheError: The snapshot is gone, or is no pipeline.
         """
         kind = instance.kind
-        weights = sum(c.bytes for c in contents(self._store, parse_repo(kind.repo), kind.commit))
+        weights = self._weights(kind)
         is_cpu = kind.device == CPU
         need = weights if is_cpu else weights + GPU_CONTEXT
         share = self._config.ram if is_cpu else self._config.vram
@@ -182,6 +183,12 @@ class Instances:
                     self.lock.wait(WAIT_S)
             if spared:
                 self.arenas.let_go(CPU, spared)
+
+    def _weights(self, kind: Kind) -> int:
+        repo = parse_repo(kind.repo)
+        if kind.is_prompts:
+            return known(self._store, self._store.resolve(repo, kind.commit)).bytes
+        return sum(c.bytes for c in contents(self._store, repo, kind.commit))
 
     def folder(self, instance: Instance) -> str:
         """Returns where the instance's snapshot lies."""
@@ -256,4 +263,5 @@ def line_of(instance: Instance) -> Resident:
         pid=instance.pid,
         running=int(instance.current is not None),
         queued=len(instance.turns),
+        role=instance.kind.role,
     )

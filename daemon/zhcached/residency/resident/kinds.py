@@ -15,7 +15,7 @@ import msgspec
 
 from zhcache.errors import UsageError
 from zhcache.protocol import version
-from zhcache.protocol.residency import ResidentRequest
+from zhcache.protocol.residency import ResidentRequest, Role
 from zhcached.store.snapshots import Manifest
 
 MAX_OPTIONS = 32 * 2**10
@@ -56,13 +56,19 @@ class Kind:
     attention: str | None = None
     compile: bool = False
     memory: str | None = None
+    role: Role = "pipeline"
+
+    @property
+    def is_prompts(self) -> bool:
+        """Whether it reads prompts for others."""
+        return self.role == "prompts"
 
     def decoded_options(self) -> dict[str, Any]:
         """Returns the options as a ``Load`` carries them."""
         return msgspec.json.decode(self.options)
 
     def __str__(self) -> str:
-        variant = f" ({self.variant})" if self.variant else ""
+        variant = f" ({self.variant or self.role})" if self.variant or self.is_prompts else ""
         return f"{self.repo}{variant} on {self.device}"
 
 
@@ -92,7 +98,7 @@ def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
         device=device,
         variant=None if manifest.derived is None else manifest.derived.variant,
         made_of=None if manifest.derived is None else manifest.derived.of,
-        options=_options(request.options),
+        options=encoded(request.options),
         attention=request.attention,
         compile=request.compile,
         memory=request.memory,
@@ -108,7 +114,12 @@ def check_version(request: ResidentRequest) -> None:
     version.check(str(request.protocol))
 
 
-def _options(options: dict[str, Any]) -> bytes:
+def encoded(options: dict[str, Any]) -> bytes:
+    """Returns options as JSON that is equal where they are.
+
+    Raises:
+        UsageError: One cannot be meant.
+    """
     for name in options:
         _check_name(name)
     _check_depth(options, MAX_DEPTH)

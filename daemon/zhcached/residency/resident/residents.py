@@ -21,10 +21,10 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
-from zhcached.config import ResidencyConfig
+from zhcached.config import ChineseConfig, ResidencyConfig
 from zhcached.residency.devices import Devices
 from zhcached.residency.launch.launch import Launcher
-from zhcached.residency.resident import kinds
+from zhcached.residency.resident import kinds, prompted
 from zhcached.residency.resident.calls import Allowance, Listener
 from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
@@ -56,6 +56,7 @@ class Residents:
         devices: What devices there are.
         arenas: Weights in GPU memory.
         timeouts: Other waits than the configured ones.
+        chinese: What is configured of what reads Chinese prompts.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Residents:
         devices: Devices,
         arenas: ArenaSource,
         timeouts: Timeouts | None = None,
+        chinese: ChineseConfig | None = None,
     ) -> None:
         chosen = timeouts or Timeouts(keep_alive=config.keep_alive, call=config.call_timeout)
         self._instances = Instances(store, config, clock, launcher, devices, arenas, chosen)
@@ -75,6 +77,7 @@ class Residents:
         self._clock = clock
         self._devices = devices
         self._timeouts = chosen
+        self._chinese = chinese or ChineseConfig()
         self._allowance = Allowance()
         self._seats = Seats()
         self._pruned = clock.monotonic()
@@ -110,9 +113,12 @@ class Residents:
             # Its imports take seconds, which go by beside the fetching and the waiting for room.
             self._instances.launcher.prepare()
         held = meant(self._store, request.repo, request.revision, request.variant)
-        prefer = {kind.device for kind in warm if kind.commit == held.commit}
-        device = self._devices.resolve(request.device, None, prefer=prefer)
-        kind = kinds.kind_of(request, held, device)
+        if request.role == "prompts":
+            kind = prompted.kind_of(request, held, self._store, self._chinese)
+        else:
+            prefer = {kind.device for kind in warm if kind.commit == held.commit}
+            device = self._devices.resolve(request.device, None, prefer=prefer)
+            kind = kinds.kind_of(request, held, device)
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, held.commit, uid=uid, pid=pid, pid_start=-1)
         try:

@@ -162,6 +162,8 @@ class Supervisor:
                 artifacts=compiled is not None,
                 variant=kind.variant,
                 memory=kind.memory,
+                role=kind.role,
+                repo=kind.repo,
             )
             fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
             frames.send(line, request, fds)

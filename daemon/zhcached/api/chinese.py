@@ -1,0 +1,26 @@
+"""Chinese prompts: what is held that reads them for a model."""
+
+from __future__ import annotations
+
+import asyncio
+
+from zhcache.errors import UsageError
+from zhcache.protocol.prompts import ChineseChoices
+from zhcached.api.route import Call, Route
+from zhcached.residency.prompts.fitting import choices
+
+
+async def show(call: Call) -> ChineseChoices:
+    """Tells which encoders, adapters and translators fit a held snapshot."""
+    repo = call.request.query.get("repo")
+    if repo is None:
+        raise UsageError("which model is to be prompted is not said")
+    services = call.services
+    return await asyncio.to_thread(
+        choices, services.store, services.config.chinese, repo, call.revision(), call.variant()
+    )
+
+
+ROUTES = (
+    Route("GET", "/v1/chinese", show, "Tell what reads Chinese for a model", gives=ChineseChoices),
+)

@@ -1,0 +1,1 @@
+"""What reads Chinese prompts for others: translators, Chinese encoders, adapters. On the CPU."""
