@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
 
-    with zhcache.load_pipeline(options.repo, device=options.device) as pipe:
+    with zhcache.load_pipeline(options.repo, device=options.device, chinese=None) as pipe:
         image = pipe(
             options.prompt,
             num_inference_steps=options.steps,

@@ -4,7 +4,8 @@ Conditions go to where the pipeline is, as ``Call.conditions`` or by hand::
 
     {"prompt": [None | {ARGUMENT: tensor}],           # one for each item
      "negative_prompt": [None | {ARGUMENT: tensor}],
-     "empty": {ARGUMENT: tensor}}                     # of the empty text, to lengthen others by
+     "empty": {ARGUMENT: tensor},                     # of the empty text, to lengthen others by
+     "pieces": bool}                                  # whether long texts are encoded in pieces
 
 A tensor is ``(length, dim)``, or ``(dim,)`` for what is pooled and ``(length,)`` for a mask. None
 is: this text is for the pipeline's own encoder.
@@ -86,6 +87,12 @@ def conditions(
         "negative_prompt": [None if one.negative is None else known[one.negative] for one in texts],
         "empty": known[""],
     }
+
+
+def in_pieces(items: Sequence[Item]) -> dict[str, Any]:
+    """Returns conditions that have the base's own encoder read all texts, long ones in pieces."""
+    nobody = [None] * len(items)
+    return {"prompt": nobody, "negative_prompt": nobody, "empty": None, "pieces": True}
 
 
 def chunks(embeds: Mapping[str, Sequence[Any]], place: int) -> int:

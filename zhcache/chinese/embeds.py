@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from zhcache.chinese.adapter.pieces import cut_into
 from zhcache.chinese.families import Family, family_of
 from zhcache.chinese.texts import NEGATIVE, Item, is_text, items
 from zhcache.errors import UsageError
@@ -45,7 +46,7 @@ def apply(
             hint="chinese='translate' serves every pipeline",
             kind=type(pipeline).__name__,
         )
-    base = _Base(pipeline, family, arguments)
+    base = _Base(pipeline, family, arguments, in_pieces=conditions.get("pieces", False))
     said = items(arguments)
     positive = _Side(said, conditions["prompt"])
     sides = {"": positive.states(base)}
@@ -72,18 +73,31 @@ def apply(
 class _Base:
     """The pipeline's own text encoder, as the call at hand uses it."""
 
-    def __init__(self, pipeline: Any, family: Family, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, pipeline: Any, family: Family, arguments: Mapping[str, Any], *, in_pieces: bool
+    ) -> None:
         self.parameters = inspect.signature(pipeline.__call__).parameters
         self.takes_negative = f"{NEGATIVE}prompt_embeds" in self.parameters
         self._pipeline = pipeline
         self._family = family
         self._arguments = arguments
+        self._in_pieces = in_pieces and family.is_longer
         self._dtypes: dict[str, torch.dtype] = {}
 
     def encode(self, texts: Sequence[Mapping[str, str]], *, is_negative: bool) -> list[States]:
-        """Returns the states of texts, given by argument; no guidance, nothing repeated."""
-        if not texts:
-            return []
+        """Returns the states of texts, given by argument."""
+        if not self._in_pieces or any(len(set(one.values())) > 1 for one in texts):
+            return self._encode(texts, is_negative=is_negative) if texts else []
+        found: list[States] = []
+        for one in texts:
+            pieces = [{"prompt": piece} for piece in _pieces(self._pipeline, one["prompt"])]
+            read = self._encode(pieces, is_negative=is_negative)
+            embeds = torch.cat([states["prompt_embeds"] for states in read])
+            found.append({**read[0], "prompt_embeds": embeds})
+        return found
+
+    def _encode(self, texts: Sequence[Mapping[str, str]], *, is_negative: bool) -> list[States]:
+        """Returns the states of texts, each in one piece; no guidance, nothing repeated."""
         encode_prompt = self._pipeline.encode_prompt
         takes = inspect.signature(encode_prompt).parameters
         named = {"prompt"}.union(*texts)
@@ -177,6 +191,15 @@ class _Empty:
         if self._own is None:
             self._own = self._base.encode([{"prompt": ""}], is_negative=True)[0]
         return self._own
+
+
+def _pieces(pipeline: Any, text: str) -> list[str]:
+    """Returns a text in pieces that the pipeline's tokenizer does not cut."""
+    tokenizer = getattr(pipeline, "tokenizer", None) or pipeline.tokenizer_2
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    marks = tokenizer.num_special_tokens_to_add()
+    ends = [end for _, end in found["offset_mapping"]]
+    return cut_into(text, ends, tokenizer.model_max_length - marks)
 
 
 def _has_negative(pipeline: Any, family: Family, said: Sequence[Item]) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zhcache.i18n import mark
+
+NOT_READ = mark("the prompt is too long for what reads it; not read: {cut}")
+
 
 class ChineseWarning(UserWarning):
     """A part of a prompt was not read."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 import msgspec
 
+from zhcache.chinese.report import NOT_READ, ChineseReport, ChineseWarning
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.picture import STDOUT, Place
 from zhcache.cli.presence import ensure
@@ -33,6 +35,17 @@ _VERDICTS = ("nsfw_content_detected", "nsfw_detected")
 """What diffusers' outputs call the safety checker's verdicts, one for each image."""
 
 
+class Read(msgspec.Struct, kw_only=True):
+    """What became of one text of a call with Chinese in it; as ``chinese_report`` tells it."""
+
+    argument: str
+    text: str
+    route: str
+    used: str
+    chunks: int = 1
+    cut: str = ""
+
+
 class Image(msgspec.Struct, kw_only=True):
     """One image. ``nsfw`` says that the pipeline's safety checker made it black."""
 
@@ -40,6 +53,7 @@ class Image(msgspec.Struct, kw_only=True):
     prompt: str
     seed: int
     nsfw: bool = False
+    chinese: list[Read] = []
 
 
 class Ran(msgspec.Struct, kw_only=True):
@@ -94,6 +108,20 @@ class Size(click.ParamType):
 @click.option("--device", cls=Option, metavar="D", default="auto", help=mark("auto, cpu, cuda:N."))
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
+@click.option(
+    "--chinese",
+    cls=Option,
+    metavar="ROUTE",
+    default="auto",
+    help=mark("auto, native, encoder, adapter:NAME, translate, or none."),
+)
+@click.option(
+    "--keep",
+    cls=Option,
+    metavar="WORD",
+    multiple=True,
+    help=mark("Stays as it is in a translation; may be repeated."),
+)
 @click.option(
     "--output",
     "target",
@@ -170,6 +198,8 @@ def _open(
     from zhcache.resident.open import open_resident
 
     chosen = {name: options[name] for name in ("device", "revision", "variant")}
+    chosen["chinese"] = None if options["chinese"] == "none" else options["chinese"]
+    chosen["chinese_keep"] = options["keep"]
     try:
         return open_resident(repo, **chosen, on_progress=steps.waits, unaided=True)
     except (NotFound, Incomplete, DaemonUnreachable):
@@ -205,15 +235,35 @@ def _make(
     about = {"repo": pipe.repo, "commit": pipe.commit, **{k: str(v) for k, v in given.items()}}
     if pipe.variant:
         about["variant"] = pipe.variant
+    told: set[tuple[str, ChineseReport]] = set()
     for prompt, seed in todo:
         try:
-            with steps.image(pipe.parameters, given.get("num_inference_steps")) as callback:
+            with (
+                steps.image(pipe.parameters, given.get("num_inference_steps")) as callback,
+                warnings.catch_warnings(),
+            ):
+                # Told below, in the reader's language and without a line of code.
+                warnings.simplefilter("ignore", ChineseWarning)
                 result = pipe(prompt=prompt, seed=seed, **given, **callback)
+            read = pipe.chinese_report
             said = {"prompt": prompt, "seed": str(seed), **about}
+            if read.texts:
+                said["chinese"] = str(read)
             path = place.save(_one(result), seed, said)
         except ZhcacheError as error:
             return error
-        made.append(Image(path=str(path), prompt=prompt, seed=seed, nsfw=_is_black(result)))
+        made.append(
+            Image(
+                path=str(path),
+                prompt=prompt,
+                seed=seed,
+                nsfw=_is_black(result),
+                chinese=[Read(**vars(one)) for one in read.texts],
+            )
+        )
+        if (prompt, read) not in told:
+            told.add((prompt, read))
+            _tell(read, output)
         if made[-1].nsfw:
             # Even where only ids are wanted: else a black image passes for what was asked.
             text = mark(
@@ -223,6 +273,17 @@ def _make(
         if not output.is_json and not place.is_stdout:
             click.echo(str(path))
     return None
+
+
+def _tell(read: ChineseReport, output: Output) -> None:
+    """Says how a prompt's Chinese was read, and, even where only ids are wanted, what was cut."""
+    for one in read.texts:
+        if one.route == "translate":
+            output.say(mark("{text} was translated: {used}"), text=one.text, used=one.used)
+        elif one.route in ("encoder", "adapter") and one.text:
+            output.say(mark("{text} was read by {used}"), text=one.text, used=one.used)
+        if one.cut:
+            click.echo(translate(NOT_READ, cut=one.cut), err=True)
 
 
 def _is_black(result: Any) -> bool:

@@ -14,6 +14,8 @@ import functools
 import weakref
 from typing import Any, cast
 
+from zhcache.chinese import bound
+from zhcache.chinese.reader import Reader
 from zhcache.client import Client
 from zhcache.errors import UsageError
 from zhcache.lease import Lease
@@ -44,10 +46,11 @@ _held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
 _kinds: dict[type, type] = {}
 
 
-def bind(pipeline: Any, held: Held) -> Any:
-    """Returns ``pipeline``, now the owner of ``held``."""
+def bind(pipeline: Any, held: Held, reader: Reader) -> Any:
+    """Returns ``pipeline``, now the owner of ``held``, its Chinese prompts read by ``reader``."""
     pipeline.__class__ = _leased_kind(type(pipeline))
     _held[pipeline] = held
+    bound.bind(pipeline, reader)
     return pipeline
 
 
@@ -70,6 +73,7 @@ def release(pipe: object) -> None:
     held = _held.pop(pipe, None)
     if held is not None:
         held.end()
+        bound.reader_of(pipe).close()
 
 
 def _leased_kind(plain: type) -> type:
@@ -98,11 +102,37 @@ def _make_kind(plain: type) -> type:
         "__enter__": enter,
         "__exit__": leave,
         "__reduce_ex__": reduce,
+        "__call__": bound.reading(cast("Any", plain).__call__),
+        "chinese_report": property(lambda self: bound.reader_of(self).report),
+        "using": _using,
     }
     fuse = getattr(plain, "fuse_lora", None)
     if fuse is not None:
         members["fuse_lora"] = _fusing(fuse)
     return type(plain.__name__, (plain,), members)
+
+
+def _using(self: Any, class_name: str, **more: Any) -> Any:
+    """Returns a pipeline of another class of diffusers over the same components.
+
+    For instance ``pipe.using("StableDiffusionImg2ImgPipeline")``. It shares this one's lease and
+    reads Chinese as this one does.
+
+    Args:
+        self: The pipeline that ``load_pipeline`` returned.
+        class_name: A pipeline class of diffusers.
+        **more: Components that this one does not have: ``controlnet=``.
+
+    Raises:
+        UsageError: There is no such class, it needs further components, or the lease has ended.
+    """
+    from zhcache.pipeline.kin import pipeline_class, sibling
+
+    held = _held.get(self)
+    if held is None:
+        raise UsageError("this pipeline was released", hint="load it again: zhcache.load_pipeline")
+    made = sibling(pipeline_class(class_name), self, more)
+    return bind(made, held, bound.reader_of(self))
 
 
 def _fusing(fuse: Any) -> Any:

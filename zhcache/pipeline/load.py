@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zhcache.chinese.choose import check_asked
+from zhcache.chinese.reader import Reader
 from zhcache.client import Client
 from zhcache.errors import NotFound, UsageError
 from zhcache.lease import Lease
@@ -19,6 +21,7 @@ from zhcache.pipeline.options import (
     check_kinds,
     check_options,
     check_parts,
+    check_words,
     single,
 )
 
@@ -41,6 +44,7 @@ def load_pipeline(
     attention: str | None = None,
     compile: bool = False,
     memory: str | int | None = None,
+    chinese_keep: Sequence[str] = (),
     **from_pretrained_kwargs: Any,
 ) -> DiffusionPipeline:
     """Returns a diffusers pipeline whose weights stay leased while it lives.
@@ -61,7 +65,11 @@ def load_pipeline(
             and has a warm worker do it; needs no torch here.
         device: ``"auto"`` is CUDA where there is one, else the CPU; or a torch device's name.
         placement: ``"auto"`` or ``"single"``: all on ``device``.
-        chinese: ``"auto"`` or None: prompts go to the pipeline's own text encoder.
+        chinese: Who reads Chinese prompts; others are never touched. ``"native"``: the pipeline's
+            own encoder, which can. ``"encoder"``: a Chinese one in its place.
+            ``"adapter:NAME"``: an adapter into its space. ``"translate"``: a translator.
+            ``"auto"``: the first of these that is there. None: texts go as they are.
+            ``pipe.chinese_report`` says what became of those of the last call.
         timeout: Seconds to wait for a download or for room; None waits as long as the daemon makes
             progress.
         attention: A backend of diffusers' ``set_attention_backend``.
@@ -70,6 +78,7 @@ def load_pipeline(
             as can be; ``"6GiB"`` or bytes: no more than that. Chooses among the variants that are
             here, where ``variant`` is None and in this process; tiles; weights that stay in host
             memory. ``pipe.memory_report`` says what was chosen, and why.
+        chinese_keep: Words that a translation leaves as they are: what calls a LoRA, for instance.
         **from_pretrained_kwargs: Passed on: ``scheduler=``, ``safety_checker=None`` and so on.
 
     Raises:
@@ -81,7 +90,9 @@ def load_pipeline(
         ZhcacheError: What else the daemon reported.
     """
     check_kinds(repo, variant, revision, timeout)
-    check_options(variant, mode, placement, chinese, from_pretrained_kwargs)
+    check_options(variant, mode, placement, from_pretrained_kwargs)
+    check_asked(chinese)
+    keep = check_words(chinese_keep)
     bound = None if memory is None else parse(memory)
     if mode == "resident":
         from zhcache.resident.open import open_resident
@@ -92,6 +103,7 @@ def load_pipeline(
             revision=revision,
             device=single(device),
             chinese=chinese,
+            chinese_keep=keep,
             timeout=timeout,
             attention=attention,
             compile=compile,
@@ -106,7 +118,8 @@ def load_pipeline(
     except BaseException:
         held.end()
         raise
-    return bind(pipeline, held)
+    of = held.lease.granted
+    return bind(pipeline, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
 
 
 @dataclass(frozen=True)

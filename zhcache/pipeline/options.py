@@ -41,7 +41,6 @@ def check_options(
     variant: str | None,
     mode: str,
     placement: str,
-    chinese: str | None,
     options: Mapping[str, Any],
 ) -> None:
     """Checks what this release has.
@@ -68,11 +67,27 @@ def check_options(
     known = {
         "mode": (mode, ("attach", "resident")),
         "placement": (placement, ("auto", "single")),
-        "chinese": (chinese, ("auto", None)),
     }
     for name, (value, allowed) in known.items():
         if value not in allowed:
             raise _not_yet(f"{name}={value!r}", " | ".join(repr(one) for one in allowed))
+
+
+def check_words(words: object) -> tuple[str, ...]:
+    """Returns ``chinese_keep`` as it is passed on.
+
+    Raises:
+        UsageError: It is no list of words.
+    """
+    if isinstance(words, (list, tuple)) and all(isinstance(one, str) and one for one in words):
+        return tuple(words)
+    raise UsageError(
+        "{name}={value} cannot be meant",
+        hint="it takes {allowed}",
+        name="chinese_keep",
+        value=repr(words)[:80],
+        allowed="a list of words",
+    )
 
 
 def single(device: object) -> str:

@@ -103,8 +103,21 @@ def seeds(value: Any) -> int | list[int] | None:
     return _seed(value)
 
 
-def encoded(number: int, arguments: dict[str, Any], pipeline: str | None, encoder: Encoder) -> Call:
+def encoded(
+    number: int,
+    arguments: dict[str, Any],
+    pipeline: str | None,
+    encoder: Encoder,
+    conditions: dict[str, Any] | None = None,
+) -> Call:
     """Returns checked arguments as a call; ``encoder`` has what goes beside it.
+
+    Args:
+        number: The call's.
+        arguments: By name.
+        pipeline: Another class over the same components, or None.
+        encoder: Encodes them.
+        conditions: As ``zhcache.chinese.conditions`` has them, or None.
 
     Raises:
         UsageError: One of them cannot be sent.
@@ -117,6 +130,7 @@ def encoded(number: int, arguments: dict[str, Any], pipeline: str | None, encode
         scheduler=encoder.encode(arguments.get("scheduler"), "scheduler"),
         wants_steps=arguments.get(CALLBACK) is not None,
         pipeline=pipeline,
+        conditions=encoder.encode(conditions, "conditions"),
     )
 
 

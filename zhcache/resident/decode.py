@@ -12,7 +12,15 @@ from typing import Any, ClassVar
 
 from zhcache.errors import UsageError
 from zhcache.resident.blob import BlobReader
-from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_SIDE, TAG, SchedulerChoice, Unread
+from zhcache.resident.values import (
+    BYTES_PER_PIXEL,
+    DTYPES,
+    MAX_SIDE,
+    TAG,
+    RawTensor,
+    SchedulerChoice,
+    Unread,
+)
 
 
 class Decoder:
@@ -22,6 +30,7 @@ class Decoder:
         fds: What came beside the message.
         device: Where values go that were not on the sender's CPU; None leaves all on this one's.
         lenient: Values that need a library which is not installed become ``Unread``.
+        raw: Tensors stay their bytes, ``RawTensor``, and need no torch.
 
     Attributes:
         generators: The generators made, in the order of their numbers.
@@ -30,10 +39,13 @@ class Decoder:
         UsageError: The descriptors are not what belongs beside values.
     """
 
-    def __init__(self, fds: Sequence[int], *, device: Any = None, lenient: bool = False) -> None:
+    def __init__(
+        self, fds: Sequence[int], *, device: Any = None, lenient: bool = False, raw: bool = False
+    ) -> None:
         self._blob = BlobReader(fds)
         self._device = device
         self._lenient = lenient
+        self._is_raw = raw
         self.generators: list[Any] = []
 
     def decode(self, encoded: Any) -> Any:
@@ -95,9 +107,11 @@ class Decoder:
         )
 
     def _tensor(self, encoded: dict[str, Any]) -> Any:
+        raw = self._sized(encoded, DTYPES[encoded["dtype"]])
+        if self._is_raw:
+            return RawTensor(encoded["dtype"], tuple(encoded["shape"]), raw)
         import torch
 
-        raw = self._sized(encoded, DTYPES[encoded["dtype"]])
         dtype = getattr(torch, encoded["dtype"])
         if not raw:
             return torch.empty(encoded["shape"], dtype=dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 from zhcache.errors import UsageError
 from zhcache.resident.blob import BlobWriter
-from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_DEPTH, TAG
+from zhcache.resident.values import BYTES_PER_PIXEL, DTYPES, MAX_DEPTH, TAG, RawTensor
 
 _SMALL = 2**63
 _VALUES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -63,6 +63,10 @@ class Encoder:
             return {TAG: "tuple", "items": [self.encode(v, name, depth + 1) for v in value]}
         if isinstance(value, dict):
             return self._dict(value, name, depth + 1)
+        if isinstance(value, RawTensor):
+            return {
+                TAG: "tensor", "dtype": value.dtype, "shape": list(value.shape), "device": "cpu",
+            } | self._bytes(value.raw)  # fmt: skip
         for module, encode in self._foreign:
             if module in sys.modules:
                 encoded = encode(self, value, sys.modules[module], name)

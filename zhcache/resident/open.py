@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from zhcache import paths
+from zhcache.chinese.choose import check_asked
+from zhcache.chinese.reader import Reader
 from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError
 from zhcache.protocol.residency import Progress, ResidentRequest
 from zhcache.resident.conversation import Conversation
@@ -33,6 +35,7 @@ def open_resident(
     options: Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], object] | None = None,
     unaided: bool = False,
+    chinese_keep: Sequence[str] = (),
 ) -> ResidentPipeline:
     """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
 
@@ -49,6 +52,7 @@ def open_resident(
         options: Further arguments of ``from_pretrained``. ``scheduler`` holds for all calls.
         on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
+        chinese_keep: As ``load_pipeline`` takes it.
 
     Raises:
         UsageError: An option that cannot be meant.
@@ -58,12 +62,7 @@ def open_resident(
         Busy: ``timeout`` is over, or there is no room.
         ZhcacheError: What else the daemon reported.
     """
-    if chinese not in ("auto", None):
-        raise UsageError(
-            "{option} is not in this release of zhcache",
-            hint="it takes 'auto' | None",
-            option=f"chinese={chinese!r}",
-        )
+    check_asked(chinese)
     if not isinstance(device, str):
         raise UsageError(
             "device={device} is not in this release of zhcache for mode='resident'",
@@ -91,7 +90,12 @@ def open_resident(
             first = Conversation(paths.socket_path(), request, on_progress=tell, until=until)
         else:
             first = _opened(request, until, tell)
-    return ResidentPipeline(Session(paths.socket_path(), request, first), scheduler=scheduler)
+    opened = first.opened
+    return ResidentPipeline(
+        Session(paths.socket_path(), request, first),
+        scheduler=scheduler,
+        reader=Reader(chinese, opened.repo, opened.commit, opened.variant, chinese_keep),
+    )
 
 
 def _opened(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from zhcache.chinese.reader import Reader
+from zhcache.chinese.report import ChineseReport
 from zhcache.errors import UsageError
 from zhcache.protocol.residency import Call, Returned, Step
 from zhcache.resident import asking
@@ -49,6 +51,7 @@ class ResidentPipeline:
         *,
         scheduler: Any = None,
         class_name: str | None = None,
+        reader: Reader | None = None,
     ) -> None:
         opened = session.opened
         given = {
@@ -62,6 +65,7 @@ class ResidentPipeline:
             "_session": session,
             "_scheduler": scheduler,
             "_other": class_name,
+            "_reader": reader or Reader(None, opened.repo, opened.commit, opened.variant),
         }
         # Past our own __setattr__, which refuses what would look as if it had an effect.
         self.__dict__.update(given)
@@ -79,14 +83,18 @@ class ResidentPipeline:
             NoSpace: The device's memory does not suffice.
             Cancelled: The call was cancelled from elsewhere.
             DaemonUnreachable: The daemon went away.
+            NotFound: A text is Chinese, and nothing is there that reads it for this pipeline.
             ZhcacheError: What else the daemon or the pipeline reported.
         """
         arguments = self._arguments(args, kwargs)
         callback = arguments.get(asking.CALLBACK)
+        prepared = self._reader.prepare(self.class_name, arguments, raw=True)
+        given = arguments if prepared is None else prepared.arguments
+        conditions = None if prepared is None else prepared.conditions
         encoder = Encoder()
 
         def make(number: int) -> tuple[Call, list[int]]:
-            call = asking.encoded(number, arguments, self._other, encoder)
+            call = asking.encoded(number, given, self._other, encoder, conditions)
             return call, encoder.finish()
 
         def on_event(event: Any) -> None:
@@ -103,11 +111,19 @@ class ResidentPipeline:
 
         For instance ``pipe.using("StableDiffusionImg2ImgPipeline")``. It shares this one's lease.
         """
-        return ResidentPipeline(self._session, scheduler=self._scheduler, class_name=class_name)
+        return ResidentPipeline(
+            self._session, scheduler=self._scheduler, class_name=class_name, reader=self._reader
+        )
+
+    @property
+    def chinese_report(self) -> ChineseReport:
+        """What became of the texts of the last call, this one's or its kin's by ``using``."""
+        return self._reader.report
 
     def release(self) -> None:
         """Ends the lease; a second call does nothing."""
         self._session.end()
+        self._reader.close()
 
     def __enter__(self) -> ResidentPipeline:
         return self

@@ -11,6 +11,7 @@ Kinds: ``tuple`` ``dict`` ``float`` ``int`` ``image`` ``array`` ``tensor`` ``dty
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 MAX_DEPTH = 32
@@ -33,6 +34,31 @@ DTYPES = {
     "float8_e4m3fn": 1, "float8_e5m2": 1, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 """Bytes of one element, by torch's names."""
+
+
+class RawTensor:
+    """A tensor's bytes, where torch need not be: to be passed on, not to be looked at.
+
+    Attributes:
+        dtype: Torch's name without ``torch.``.
+        shape: Its lengths.
+        raw: All of it, in C order.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], raw: memoryview) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.raw = raw
+
+    def reshape(self, *shape: int) -> RawTensor:
+        """Returns the same bytes with other lengths, as torch's method does; none may be -1.
+
+        Raises:
+            ValueError: There are more or fewer elements.
+        """
+        if math.prod(shape) != math.prod(self.shape):
+            raise ValueError(f"{self.shape} cannot become {shape}")
+        return RawTensor(self.dtype, shape, self.raw)
 
 
 class SchedulerChoice:

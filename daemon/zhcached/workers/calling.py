@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from zhcache.chinese.embeds import apply
 from zhcache.errors import UsageError
 from zhcache.protocol.residency import Call, Returned
 from zhcache.resident.decode import Decoder
@@ -58,6 +59,8 @@ def perform(
     inside = Decoder(list(fds), device=held.device)
     arguments = {name: inside.decode(value) for name, value in call.arguments.items()}
     _check(arguments, parameters(pipeline), pipeline)
+    if call.conditions is not None:
+        arguments = apply(pipeline, arguments, inside.decode(call.conditions))
     if call.seed is not None:
         arguments["generator"] = _generators(call.seed, arguments, pipeline)
     held.schedulers.renew(pipeline, inside.decode(call.scheduler))

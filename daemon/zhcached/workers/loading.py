@@ -10,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zhcache.errors import IntegrityError, UsageError
 from zhcache.pipeline import lean, reading
 from zhcache.pipeline.choose import free
 from zhcache.pipeline.fit import Fit, fit, parse
+from zhcache.pipeline.kin import pipeline_class, sibling
 from zhcache.pipeline.needs import form, needs
 from zhcache.pipeline.published import index as index_of
 from zhcache.pipeline.quick import paused_collector
@@ -58,7 +57,7 @@ class Held:
         if name is None:
             return self._own
         if name not in self._others:
-            self._others[name] = _quiet(_sibling(pipeline_class(name), self._own))
+            self._others[name] = _quiet(sibling(pipeline_class(name), self._own))
         return self._others[name]
 
 
@@ -156,27 +155,6 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", vmm.ordinal_of(name))
 
 
-def pipeline_class(name: object) -> type:
-    """Returns the pipeline class of diffusers that is called ``name``.
-
-    Raises:
-        UsageError: There is none.
-    """
-    is_name = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
-    try:
-        found = getattr(diffusers, str(name)) if is_name else None
-    except (AttributeError, ImportError, RuntimeError):
-        found = None
-    if inspect.isclass(found) and issubclass(found, DiffusionPipeline):
-        return found
-    raise UsageError(
-        "diffusers {version} has no pipeline {name}",
-        hint="pipelines with code of their own are not run here; load them with mode='attach'",
-        version=diffusers.__version__,
-        name=repr(name)[:80],
-    )
-
-
 def _options(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Refuses what is not for the pipeline's constructor, or is more than a plain setting of it."""
     index = index_of(folder)
@@ -198,28 +176,6 @@ def _options(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
                 name=name,
             )
     return options
-
-
-def _sibling(kind: type, own: Any) -> Any:
-    wanted: dict[str, Any] = dict(inspect.signature(kind.__init__).parameters)
-    given = {**dict(own.config), **own.components}
-    chosen = {name: given[name] for name in wanted if name in given}
-    optional = set(getattr(kind, "_optional_components", ()))
-    missing = [
-        name
-        for name, one in list(wanted.items())[1:]
-        if chosen.get(name) is None
-        and one.default is inspect.Parameter.empty
-        and name not in optional
-        and one.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    ]
-    if missing:
-        raise UsageError(
-            "{kind} needs {names}, which this snapshot does not have",
-            kind=kind.__name__,
-            names=", ".join(missing),
-        )
-    return kind(**chosen)
 
 
 def _quiet(pipeline: Any) -> Any:

@@ -8,7 +8,9 @@ import torch
 
 from harness import chinesekit
 from harness.chinesekit import call, meant, told
+from zhcache.chinese.conditions import in_pieces
 from zhcache.chinese.embeds import apply
+from zhcache.chinese.texts import items
 from zhcache.errors import UsageError
 
 HOUSE, INK, BLURRY = "一座红房子", "山水画，水墨", "模糊"
@@ -179,3 +181,25 @@ def test_states_of_another_width_are_named():
     conditions["prompt"][0] = {"prompt_embeds": torch.zeros(77, 5)}
     with pytest.raises(UsageError, match="do not fit"):
         apply(pipe, arguments, conditions)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_long_text_of_the_base_is_read_in_pieces(family):
+    pipe = pipeline(family)
+    long, short = " ".join(f"a red house with {n} doors," for n in range(20)), "blurry"
+    said = {"prompt": long, "negative_prompt": short}
+    given = apply(pipe, said, in_pieces(items(said)))
+    count = given["prompt_embeds"].shape[1] // 77
+    assert count > 1 and given["prompt_embeds"].shape == given["negative_prompt_embeds"].shape
+    first = given["prompt_embeds"][:, :77]
+    assert not any(torch.equal(first, one) for one in given["prompt_embeds"].split(77, 1)[1:])
+    assert torch.equal(
+        given["negative_prompt_embeds"][:, :77], chinesekit.states(pipe, short)["prompt_embeds"]
+    )
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_short_texts_in_pieces_draw_what_they_draw(family):
+    pipe, said = pipeline(family), {"prompt": "a red house", "negative_prompt": "blurry"}
+    given = apply(pipe, said, in_pieces(items(said)))
+    assert numpy.array_equal(call(pipe, given), call(pipe, said))

@@ -49,7 +49,7 @@ def test_run_saves_an_image_and_prints_its_path(zhcache, worker, elsewhere):
 
 
 def test_image_says_what_made_it(zhcache, worker, elsewhere):
-    zhcache("run", REPO, "一幅中国山水画", "--seed", "7", "--steps", "3")
+    zhcache("run", REPO, "一幅中国山水画", "--seed", "7", "--steps", "3", "--chinese", "none")
     said = opened(elsewhere / "tiny-7.png").info
     assert said["prompt"] == "一幅中国山水画"
     assert (said["seed"], said["repo"], said["num_inference_steps"]) == ("7", REPO, "3")
@@ -176,7 +176,7 @@ def test_place_that_cannot_be_written_is_told(zhcache, worker, elsewhere):
 
 def test_prompts_come_from_stdin(zhcache, worker, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n\n 二 \n"))
-    zhcache("run", REPO, "zero", "-", "--seed", "1")
+    zhcache("run", REPO, "zero", "-", "--seed", "1", "--chinese", "none")
     assert [call.arguments["prompt"] for call in worker.calls] == ["zero", "one", "二"]
 
 
