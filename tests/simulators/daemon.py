@@ -85,6 +85,7 @@ class DaemonSimulator:
         self.verify = m.VerifyResult(checked=3, bytes=300)
         self.worker = Worker()
         self.warm: dict[str, tuple[residency.WarmRequest, m.WarmResult]] = {}
+        self.resident: list[m.Resident] = []
         self.stopped = threading.Event()
         self._streams: set[socket.socket] = set()
         self._servers: list[_Server] = []
@@ -513,6 +514,7 @@ class _Api(BaseHTTPRequestHandler):
                     )
                     for lease in sim.leases.values()
                 ]
+                + sim.resident
             ),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ Show = Callable[["Sample"], None]
 @click.command(
     "monitor",
     cls=Command,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     help=mark(
         "Show what processes take of this machine: CPU, memory, GPUs, disk, network.\n\nWith a"
         " COMMAND, run it and tell at its end what it and all that it started took; the exit code"
@@ -91,18 +92,20 @@ def command(
         form_of(plot)
     if recorded is not None:
         return _replay(recorded, plot, output)
-    by_default = 0.5 if words or log else 2.0
-    monitor = _monitor(words, pids, interval or by_default, log)
+    if interval is None:
+        interval = 0.5 if words or log else 2.0
+    monitor = _monitor(words, pids, interval, log)
     with Signals() as signals, monitor, _models(monitor, is_wanted=not words):
         monitor.tick()
         child = Child(words, signals, is_apart=output.is_json) if words else None
         try:
             with _show(output, is_silent=bool(words)) as show:
-                _attend(monitor, signals, child, interval or by_default, duration, show)
+                _attend(monitor, signals, child, interval, duration, show)
         finally:
             if child is not None:
                 child.abandon()
-    _tell(monitor.summary(), output, is_apart=bool(words))
+    with _unread_is_no_failure() if child else contextlib.nullcontext():
+        _tell(monitor.summary(), output, is_apart=bool(words))
     if plot is not None:
         _draw(plot, monitor.samples, monitor.summary())
     return 0 if child is None or child.exit_code is None else child.exit_code
@@ -123,8 +126,6 @@ def _check(
     for one, other, is_given in excluded:
         if is_given:
             raise UsageError("{one} and {other} exclude each other", one=one, other=other)
-    if words and words[0].startswith("-"):
-        raise UsageError("there is no option {option}", option=words[0], hint="zhcache monitor -h")
     if words and (pids or duration is not None or is_replay):
         raise UsageError(
             "--pid, --duration and --read are not for a command, which is watched to its end",
@@ -178,16 +179,22 @@ def _attend(
 
 def _until_nobody_reads(show: Show) -> Show:
     """Returns what shows samples as long as somebody reads them: a command runs on all the same."""
-    nobody: list[bool] = []
 
     def shown(sample: Sample) -> None:
-        if not nobody:
-            try:
-                show(sample)
-            except BrokenPipeError:
-                nobody.append(True)
+        with _unread_is_no_failure():
+            show(sample)
 
     return shown
+
+
+@contextlib.contextmanager
+def _unread_is_no_failure() -> Iterator[None]:
+    """Lets what is written go nowhere from the moment on that nobody reads it."""
+    try:
+        yield
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

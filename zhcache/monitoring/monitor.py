@@ -29,63 +29,15 @@ from typing import Literal
 
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.i18n import mark, message_of
-from zhcache.monitoring import allocator, procfs
-from zhcache.monitoring.cgroup import GroupPeak
-from zhcache.monitoring.gpus import Gpus
-from zhcache.monitoring.kept import Kept
+from zhcache.monitoring import procfs
 from zhcache.monitoring.log import Log
-from zhcache.monitoring.machine import Machine
-from zhcache.monitoring.records import Peak, Sample, Summary, TorchPeak
-from zhcache.monitoring.sampler import Sampler
-from zhcache.monitoring.watched import watched
+from zhcache.monitoring.records import Peak, Sample, Summary
+from zhcache.monitoring.span import Span
 
 LEAST_INTERVAL_S = 0.05
 MOST_INTERVAL_S = 3600.0
-_PROCESSES_TOLD = 20
-_BLOCK = 512
-"""Bytes of a block as getrusage counts them."""
 Which = Literal["tree", "all"] | Iterable[int]
 _Chosen = str | list[int]
-
-
-class _Span:
-    """Everything that is open while a monitor runs, and what it has found."""
-
-    def __init__(self, processes: _Chosen, own: int, log: Log | None) -> None:
-        machine = Machine()
-        self.gpus = Gpus()
-        self.sampler = Sampler(watched(processes, own, lambda: machine.memory), machine, self.gpus)
-        self.machine = machine
-        self.group = GroupPeak()
-        self.log = log
-        self.kept = Kept()
-        self.torch: dict[str, TorchPeak] = {}
-        self.children_before = _children_peak()
-        self.began = time.monotonic()
-        self.group_peak: int | None = None
-
-    def take(self) -> Sample:
-        sample = self.sampler.take()
-        for device, found in allocator.peaks().items():
-            before = self.torch.get(device, found)
-            self.torch[device] = TorchPeak(
-                allocated=max(before.allocated, found.allocated),
-                reserved=max(before.reserved, found.reserved),
-            )
-        self.group_peak = self.group.read()
-        self.kept.add(sample)
-        if self.log is not None:
-            self.log.write(sample)
-        return sample
-
-    def children_peak_is_new(self) -> bool:
-        return _children_peak() > self.children_before
-
-    def close(self) -> None:
-        self.gpus.close()
-        self.group.close()
-        if self.log is not None:
-            self.log.close()
 
 
 class Monitor:
@@ -120,7 +72,7 @@ class Monitor:
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._span: _Span | None = None
+        self._span: Span | None = None
         self._owner = 0
         self._seconds: float | None = None
         self._has_warned = False
@@ -132,7 +84,7 @@ class Monitor:
         self._owner = os.getpid()
         log = None if self._log_path is None else Log(self._log_path, self._warn)
         try:
-            self._span = _Span(self._processes, self._owner, log)
+            self._span = Span(self._processes, self._owner, log)
         except BaseException:
             if log is not None:
                 log.close()
@@ -142,10 +94,7 @@ class Monitor:
             # anew: what was reached until now is theirs.
             for other in _active:
                 other.tick()
-            _note_own_peak()
-            self._span.sampler.reset_peaks()
-            if self._processes == "tree":
-                allocator.reset()
+            self._span.begin_peaks()
             _active.append(self)
         if not self._by_hand:
             self.tick()
@@ -175,9 +124,7 @@ class Monitor:
         self.tick()
         with self._lock:
             self._seconds = time.monotonic() - span.began
-            if span.log is not None:
-                span.log.write(self.summary())
-            span.close()
+            span.close(self._seconds)
 
     def tick(self) -> Sample | None:
         """Takes a sample now, beside those at each interval; returns it, or None if it cannot."""
@@ -185,7 +132,7 @@ class Monitor:
             if self._span is None or self._seconds is not None or os.getpid() != self._owner:
                 return None
             try:
-                sample = self._span.take()
+                return self._span.take()
             except OSError as error:
                 # No descriptors left, or no memory: the program that is measured has worse to do.
                 if not self._has_warned:
@@ -193,10 +140,6 @@ class Monitor:
                     text = mark("a sample could not be taken: {reason}")
                     self._warn(ZhcacheError(text, reason=error.strerror or error))
                 return None
-            if self._processes == "tree" and self._span.children_peak_is_new():
-                # Of one that may have come and gone between two samples.
-                self._take_child_peak(_children_peak())
-            return sample
 
     def label(self, models: Mapping[int, str]) -> None:
         """Tells which processes hold which model; shown in the samples from now on."""
@@ -218,29 +161,12 @@ class Monitor:
     def peak(self) -> Peak:
         """The highest of everything until now."""
         with self._lock:
-            span = self._begun()
-            found = span.sampler.peaks.peak
-            found.torch = dict(span.torch)
-            found.cgroup = span.group_peak
-            return found
+            return self._begun().peak
 
     def summary(self) -> Summary:
         """Returns the whole span in one record."""
         with self._lock:
-            span = self._begun()
-            peaks = span.sampler.peaks
-            return Summary(
-                schema=1,
-                seconds=round(self.seconds, 3),
-                samples=span.kept.count,
-                peak=self.peak,
-                processes=peaks.processes(_PROCESSES_TOLD),
-                cpu_seconds=round(peaks.cpu_seconds, 3),
-                read=peaks.read,
-                written=peaks.written,
-                received=span.machine.received,
-                sent=span.machine.sent,
-            )
+            return self._begun().summary(self.seconds)
 
     def _run(self) -> None:
         due = time.monotonic() + self._interval_s
@@ -249,7 +175,7 @@ class Monitor:
             # Late samples are left out, not made up for in a hurry.
             due = max(due + self._interval_s, time.monotonic())
 
-    def _begun(self) -> _Span:
+    def _begun(self) -> Span:
         if self._span is None:
             raise UsageError("this monitor has not begun", hint="with zhcache.monitor() as m: ...")
         return self._span
@@ -262,18 +188,7 @@ class Monitor:
     def waited(self, usage: resource.struct_rusage) -> None:
         """Takes in what ``wait4`` told of a watched child: all of it, to its last breath."""
         with self._lock:
-            self._take_child_peak(usage.ru_maxrss * 1024)
-            self._begun().sampler.peaks.add_ended(
-                cpu_seconds=usage.ru_utime + usage.ru_stime,
-                read=usage.ru_inblock * _BLOCK,
-                written=usage.ru_oublock * _BLOCK,
-            )
-
-    def _take_child_peak(self, rss: int) -> None:
-        # A child that has not yet begun its own program counts with what it was forked from: with
-        # this very process. So only what is above this process's own peak is a child's.
-        if rss > _note_own_peak():
-            self._begun().sampler.peaks.add_child(rss)
+            self._begun().take_ended(usage)
 
     @property
     def is_over(self) -> bool:
@@ -287,20 +202,6 @@ class Monitor:
 
 
 monitor = Monitor
-
-
-def _children_peak() -> int:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-
-
-def _note_own_peak() -> int:
-    """Returns the highest memory this process ever had; keeps it before it is reset."""
-    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    _own_peak[0] = max(_own_peak[0], now)
-    return _own_peak[0]
-
-
-_own_peak = [0]
 
 
 def _checked(interval: float) -> float:
