@@ -68,6 +68,12 @@ def main() -> None:
         assert "prefetch" in help_text, help_text
         chinese = run(here / "venv" / "bin" / "zhcache", "--lang", "zh", "--help")
         assert any("\u4e00" <= char <= "\u9fff" for char in chinese), "the wheel has no catalogue"
+        lacking = run(here / "venv" / "bin" / "zhcache", "eval", here, here, expect=2)
+        assert "pip install 'zhcache[eval]'" in lacking, lacking
+        prompts = (here / "venv" / "bin" / "zhcache", "prompt")
+        assert run(*prompts, "generate", "1", "--seed", "1").strip(), "the wheel has no vocabulary"
+        lacking = run(*prompts, "optimize", "\u732b", expect=2)
+        assert "pip install 'zhcache[chinese]'" in lacking, lacking
         told = run(here / "venv" / "bin" / "zhcached", expect=5, ZHCACHE_HOME=str(here / "store"))
         assert INSTALL_LINE in told and len(told.strip().splitlines()) == 1, told
         assert not (here / "store").exists(), "zhcached without its libraries touched the store"

@@ -93,7 +93,9 @@ def budget_for(
 
 def _counter(encoder: Encoder) -> Callable[[str], int]:
     if encode := getattr(encoder, "encode", None):
-        return lambda text: len(encode(text))
+        # What is too long is found here on purpose; a tokenizer of transformers would warn of it.
+        quiet = {"verbose": False} if hasattr(encoder, "model_max_length") else {}
+        return lambda text: len(encode(text, **quiet))
     if callable(encoder):
         return cast("Callable[[str], int]", encoder)
     raise UsageError(

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -176,6 +177,13 @@ def test_optimizing_twice_is_optimizing_once_and_takes_nothing_away(pieces, budg
     # All of the prompt is still there, in its order: one piece was put in.
     grown = len(once) - len(prompt)
     assert any(once[:at] + once[at + grown :] == prompt for at in range(len(prompt) + 1))
+
+
+def test_document_shows_what_is_so():
+    text = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text("utf-8")
+    result = optimize(ARTICLE)
+    assert f"# a str: {result}\n" in text
+    assert f"# {result.added}\n" in text
 
 
 def test_order_of_calls_does_not_matter():
