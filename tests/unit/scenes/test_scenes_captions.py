@@ -29,6 +29,19 @@ def test_chinese_and_english_say_each_other():
         assert back.setdefault(chinese, one.en) == one.en
 
 
+def test_every_word_and_template_has_one_counterpart():
+    shapes = [forms for each in captions._SHAPES.values() for forms in each]
+    for form in range(3):
+        assert len({forms[form] for forms in shapes}) == len(shapes)
+    for words in [captions.TEMPLATES, *map(_pairs, captions._WORDS.values())]:
+        for language in (0, 1):
+            assert len({one[language] for one in words}) == len(words)
+
+
+def _pairs(words):
+    return [one for each in words.values() for one in each]
+
+
 def test_a_caption_says_one_scene_only():
     said: dict[str, object] = {}
     for one in _many():
