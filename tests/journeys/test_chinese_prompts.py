@@ -120,7 +120,6 @@ def adapter(pipeline_dir, tmp_path):
         repo="org/pipe", commit="a" * 40, class_name="StableDiffusionPipeline",
         text_encoders=[hashlib.sha256(weights.read_bytes()).hexdigest()],
     )  # fmt: skip
-    (tmp_path / "adapter").mkdir()
     return adapterkit.small_adapter(
         tmp_path / "adapter",
         base=base,

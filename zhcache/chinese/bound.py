@@ -62,4 +62,6 @@ def _named(
     for one in parameters:
         if one.kind is inspect.Parameter.VAR_KEYWORD:
             given |= given.pop(one.name, {})
+        if one.kind is inspect.Parameter.VAR_POSITIONAL and given.pop(one.name, ()):
+            return None
     return given

@@ -279,9 +279,9 @@ def _tell(read: ChineseReport, output: Output) -> None:
     """Says how a prompt's Chinese was read, and, even where only ids are wanted, what was cut."""
     for one in read.texts:
         if one.route == "translate":
-            output.say(mark("{text} was translated: {used}"), text=one.text, used=one.used)
+            output.say(mark("{prompt} was translated: {used}"), prompt=one.text, used=one.used)
         elif one.route in ("encoder", "adapter") and one.text:
-            output.say(mark("{text} was read by {used}"), text=one.text, used=one.used)
+            output.say(mark("{prompt} was read by {used}"), prompt=one.text, used=one.used)
         if one.cut:
             click.echo(translate(NOT_READ, cut=one.cut), err=True)
 
