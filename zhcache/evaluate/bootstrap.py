@@ -11,9 +11,8 @@ import statistics
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
-import torch
-
 from zhcache.errors import UsageError
+from zhcache.evaluate import installed
 from zhcache.evaluate.measure import Interval
 
 Statistic = Literal["mean", "median"]
@@ -67,11 +66,12 @@ def interval(
     Raises:
         UsageError: An option cannot be meant, or a value is not a number.
     """
+    installed.check(("torch",))
     chosen: Method = method or ("bca" if statistic == "mean" else "percentile")
     _check(values, statistic, chosen, level, resamples)
     if len(values) < 2:
         return None
-    drawn = _drawn(torch.tensor(values, dtype=torch.float64), statistic, resamples, seed)
+    drawn = _drawn(values, statistic, resamples, seed)
     at = ((1 - level) / 2, (1 + level) / 2)
     if chosen == "bca":
         at = _corrected(values, drawn, at)
@@ -79,14 +79,17 @@ def interval(
     return Interval(low, high, level, chosen, len(values))
 
 
-def _drawn(values: torch.Tensor, statistic: Statistic, resamples: int, seed: int) -> list[float]:
+def _drawn(values: Sequence[float], statistic: Statistic, resamples: int, seed: int) -> list[float]:
     """Returns the statistic of each resample, sorted."""
+    import torch
+
+    each = torch.tensor(values, dtype=torch.float64)
     chance = torch.Generator().manual_seed(seed)
     rows = max(_AT_ONCE // len(values), 1)
     found: list[float] = []
     while len(found) < resamples:
         shape = (min(rows, resamples - len(found)), len(values))
-        sample = values[torch.randint(len(values), shape, generator=chance)]
+        sample = each[torch.randint(len(values), shape, generator=chance)]
         if statistic == "mean":
             found += sample.mean(1).tolist()
         else:

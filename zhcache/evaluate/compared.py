@@ -62,6 +62,12 @@ def compare(
     if any(metric in wanted.OF_PAIRS for metric in chosen):
         joined, by = _joined(a, b, ones, others, pair_by)
         joined = pairs.with_prompts(joined, _said(prompts)) if prompts is not None else joined
+    elif prompts is not None or pair_by is not None:
+        raise UsageError(
+            "prompts and pairs mean nothing where sets are compared as wholes",
+            hint="leave them out, or ask for {known}",
+            known=", ".join(wanted.OF_PAIRS),
+        )
     if judges:
         pairs.texts(joined)
     work = _Work(joined, ones, others, seed, progress)

@@ -49,8 +49,8 @@ def fid(real: Any, generated: Any) -> float:
     The trace of the root of the covariances' product is the sum of the singular values of the
     product of their factors: no matrix root, nothing imaginary, exact for singular covariances.
 
-    Source: Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017, eq. 6; the
-    trace: Mathiasen and Hvilshøj, "Backpropagating through Fréchet Inception Distance", 2020.
+    Source: Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017; the trace:
+    Mathiasen and Hvilshøj, "Backpropagating through Fréchet Inception Distance", 2020.
 
     Raises:
         UsageError: A set is no features, or has fewer than two, or they do not fit each other.
@@ -125,7 +125,7 @@ def kid(
 ) -> Estimate:
     """Returns the kernel distance: the unbiased squared MMD with the kernel (x·y / d + 1)³.
 
-    Source: Bińkowski et al., "Demystifying MMD GANs", ICLR 2018, section 3.
+    Source: Bińkowski et al., "Demystifying MMD GANs", ICLR 2018.
 
     Args:
         real: Features of one set.
@@ -168,8 +168,8 @@ def kid(
 def cmmd(real: Any, generated: Any, *, is_biased: bool = False) -> Estimate:
     """Returns 1000 times the squared MMD of features of length 1, with a Gaussian kernel, sigma 10.
 
-    Source: Jayasumana et al., "Rethinking FID", CVPR 2024, eq. 4 and 5: features of CLIP ViT-L/14
-    at 336 pixels, the unbiased estimator. The code published with it computes the biased one.
+    Source: Jayasumana et al., "Rethinking FID", CVPR 2024: features of CLIP ViT-L/14 at 336
+    pixels, the unbiased estimator. The code published with it computes the biased one.
 
     Args:
         real: Features of one set.

@@ -141,9 +141,13 @@ def test_what_cannot_be_measured_is_told_before_anything_is_read(options, words)
         compared.compare("nowhere", "nowhere", **options)
 
 
-def test_pictures_of_two_sizes_are_named(sets):
-    visionkit.noise(1, size=(16, 16)).save(sets[1] / "tmp.png")
-    (sets[1] / "tmp.png").unlink()
+@pytest.mark.parametrize("options", [{"prompts": {"0": "cat"}}, {"pair_by": "name"}])
+def test_what_is_about_pairs_means_nothing_of_sets(sets, options):
+    with pytest.raises(UsageError, match="mean nothing where sets are compared"):
+        compared.compare(*sets, metrics=["kid"], extractor=means, **options)
+
+
+def test_pictures_of_two_sizes_are_named():
     with pytest.raises(UsageError, match="0 has 40x32 pixels and 0 16x16"):
         compared.compare([visionkit.noise(1)], [visionkit.noise(1, size=(16, 16))])
 
