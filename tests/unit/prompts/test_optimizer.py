@@ -179,6 +179,15 @@ def test_optimizing_twice_is_optimizing_once_and_takes_nothing_away(pieces, budg
     assert any(once[:at] + once[at + grown :] == prompt for at in range(len(prompt) + 1))
 
 
+def test_optimizing_twice_is_optimizing_once_where_a_longer_text_is_fewer_tokens():
+    def count(text):
+        # As where a merge of a tokenizer reaches over what was added.
+        return 9 if "厚涂" in text and "构图" not in text else 1
+
+    once = optimize("一幅油画", 5, count)
+    assert optimize(once, 5, count) == once
+
+
 def test_document_shows_what_is_so():
     text = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text("utf-8")
     result = optimize(ARTICLE)
