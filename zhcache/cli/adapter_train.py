@@ -32,8 +32,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "train",
     cls=Command,
     help=mark(
-        "Train an adapter that reads Chinese for a model, from parallel captions"
-        ' ({"en": ..., "zh": ...} a line); it goes into the store.'
+        "Train an adapter that reads Chinese for a model, from parallel captions (JSON lines with"
+        " en and zh); it goes into the store."
     ),
 )
 @click.argument("base", metavar="BASE")

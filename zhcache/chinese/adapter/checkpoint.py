@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from zhcache.errors import IntegrityError, UsageError
 
@@ -66,13 +67,8 @@ def read(folder: Path) -> State | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # Of another format it is another recipe, which `check` refuses.
         return State(about["step"], tensors, {**about["recipe"], "format": about["schema"]})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise spoilt(path, f"{type(error).__name__}: {error}") from None
-    except Exception as error:
-        # Safetensors' error derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise spoilt(path, str(error)) from None
 
 
 def check(state: State, recipe: Mapping[str, Any], folder: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from zhcache.chinese.adapter import format as described
@@ -26,6 +27,9 @@ from zhcache.errors import IntegrityError
 
 _HEADER_BYTES = 16 * 1024 * 1024
 _BATCH = 32
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+"""What reading spoilt models raises."""
 
 
 class Resampler(nn.Module):
@@ -230,7 +234,7 @@ def load(folder: Path) -> Adapter:
     try:
         encoder = read_encoder(folder / described.ENCODER)
         tokenizer = read_tokenizer(folder / described.TOKENIZER)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise _spoilt(folder, f"{type(error).__name__}: {error}") from None
     if about.encoder.max_length > encoder.config.max_position_embeddings:
         raise _spoilt(folder, "its encoder has fewer positions than it is said to have")
@@ -287,7 +291,10 @@ def _fill(module: nn.Module, path: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if _shapes(path) != wanted:
         raise _spoilt(path, "its tensors are not those of the network that is described")
-    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except UNREADABLE as error:
+        raise _spoilt(path, f"{type(error).__name__}: {error}") from None
     module.load_state_dict(tensors, strict=True, assign=True)
 
 

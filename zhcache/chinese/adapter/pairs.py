@@ -113,7 +113,7 @@ class PairFile:
         if self.bad > BAD_SHARE * (len(self) + self.bad):
             raise IntegrityError(
                 "{bad} of {count} lines of {path} are no pairs, the first of them: {lines}",
-                hint='a line is one JSON object: {"en": "a red circle", "zh": "红色的圆"}',
+                hint='a line is one JSON object with the texts "en" and "zh"',
                 bad=self.bad,
                 count=len(self) + self.bad,
                 path=self.path,
@@ -175,6 +175,6 @@ def split(pairs: PairFile, held_out: int | PairFile, seed: int) -> Split:
 def _empty(path: Path) -> UsageError:
     return UsageError(
         "there is no pair in {path}",
-        hint='a line is one JSON object: {"en": "a red circle", "zh": "红色的圆"}',
+        hint='a line is one JSON object with the texts "en" and "zh"',
         path=path,
     )

@@ -73,7 +73,7 @@ class Plan:
         Raises:
             UsageError: Something cannot be meant.
         """
-        counts = (self.steps or 1, self.epochs or 1, self.batch, self.layers)
+        counts = [n for n in (self.steps, self.epochs, self.batch, self.layers) if n is not None]
         held = self.held_out if isinstance(self.held_out, int) else 2
         wrong = {
             "name": (self.name, _NAME.fullmatch(self.name), "NAME or OWNER/NAME"),

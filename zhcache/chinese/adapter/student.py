@@ -16,7 +16,13 @@ from typing import Any
 import torch
 
 from zhcache.chinese.adapter import format as described
-from zhcache.chinese.adapter.network import Resampler, Student, read_encoder, read_tokenizer
+from zhcache.chinese.adapter.network import (
+    UNREADABLE,
+    Resampler,
+    Student,
+    read_encoder,
+    read_tokenizer,
+)
 from zhcache.chinese.adapter.teacher import Teacher
 from zhcache.errors import IntegrityError, UsageError
 
@@ -99,7 +105,7 @@ def known_reader(folder: Path, texts: Sequence[str]) -> Reader:
         )
     try:
         model, tokenizer = read_encoder(folder / part), read_tokenizer(folder / _PLACES[part])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise IntegrityError(
             "the encoder in {folder} cannot be read: {reason}", folder=folder, reason=error
         ) from None
