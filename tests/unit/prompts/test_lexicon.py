@@ -38,7 +38,7 @@ def test_names_and_kinds_are_found_and_say_their_style(name, style):
         assert style_of(Words(f"一幅{word}，两只猫")) == name, word
     for word in style.hints:
         assert Words(f"两只猫，{word}，狗").wants(word) is not None, word
-    assert all(wanted(Words(medium), style.names) for medium in style.add[MEDIUM])
+    assert all(wanted(Words(medium), style.names) for medium in style.add.get(MEDIUM, ()))
 
 
 def test_longer_words_hide_the_names_in_them():
