@@ -147,8 +147,8 @@ def _peaks(peak: Peak) -> Iterator[Sequence[str]]:
         translate(mark("counted by torch")),
         translate(mark("highest sample")),
     )
-    yield translate(mark("memory of one process")), size(peak.rss), kernel
-    yield translate(mark("memory of all watched")), size(peak.rss_together), samples
+    yield translate(mark("memory of one process")), _bytes(peak.rss), kernel
+    yield translate(mark("memory of all watched")), _bytes(peak.rss_together), samples
     if peak.cgroup is not None:
         yield translate(mark("memory of the control group")), size(peak.cgroup), kernel
     if peak.cpu is not None:

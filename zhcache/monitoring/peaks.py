@@ -62,11 +62,13 @@ class Peaks:
             self.read = _sum(self.read, grown.read)
             self.written = _sum(self.written, grown.written)
         found = self._found
-        found.rss_together = max(found.rss_together, sum(one.rss for one in sample.processes))
-        together = [one.vram for one in sample.processes if one.vram is not None]
-        if together:
-            found.vram = _highest(found.vram, max(together))
-            found.vram_together = _highest(found.vram_together, sum(together))
+        if sample.processes:
+            together = sum(one.rss for one in sample.processes)
+            found.rss_together = _highest(found.rss_together, together)
+        held = [one.vram for one in sample.processes if one.vram is not None]
+        if held:
+            found.vram = _highest(found.vram, max(held))
+            found.vram_together = _highest(found.vram_together, sum(held))
         for gpu in sample.gpus:
             old = self._gpus.get(gpu.uuid)
             self._gpus[gpu.uuid] = GpuPeak(
@@ -83,7 +85,7 @@ class Peaks:
 
     def add_child(self, rss: int) -> None:
         """Folds in the highest memory of a process that was waited for."""
-        self._found.rss = max(self._found.rss, rss)
+        self._found.rss = _highest(self._found.rss, rss)
 
     def add_ended(self, *, cpu_seconds: float, read: int, written: int) -> None:
         """Takes in what a process and all it waited for used in their lives, which began here."""
@@ -96,7 +98,7 @@ class Peaks:
         """The highest so far."""
         found = self._found
         return Peak(
-            rss=max([found.rss, *(one.peak.rss for one in self._known.values())]),
+            rss=_highest(found.rss, max((o.peak.rss for o in self._known.values()), default=None)),
             rss_together=found.rss_together,
             cpu=found.cpu,
             vram=found.vram,

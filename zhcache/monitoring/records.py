@@ -116,6 +116,7 @@ class Peak(Record):
 
     Attributes:
         rss: Of any one process, true: the kernel keeps it, also for what lay between two samples.
+            Absent where no process was seen.
         rss_together: Of all watched processes at once, by samples; shared pages count for each.
         cgroup: Of the control group that this process is in, true; absent where the kernel does
             not say it, or it was reached before.
@@ -126,8 +127,8 @@ class Peak(Record):
         gpus: By device, by samples.
     """
 
-    rss: int = 0
-    rss_together: int = 0
+    rss: int | None = None
+    rss_together: int | None = None
     cgroup: int | None = None
     cpu: float | None = None
     vram: int | None = None

@@ -53,8 +53,10 @@ def _peak(samples: Sequence[Sample]) -> Peak:
         if gpu.busy is not None:
             peak.busy = max(peak.busy or 0.0, gpu.busy)
     return Peak(
-        rss=max((p.rss for s in samples for p in s.processes), default=0),
-        rss_together=max(sum(p.rss for p in s.processes) for s in samples),
+        rss=max((p.rss for s in samples for p in s.processes), default=None),
+        rss_together=max(
+            (sum(p.rss for p in s.processes) for s in samples if s.processes), default=None
+        ),
         cpu=round(max(map(sum, used)), 1) if used else None,
         vram=max(map(max, held)) if held else None,
         vram_together=max(map(sum, held)) if held else None,

@@ -112,6 +112,12 @@ def test_a_command_does_not_inherit_that_signals_are_held_back():
     assert not int(ignored, 16) & 1 << (signal.SIGPIPE - 1)
 
 
+def test_a_small_command_is_not_told_with_the_memory_of_what_started_it():
+    peak = json.loads(run("--json", "true").stdout.splitlines()[-1])["peak"]
+    # It may have ended before anybody looked; then nothing is known of it, rather than nought.
+    assert peak.get("rss", 1) in range(1, 15 * MIB)
+
+
 def test_json_is_a_stream_with_the_summary_last_and_the_command_beside_it():
     ran = run("--json", "--interval", "0.05", "--", sys.executable, "-c", TALK)
     found = [json.loads(line) for line in ran.stdout.splitlines()]

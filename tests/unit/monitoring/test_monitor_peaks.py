@@ -70,9 +70,11 @@ def test_a_child_does_not_take_its_parents_past_for_its_own():
     # Until it begins its program, it is what it was forked from.
     code = (
         "import subprocess, zhcache\n"
-        f"big = bytearray({4 * BIG} << 20); del big\n"
+        f"big = bytearray({4 * BIG} << 20)\n"
+        "child = subprocess.Popen(['cat'], stdin=subprocess.PIPE)\n"
+        "del big\n"
         "with zhcache.monitor(by_hand=True) as m:\n"
-        "    m.tick(); subprocess.run(['true']); m.tick()\n"
+        "    m.tick(); child.communicate(); m.tick()\n"
         "    print(m.peak.rss)\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -126,16 +126,19 @@ def test_without_descriptors_samples_are_left_out_and_nobody_is_taken_for_dead(s
 
 
 def test_the_processes_of_a_list_and_what_they_start():
-    with Child() as watched, Child() as other:
-        with zhcache.monitor(by_hand=True, processes=[watched.pid]) as m:
-            assert [one.pid for one in m.tick().processes] == [watched.pid]
-            assert not m.is_over
-            m.add(other.pid)
-            assert {one.pid for one in m.tick().processes} == {watched.pid, other.pid}
-            watched.end()
-            other.end()
-            assert m.tick().processes == []
-            assert m.is_over
+    with (
+        Child() as watched,
+        Child() as other,
+        zhcache.monitor(by_hand=True, processes=[watched.pid]) as m,
+    ):
+        assert [one.pid for one in m.tick().processes] == [watched.pid]
+        assert not m.is_over
+        m.add(other.pid)
+        assert {one.pid for one in m.tick().processes} == {watched.pid, other.pid}
+        watched.end()
+        other.end()
+        assert m.tick().processes == []
+        assert m.is_over
 
 
 def test_everybody_is_those_who_take_something():
