@@ -24,7 +24,7 @@ from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
 from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import parse_repo
-from zhcache.protocol.prompts import ChineseChoices
+from zhcache.protocol.prompts import ChineseChoices, PromptModel
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 from zhcache.serving import GatewayCalls
@@ -323,6 +323,10 @@ class Client(GatewayCalls, WatchCalls, FollowCalls):
         resources.check(repo, revision)
         query = {"repo": repo, **(resources.query(revision=revision, variant=variant) or {})}
         return self._line().call("GET", "/v1/chinese", ChineseChoices, query=query)
+
+    def prompt_models(self) -> list[PromptModel]:
+        """Returns everything held that reads Chinese prompts for some model."""
+        return self._line().call("GET", "/v1/chinese", ChineseChoices).models
 
     def pin(self, repo: str) -> None:
         """Protects a repository from being removed."""

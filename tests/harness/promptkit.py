@@ -4,6 +4,7 @@ a few words, a pipeline with a Chinese encoder, an adapter. Built once for each 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -83,7 +84,7 @@ def _pairs(count: int) -> list[tuple[str, str]]:
     pairs = [_pair(draw) for _ in range(count)]
     return [
         (f"{one[0]}, {two[0]}", f"{one[1]}, {two[1]}") if draw.random() < 0.25 else one
-        for one, two in zip(pairs, pairs[1:], strict=False)
+        for one, two in itertools.pairwise(pairs)
     ]
 
 

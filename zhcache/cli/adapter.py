@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zhcache.cli import adapter_train
+from zhcache.cli import adapter_held, adapter_train
 from zhcache.cli.base import Command
 from zhcache.i18n import mark
 
@@ -19,3 +19,5 @@ def command() -> None:
 
 
 command.add_command(adapter_train.command)
+command.add_command(adapter_held.ls)
+command.add_command(adapter_held.export)

@@ -74,9 +74,9 @@ def command(
             repo, _, at = text.partition("@")
             wanted = revision or at or None
             if is_disk:
-                _show(repo, _to_disk(session, repo, wanted, target, output), output)
+                show(repo, _to_disk(session, repo, wanted, target, output), output)
             else:
-                _show(repo, session.client.export(repo, target, revision=wanted), output)
+                show(repo, session.client.export(repo, target, revision=wanted), output)
     return outcomes.exit_code
 
 
@@ -103,7 +103,8 @@ def _to_disk(
         return disk.write(lease.path, held, target, revision=branch, progress=count)
 
 
-def _show(repo: str, done: Exported, output: Output) -> None:
+def show(repo: str, done: Exported, output: Output) -> None:
+    """Prints what was written."""
     reply = ExportReply(
         repo=repo,
         commit=done.commit,

@@ -47,7 +47,7 @@ def _row(model: Resident) -> Sequence[str]:
         model.variant or "-",
         # As much of a GPU's UUID as tells it from the others of a machine.
         model.device[:_UUID_SHOWN],
-        model.mode,
+        model.mode if model.role == "pipeline" else model.role,
         size(model.bytes),
         # Locked pages cannot leave.
         f"{held} *" if model.locked else held,

@@ -11,7 +11,8 @@ class PromptModel(Message):
     """A model in the store that makes Chinese prompts readable for a base model.
 
     ``repo`` and ``commit`` are what a ``ResidentRequest`` with the role ``prompts`` names; ``name``
-    is what people call it. ``quality`` and ``trained_on`` are an adapter's own words about itself.
+    is what people call it. ``base``, ``quality`` and ``trained_on`` are an adapter's own words
+    about itself.
     """
 
     route: Literal["encoder", "adapter", "translate"]
@@ -20,10 +21,14 @@ class PromptModel(Message):
     name: str
     quality: dict[str, float] = {}
     trained_on: str = ""
+    base: str = ""
 
 
 class ChineseChoices(Message):
-    """``GET /v1/chinese``: what is held for a snapshot, the best of each route first."""
+    """``GET /v1/chinese``: what is held for a snapshot, the best of each route first.
+
+    Without a snapshot all that is held, and ``repo``, ``commit`` and ``class_name`` are empty.
+    """
 
     repo: str
     commit: str

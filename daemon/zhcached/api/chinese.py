@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from zhcache.errors import UsageError
 from zhcache.protocol.prompts import ChineseChoices
 from zhcached.api.route import Call, Route
-from zhcached.residency.prompts.fitting import choices
+from zhcached.residency.prompts.fitting import choices, everything
 
 
 async def show(call: Call) -> ChineseChoices:
-    """Tells which encoders, adapters and translators fit a held snapshot."""
+    """Tells which encoders, adapters and translators fit a held snapshot; without one, all."""
     repo = call.request.query.get("repo")
-    if repo is None:
-        raise UsageError("which model is to be prompted is not said")
     services = call.services
+    if repo is None:
+        return await asyncio.to_thread(everything, services.store, services.config.chinese)
     return await asyncio.to_thread(
         choices, services.store, services.config.chinese, repo, call.revision(), call.variant()
     )

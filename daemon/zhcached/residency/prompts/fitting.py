@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 import structlog
@@ -69,6 +69,21 @@ def choices(
     )
 
 
+def everything(store: Store, wanted: ChineseConfig) -> ChineseChoices:
+    """Returns every prompt model that is held, the best of each route first.
+
+    Raises:
+        StoreDamaged: The index is damaged.
+    """
+    found = list(_held(store))
+    models = [
+        *(_model("encoder", held) for held, what in found if what.route == "encoder"),
+        *_ranked((held, what.about) for held, what in found if what.about is not None),
+        *_translators(store, wanted, found),
+    ]
+    return ChineseChoices(repo="", commit="", class_name="", models=models)
+
+
 def encoder_config(wanted: ChineseConfig, repo: str) -> EncoderConfig | None:
     """Returns what is configured, or built in, of a repository as an encoder."""
     return next((one for one in (*wanted.encoder, *ENCODERS) if one.repo == repo), None)
@@ -114,23 +129,28 @@ def _adapters(base: Manifest, found: Sequence[tuple[Manifest, Known]]) -> Iterat
     for file in base.files:
         if _ENCODER.fullmatch(file.path):
             by_folder.setdefault(file.path.partition("/")[0], set()).add(file.sha256)
-    fitting = [
+    yield from _ranked(
         (held, what.about)
         for held, what in found
         if what.about is not None and _speaks(what.about, by_folder.values())
-    ]
-    # The best retrieval first, then the least error; then by name, so that it is always the same.
-    fitting.sort(key=lambda one: (-one[1].quality.retrieval, one[1].quality.heldout_error))
-    for held, about in fitting:
-        quality = about.quality
+    )
+
+
+def _ranked(adapters: Iterable[tuple[Manifest, adapter.Described]]) -> Iterator[PromptModel]:
+    """Yields adapters: the best retrieval first, then the least error."""
+    best = sorted(
+        adapters, key=lambda one: (-one[1].quality.retrieval, one[1].quality.heldout_error)
+    )
+    for held, about in best:
         model = _model("adapter", held)
         model.name = held.repo.removeprefix(f"{adapter.OWNER}/")
         model.quality = {
-            "heldout_error": quality.heldout_error,
-            "retrieval": quality.retrieval,
-            "pairs": quality.pairs,
+            "heldout_error": about.quality.heldout_error,
+            "retrieval": about.quality.retrieval,
+            "pairs": about.quality.pairs,
         }
         model.trained_on = about.trained_on.description
+        model.base = about.base.repo
         yield model
 
 
@@ -169,4 +189,4 @@ def _model(route: Literal["encoder", "adapter", "translate"], held: Manifest) ->
     return PromptModel(route=route, repo=held.repo, commit=held.commit, name=held.repo)
 
 
-__all__ = ["ENCODERS", "TRANSLATOR", "choices", "encoder_config"]
+__all__ = ["ENCODERS", "TRANSLATOR", "choices", "encoder_config", "everything"]

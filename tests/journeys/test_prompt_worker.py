@@ -1,0 +1,153 @@
+"""What reads Chinese prompts for others: fetched, held once for everybody, and spoilt."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from harness import adapterkit, promptkit
+from harness.daemon import source, until
+from zhcache import Client, Incomplete, IntegrityError, UsageError, ZhcacheError
+from zhcache.chinese.ask import Asking
+from zhcache.protocol.prompts import PromptModel
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
+
+TRANSLATOR = "Helsinki-NLP/opus-mt-zh-en"
+COMMAND = f"zhcache prefetch {TRANSLATOR} --allow-pickle"
+LONG = "一只红色的猫在河边。" * 400
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def daemon(hub, make_daemon, pipeline_dir, monkeypatch):
+    hub.add("org/pipe", files_of(pipeline_dir))
+    made = make_daemon(source(hub)).start()
+    made.json("prefetch", "org/pipe")
+    monkeypatch.setenv("ZHCACHE_SOCKET", str(made.socket))
+    return made
+
+
+@pytest.fixture
+def published(hub, tmp_path):
+    """The translator as it lies on a hub: in pickle, and twice more for other frameworks."""
+    folder = promptkit.pickled(promptkit.translator(), tmp_path / "published")
+    for other in ("tf_model.h5", "rust_model.ot"):
+        (folder / other).write_bytes(b"weights for others")
+    hub.add(TRANSLATOR, files_of(folder))
+    return folder
+
+
+@pytest.fixture
+def translator(hub, daemon):
+    hub.add(TRANSLATOR, files_of(promptkit.translator()))
+    daemon.json("prefetch", TRANSLATOR)
+    return held(route="translate")
+
+
+def held(route):
+    with Client() as client:
+        (model,) = (one for one in client.chinese("org/pipe").models if one.route == route)
+    return model
+
+
+def opened(repo, commit=None):
+    model = PromptModel(route="translate", repo=repo, commit=commit or "main", name=repo)
+    return Asking(model)
+
+
+def english(asking, *texts, **more):
+    return asking.ask(texts, raw=True, **more).texts
+
+
+def test_translator_that_is_published_as_pickle_is_converted_and_translates(daemon, published):
+    with Client() as client:
+        assert client.chinese("org/pipe").models == []
+    refused = daemon.json("prefetch", TRANSLATOR, code=8)
+    assert "--allow-pickle" in refused["error"]["hint"]
+    fetched = daemon.json(*COMMAND.split()[1:])
+    model = held(route="translate")
+    assert (model.repo, model.commit) == (TRANSLATOR, fetched["commit"])
+    asking = Asking(model)
+    assert english(asking, "一隻紅色的貓在河邊，8k", "a dog") == (
+        ["a red cat by the river, 8k", "a dog"]
+    )
+    assert english(asking, "一只白色的灯笼写着「福」", keep=["小红"]) == (
+        ['a white lantern that says "福"']
+    )
+    (shown,) = json.loads(daemon.cli("ps", "--json").stdout)["resident"]
+    assert (shown["repo"], shown["role"], shown["device"]) == (TRANSLATOR, "prompts", "cpu")
+    assert "prompts" in daemon.cli("ps").stdout
+
+
+def test_one_worker_is_there_for_all_who_ask(daemon, translator):
+    one, two = Asking(translator), Asking(translator)
+    assert english(one, "一只红色的猫") == english(two, "一只红色的猫") == ["a red cat"]
+    (shown,) = json.loads(daemon.cli("ps", "--json").stdout)["resident"]
+    assert shown["leases"] == 2
+
+
+def test_worker_that_is_killed_while_it_reads_is_replaced(daemon, translator):
+    import threading
+
+    asking = Asking(translator)
+    english(asking, "一只红色的猫")
+    ended = []
+
+    def ask():
+        try:
+            ended.append(english(asking, LONG))
+        except ZhcacheError as error:
+            ended.append(error)
+
+    def running():
+        shown = json.loads(daemon.cli("ps", "--json").stdout)["resident"]
+        return next((one["pid"] for one in shown if one["running"]), None)
+
+    calling = threading.Thread(target=ask)
+    calling.start()
+    os.kill(until(running, "the call runs"), signal.SIGKILL)
+    calling.join(60)
+    assert [getattr(one, "code", one) for one in ended] == ["worker_died"]
+    assert english(asking, "一只蓝色的桥") == ["a blue bridge"]
+
+
+def test_translator_without_its_vocabulary_says_what_it_lacks(daemon, hub):
+    hub.add(TRANSLATOR, files_of(promptkit.translator()))
+    daemon.json("prefetch", TRANSLATOR, "--exclude", "target.spm")
+    with Client() as client:
+        assert client.chinese("org/pipe").models == []
+    with pytest.raises(Incomplete, match=r"lacks target\.spm") as caught:
+        opened(TRANSLATOR)
+    assert f"zhcache prefetch {TRANSLATOR}" in caught.value.hint
+
+
+def test_translator_whose_vocabulary_is_none_is_named(daemon, hub, tmp_path):
+    spoilt = shutil.copytree(promptkit.translator(), tmp_path / "spoilt")
+    (spoilt / "source.spm").write_bytes(b"no sentencepiece model")
+    hub.add("org/zh-en", files_of(spoilt))
+    daemon.json("prefetch", "org/zh-en")
+    with pytest.raises(IntegrityError, match="org/zh-en") as caught:
+        opened("org/zh-en")
+    assert "zhcache verify org/zh-en" in caught.value.hint
+
+
+def test_what_reads_no_prompts_is_refused_before_a_worker_is_launched(daemon):
+    with pytest.raises(UsageError, match="org/pipe reads no prompts"):
+        opened("org/pipe")
+    assert json.loads(daemon.cli("ps", "--json").stdout)["resident"] == []
+
+
+def test_adapter_with_other_tensors_than_it_says_is_refused(daemon, tmp_path):
+    folder = adapterkit.small_adapter(tmp_path / "adapter")
+    about = json.loads((folder / "zhcache_adapter.json").read_text())
+    about["network"]["layers"] += 1
+    (folder / "zhcache_adapter.json").write_text(json.dumps(about))
+    daemon.cli("import", str(folder), "--repo", "adapters/small")
+    with pytest.raises(IntegrityError, match="tensors are not those"):
+        opened("adapters/small")
