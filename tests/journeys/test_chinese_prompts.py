@@ -173,7 +173,7 @@ def test_attached_and_resident_draw_the_same_of_chinese_by_every_route(held):
 def test_shell_tells_who_read_the_prompt(held, tmp_path):
     done = held.cli(
         "run", "org/pipe", CAT, "--steps", "2", "--seed", "7", "--device", "cpu", "--size", "64x64",
-        "--chinese", "translate", "--output", str(tmp_path / "one.png"),
+        "--chinese", "translate", "--output", str(tmp_path / "one.png"), timeout=400,
     )  # fmt: skip
     assert "a red cat" in done.stderr
     told = held.json(
