@@ -35,14 +35,15 @@ def encoder() -> Path:
     return _built("encoder", _encoder)
 
 
-def pickled(folder: Path, target: Path) -> Path:
-    """Copies ``folder`` with its weights as pickle, as translators are published."""
+def pickled(folder: Path, target: Path, part: str = "") -> Path:
+    """Copies ``folder`` with the weights of its ``part`` as pickle, as they are published."""
     import torch
     from safetensors.torch import load_file
 
     shutil.copytree(folder, target)
-    torch.save(load_file(target / "model.safetensors"), target / "pytorch_model.bin")
-    (target / "model.safetensors").unlink()
+    safe = target / part / "model.safetensors"
+    torch.save(load_file(safe), safe.with_name("pytorch_model.bin"))
+    safe.unlink()
     return target
 
 

@@ -10,13 +10,13 @@ import pytest
 from harness import adapterkit, promptkit
 from harness.daemon import source, until
 from zhcache import Client, Incomplete, IntegrityError, UsageError, ZhcacheError
+from zhcache.chinese import choose
 from zhcache.chinese.ask import Asking
 from zhcache.protocol.prompts import PromptModel
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
 TRANSLATOR = "Helsinki-NLP/opus-mt-zh-en"
-COMMAND = f"zhcache prefetch {TRANSLATOR} --allow-pickle"
 LONG = "一只红色的猫在河边。" * 400
 
 
@@ -70,7 +70,9 @@ def test_translator_that_is_published_as_pickle_is_converted_and_translates(daem
         assert client.chinese("org/pipe").models == []
     refused = daemon.json("prefetch", TRANSLATOR, code=8)
     assert "--allow-pickle" in refused["error"]["hint"]
-    fetched = daemon.json(*COMMAND.split()[1:])
+    # As the error says that is raised where nothing reads Chinese.
+    fetched = daemon.json("prefetch", *choose.TRANSLATOR.split())
+    assert {"tf_model.h5", "rust_model.ot"} < fetched["left_out"].keys()
     model = held(route="translate")
     assert (model.repo, model.commit) == (TRANSLATOR, fetched["commit"])
     asking = Asking(model)
@@ -83,6 +85,20 @@ def test_translator_that_is_published_as_pickle_is_converted_and_translates(daem
     (shown,) = json.loads(daemon.cli("ps", "--json").stdout)["resident"]
     assert (shown["repo"], shown["role"], shown["device"]) == (TRANSLATOR, "prompts", "cpu")
     assert "prompts" in daemon.cli("ps").stdout
+
+
+def test_encoder_that_is_published_as_pickle_is_had_without_its_unet(daemon, hub, tmp_path):
+    folder = promptkit.pickled(promptkit.encoder(), tmp_path / "taiyi", "text_encoder")
+    (folder / "unet").mkdir()
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"not wanted")
+    repo, *options = choose.ENCODER.split()
+    hub.add(repo, files_of(folder))
+    daemon.json("prefetch", repo, *options)
+    answer = opened(repo).ask(["一隻紅色的貓", "一只红色的猫", ""], raw=True)
+    states = answer.embeds["prompt_embeds"]
+    assert [one.shape for one in states] == [(1, 77, 32)] * 3
+    # It is known to read simplified characters only.
+    assert bytes(states[0].raw) == bytes(states[1].raw) != bytes(states[2].raw)
 
 
 def test_one_worker_is_there_for_all_who_ask(daemon, translator):

@@ -12,8 +12,13 @@ from zhcache.protocol.prompts import ChineseChoices, PromptModel
 
 ALLOWED = "'auto' | None | 'native' | 'encoder' | 'adapter:NAME' | 'translate'"
 
-TRANSLATOR = "Helsinki-NLP/opus-mt-zh-en"
-ENCODER = "IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1"
+# As `zhcache prefetch` takes them. Both are published in pickle alone; of the first the rest is for
+# other frameworks, of the second only the encoder is needed.
+TRANSLATOR = "Helsinki-NLP/opus-mt-zh-en --allow-pickle --only-pipeline"
+ENCODER = (
+    "IDEA-CCNL/Taiyi-Stable-Diffusion-1B-Chinese-v0.1 --allow-pickle"
+    " --include text_encoder/ --include tokenizer/"
+)
 
 _ADAPTER = "adapter:"
 
