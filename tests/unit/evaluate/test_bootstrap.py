@@ -52,6 +52,12 @@ def test_median_stands_infinite_values():
         interval(values)
 
 
+def test_median_of_an_even_number_lies_between_the_two_in_the_middle():
+    # Of two values a quarter of the resamples is 0, a half is mixed, a quarter is 1.
+    found = interval([0.0, 1.0], statistic="median", level=0.4)
+    assert (found.low, found.high) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize("count", [8, 9])
 def test_median_of_a_resample_is_its_median(count):
     found = interval(drawn(count, 4), statistic="median", level=0.98)

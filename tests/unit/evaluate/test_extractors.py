@@ -98,6 +98,8 @@ def test_distances_of_pairs_are_in_order_whatever_sizes_they_have():
     sizes = [(16, 16), (24, 16), (16, 16)]
     ones = [visionkit.noise(n, size) for n, size in enumerate(sizes)]
     others = [visionkit.noise(n + 50, size) for n, size in enumerate(sizes)]
+    wide, flat = Own(maps).layers(ones[:1])
+    assert (wide.shape, flat.shape) == ((1, 256, 3), (1, 16, 3))
     joined = in_order(pictures_of(ones), pictures_of(others))
     found = perceptual.distances(joined, Own(maps))
     for pair, value in zip(joined, found, strict=True):

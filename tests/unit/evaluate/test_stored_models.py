@@ -50,8 +50,16 @@ def test_features_are_those_of_the_model_itself(held, vision, kind):
 
 @pytest.mark.parametrize("kind", visionkit.MAKERS)
 def test_layers_hold_the_patches_alone(held, kind):
-    found = held(kind).layers(IMAGES)
+    stored = held(kind)
+    found = stored.layers(IMAGES)
     assert [tuple(layer.shape) for layer in found] == [(2, visionkit.PATCHES, 32)] * 2
+    tower = getattr(stored.model, "vision_model", stored.model)
+    with torch.no_grad():
+        whole = tower(stored.pixels(IMAGES), output_hidden_states=True).hidden_states[1:]
+    # Class tokens come first; SigLIP has none.
+    assert whole[0].shape[1] - visionkit.PATCHES == (kind != "siglip")
+    for layer, each in zip(found, whole, strict=True):
+        assert torch.equal(layer, each[:, -visionkit.PATCHES :])
 
 
 def test_resizing_filters_before_it_drops_pixels(held):
@@ -101,10 +109,11 @@ def test_a_model_that_lacks_weights_is_no_judge_of_anything(daemon, vision, tmp_
         save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
     daemon.hold(REPO, spoilt(vision, tmp_path, spoil))
-    with pytest.raises(IntegrityError, match=r"no weights for visual_projection\.weight"):
+    with pytest.raises(IntegrityError, match=r"no weights for visual_projection") as failed:
         Stored(REPO, device="cpu")
-    # What failed holds nothing.
+    # What failed holds nothing, though its frames are still there.
     assert daemon.lease_ended.wait(10)
+    assert failed.value.__traceback__ is not None
 
 
 def test_weights_that_are_cut_are_told(daemon, vision, tmp_path):
