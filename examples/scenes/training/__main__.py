@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from scenes.captions import vocabulary
-from scenes.training import autoencoder, denoiser, language
+from scenes.training import autoencoder, decoder, denoiser, language
 from scenes.training.drawings import drawings
 from scenes.training.folder import write
 from scenes.training.vocabulary import tokenizer
@@ -36,8 +36,6 @@ def main() -> None:
     say(f"drawing {DRAWINGS:,} scenes")
     data = drawings(DRAWINGS, SEED)
     vae = trained_autoencoder(options.work / "vae", data, device)
-    say("encoding them")
-    latents = autoencoder.encoded(vae, data.images, device) * vae.config.scaling_factor
     words = tokenizer(vocabulary(), Path(tempfile.mkdtemp(dir=options.work)))
     learned, state = started(options.work / "checkpoint.pt", words, data.scenes, device)
 
@@ -46,6 +44,12 @@ def main() -> None:
         unet, text = learned.average
         write(options.out, vae=vae, unet=unet, text=text, steps=learned.step, seed=SEED)
 
+    if learned.step >= options.steps:
+        assert state is not None
+        pause(state)
+        return
+    say("encoding them")
+    latents = autoencoder.encoded(vae, data.images, device) * vae.config.scaling_factor
     denoiser.train(
         learned, words, latents, data.scenes, device,
         steps=options.steps, state=state, on_pause=pause,
@@ -61,6 +65,8 @@ def trained_autoencoder(folder: Path, data: Any, device: torch.device) -> Any:
     say("training the autoencoder")
     vae = autoencoder.build()
     autoencoder.train(vae, data, device)
+    say("and its decoder alone")
+    decoder.refine(vae, data, device)
     vae.save_pretrained(folder)
     return vae
 

@@ -52,10 +52,11 @@ An attribute that the reader calls unclear counts as wrong.
 
 `python -m scenes.training --out DIR --work DIR`, seed {seed}. Data: {drawings:,} drawings of
 `scenes.world`, with English captions of `scenes.captions`; {kept} of the combinations, chosen by a
-hash, are in none of them. First the autoencoder, {vae_steps:,} steps; then the text encoder learns
-to tell the six attributes, {text_steps} steps; then it and the UNet together, {unet_steps:,} steps
-of {batch} pictures, a tenth without caption; the weights are a moving average.
-Trained on {machine}.
+hash, are in none of them. First the autoencoder, {vae_steps:,} steps, and its decoder alone,
+{decoder_steps:,}; then the text encoder learns to tell the six attributes, {text_steps} steps; then
+it and the UNet together, {unet_steps:,} steps of {batch} pictures, a tenth without caption; the
+weights are a moving average. Trained on {machine}, interrupted and resumed, the learning rate's
+schedule begun anew: doing it again gives a model like this one and not the same bytes.
 
 ## Limits
 
@@ -123,7 +124,7 @@ def card(folder: Path, right: dict[str, float], *, measured: int, machine: str) 
         machine: What it was trained on, in words.
     """
     from scenes.training import __main__ as training
-    from scenes.training import autoencoder, denoiser, language, vocabulary
+    from scenes.training import autoencoder, decoder, denoiser, language, vocabulary
 
     lie = files(folder)
     values = {name: ", ".join(map(str, values)) for name, values in VOCABULARY.items()}
@@ -143,6 +144,7 @@ def card(folder: Path, right: dict[str, float], *, measured: int, machine: str) 
         drawings=training.DRAWINGS,
         kept=len(held_out()),
         vae_steps=autoencoder.STEPS,
+        decoder_steps=decoder.STEPS,
         text_steps=language.STEPS,
         unet_steps=trained["steps"],
         batch=denoiser.BATCH,
