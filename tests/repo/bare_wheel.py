@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 INSTALL_LINE = "pip install 'zhcache[daemon]'"
+MONITOR_LINE = "pip install 'zhcache[monitor]'"
 PROBE = """
 import importlib.util, sys
 absent = ("torch", "diffusers", "transformers", "numpy", "aiohttp", "sqlite_utils")
@@ -74,6 +75,8 @@ def main() -> None:
         assert run(*prompts, "generate", "1", "--seed", "1").strip(), "the wheel has no vocabulary"
         lacking = run(*prompts, "optimize", "\u732b", expect=2)
         assert "pip install 'zhcache[chinese]'" in lacking, lacking
+        lacking = run(here / "venv" / "bin" / "zhcache", "monitor", "true", expect=2)
+        assert MONITOR_LINE in lacking, lacking
         told = run(here / "venv" / "bin" / "zhcached", expect=5, ZHCACHE_HOME=str(here / "store"))
         assert INSTALL_LINE in told and len(told.strip().splitlines()) == 1, told
         assert not (here / "store").exists(), "zhcached without its libraries touched the store"

@@ -73,7 +73,7 @@ class Figure:
 def panels(samples: Sequence[Sample]) -> list[Panel]:
     """Returns the panels that have something to show."""
     gpus = {gpu.uuid: f"GPU {gpu.index}" for sample in samples for gpu in sample.gpus}
-    watched, machine = translate(mark("watched")), translate(mark("machine"))
+    watched, used = translate(mark("watched")), translate(mark("in use"))
 
     def together(field: str) -> list[float | None]:
         return [_sum([getattr(p, field) for p in s.processes]) for s in samples]
@@ -95,11 +95,9 @@ def panels(samples: Sequence[Sample]) -> list[Panel]:
 
     found = [
         Panel(translate(mark("CPU, percent of one core")), "%", [Series(watched, together("cpu"))]),
-        Panel(
-            translate(mark("Memory")),
-            "B",
-            [Series(watched, together("rss")), Series(machine, of_machine("memory"))],
-        ),
+        # Apart: on a large machine the one would be a flat line below the other.
+        Panel(translate(mark("Memory")), "B", [Series(watched, together("rss"))]),
+        Panel(translate(mark("Memory of the machine")), "B", [Series(used, of_machine("memory"))]),
         Panel(
             translate(mark("GPUs busy, percent of the time")),
             "%",
