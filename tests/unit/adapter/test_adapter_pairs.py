@@ -58,6 +58,28 @@ def test_more_than_one_bad_line_of_a_hundred_ends_it(tmp_path):
         opened(tmp_path, b"\n".join([b"x", *[LINE] * 100, b"y"]))
 
 
+def test_lines_longer_than_memory_should_hold_do_not_move_those_after_them(tmp_path):
+    long = b'{"en": "a cat", "zh": "' + b"x" * (3 * MAX_LINE_BYTES) + b'"}'
+    pairs = opened(tmp_path, b"\n".join([*[LINE] * 99, long, *[LINE] * 101, long]))
+    assert (len(pairs), pairs.bad, pairs.named) == (200, 2, [100, 202])
+    assert pairs[199] == pairs[0] == Pair("a cat", "猫")
+
+
+def test_the_longest_line_is_taken(tmp_path):
+    room = MAX_LINE_BYTES - len(LINE)
+    longest = LINE.replace(b"a cat", b"a cat" + b"t" * room)
+    assert len(opened(tmp_path, longest + b"\r\n" + LINE)) == 2
+    with pytest.raises(IntegrityError, match="1 of 2 lines"):
+        opened(tmp_path, longest.replace(b"a cat", b"a catt") + b"\r\n" + LINE)
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_told(tmp_path):
+    pairs = opened(tmp_path, b"\n".join([LINE] * 3))
+    pairs.path.write_bytes(LINE)
+    with pytest.raises(IntegrityError, match="was changed"):
+        pairs[2]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_a_file_without_pairs_is_refused(tmp_path, content):
     with pytest.raises(UsageError, match="no pair"):

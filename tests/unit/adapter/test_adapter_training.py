@@ -10,7 +10,7 @@ from zhcache.chinese.adapter.measuring import quality
 from zhcache.chinese.adapter.pairs import PairFile, split
 from zhcache.chinese.adapter.plan import Plan
 from zhcache.chinese.adapter.training import EMPTY, Batches, Pace, Training, rate
-from zhcache.errors import IntegrityError, UsageError
+from zhcache.errors import IntegrityError, NoSpace, UsageError
 
 STEPS = 100
 
@@ -132,6 +132,15 @@ def test_a_training_of_something_else_does_not_go_on(tmp_path):
     with pytest.raises(UsageError, match=r"lr: 0\.001 there, 0\.01 here") as caught:
         checkpoint.check(state, {"seed": 0, "lr": 1e-2}, tmp_path)
     assert "--fresh" in caught.value.hint
+
+
+def test_where_nothing_can_be_written_what_was_kept_stays(tmp_path):
+    checkpoint.save(tmp_path, checkpoint.State(3, {"a": torch.ones(2)}, {}))
+    # A folder in its way stands for a full disk; the tests may run as root.
+    (tmp_path / f".{checkpoint.FILE}").mkdir()
+    with pytest.raises(NoSpace, match="cannot be kept"):
+        checkpoint.save(tmp_path, checkpoint.State(4, {"a": torch.ones(2)}, {}))
+    assert checkpoint.read(tmp_path).step == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x10" + b"\0" * 40])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from zhcache.errors import IntegrityError, UsageError
+from zhcache.errors import IntegrityError, NoSpace, UsageError
 
 FILE = "checkpoint.safetensors"
 SCHEMA = 1
@@ -35,17 +36,31 @@ class State:
 
 
 def save(folder: Path, state: State) -> None:
-    """Writes ``state`` in place of the one before: however this ends, one of the two is whole."""
+    """Writes ``state`` in place of the one before: however this ends, one of the two is whole.
+
+    Raises:
+        NoSpace: It cannot be written.
+    """
     from safetensors.torch import save_file
 
     scratch = folder / f".{FILE}"
     about = {"schema": SCHEMA, "step": state.step, "recipe": dict(state.recipe)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    save_file(tensors, scratch, metadata={"zhcache": json.dumps(about)})
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    scratch.rename(folder / FILE)
-    sync_folder(folder)
+    try:
+        save_file(tensors, scratch, metadata={"zhcache": json.dumps(about)})
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.rename(folder / FILE)
+        sync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise NoSpace(
+            "the training cannot be kept in {folder}: {reason}",
+            hint="what was kept last is still there; make room, or name another folder by --work",
+            folder=folder,
+            reason=error,
+        ) from None
 
 
 def read(folder: Path) -> State | None:

@@ -7,7 +7,6 @@ no torch.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import random
 from array import array
 from collections.abc import Callable, Iterator
@@ -20,6 +19,9 @@ from zhcache.errors import IntegrityError, NotFound, UsageError
 MAX_LINE_BYTES = 64 * 1024
 BAD_SHARE = 0.01
 NAMED = 10
+_MOST = MAX_LINE_BYTES + 2
+"""Of a line that is read at once: the longest, and its end."""
+
 _MARK = b"\xef\xbb\xbf"
 _TOLD_EVERY = 200_000
 
@@ -56,23 +58,21 @@ class PairFile:
         self._starts = array("Q")
         self._decoder = msgspec.json.Decoder(Pair)
         try:
-            with path.open("rb") as file:
-                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # Read, not mapped: whoever cuts a mapped file short ends the process that reads it.
+            self._file = path.open("rb")
+            self.sha256 = self._scan(on_lines or (lambda _: None))
         except OSError as error:
             raise NotFound(
                 "the pairs in {path} cannot be read: {reason}", path=path, reason=error.strerror
             ) from None
-        except ValueError:
-            raise _empty(path) from None
-        self.sha256 = self._scan(on_lines or (lambda _: None))
         self._check()
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> Pair:
-        self._content.seek(self._starts[index])
-        found = self._pair(self._content.readline())
+        self._file.seek(self._starts[index])
+        found = self._pair(self._file.readline(_MOST))
         if found is None:
             raise IntegrityError(
                 "{path} was changed while it was being read",
@@ -86,7 +86,7 @@ class PairFile:
 
     def _scan(self, on_lines: Callable[[int], object]) -> str:
         digest, number, start = hashlib.sha256(), 0, 0
-        while line := self._content.readline():
+        while line := self._file.readline(_MOST):
             digest.update(line)
             number += 1
             if self._pair(line) is not None:
@@ -94,13 +94,16 @@ class PairFile:
             elif line.removeprefix(_MARK).strip():
                 self.bad += 1
                 self.named += [number] if len(self.named) < NAMED else []
-            start += len(line)
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(_MOST)
+                digest.update(line)
+            start = self._file.tell()
             if number % _TOLD_EVERY == 0:
                 on_lines(number)
         return digest.hexdigest()
 
     def _pair(self, line: bytes) -> Pair | None:
-        if len(line) > MAX_LINE_BYTES:
+        if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
             return None
         try:
             pair = self._decoder.decode(line.removeprefix(_MARK))

@@ -12,6 +12,7 @@ from zhcache.chinese.adapter.card import card
 from zhcache.chinese.adapter.checkpoint import sync_folder
 from zhcache.chinese.adapter.network import Student
 from zhcache.chinese.adapter.student import Reader
+from zhcache.errors import NoSpace
 
 
 def write_weights(folder: Path, student: Student, reader: Reader, *, is_frozen: bool) -> None:
@@ -52,14 +53,22 @@ def place(made: Path, target: Path) -> None:
     """Copies a finished folder to where the user wants it, whole or not at all.
 
     Raises:
-        OSError: It cannot be written there, or something is there.
+        NoSpace: It cannot be written there.
     """
     scratch = target.with_name(f".{target.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(made, scratch)
-    scratch.rename(target)
-    sync_folder(target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(made, scratch)
+        scratch.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise NoSpace(
+            "{path} cannot be written: {reason}",
+            hint="it is in the store; `zhcache adapter export` copies it to a folder",
+            path=target,
+            reason=error,
+        ) from None
 
 
 _BERT = "model.safetensors"

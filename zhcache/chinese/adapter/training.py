@@ -78,6 +78,7 @@ class Training:
         if is_frozen:
             student.encoder.requires_grad_(False)
         self._is_frozen = is_frozen
+        self._drawing = [self._device] if self._device.type == "cuda" else []
         self._trained = {
             name: parameter for name, parameter in student.named_parameters()
             if parameter.requires_grad
@@ -103,7 +104,7 @@ class Training:
         self.student.train()
         if self._is_frozen:
             self.student.encoder.eval()
-        with torch.random.fork_rng(devices=[self._device] if self._device.index else []):
+        with torch.random.fork_rng(devices=self._drawing):
             # An encoder with dropout draws the same whether or not it began here.
             torch.manual_seed(self._pace.seed * 1_000_003 + self.step)
             output = self._run(self._trained, [pair.zh for pair in pairs])
