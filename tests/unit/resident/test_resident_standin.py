@@ -196,8 +196,15 @@ def test_what_only_attach_can_do_says_so(pipe):
     assert "prompt" in pipe.parameters
 
 
-def test_device_list_and_other_languages_wait_for_a_later_release(front):
+def test_device_list_waits_for_a_later_release_and_no_route_is_refused(front):
     with pytest.raises(UsageError, match="device="):
         open_resident("org/pipe", device=["cpu", "cpu"])
     with pytest.raises(UsageError, match="chinese="):
-        open_resident("org/pipe", chinese="native")
+        open_resident("org/pipe", chinese="english")
+
+
+def test_chinese_is_refused_where_native_was_asked_and_the_encoder_reads_none(front):
+    with open_resident("org/pipe", device="cpu", chinese="native") as pipe:
+        with pytest.raises(UsageError, match="native"):
+            pipe("山水画", **FAST)
+        assert len(pipe("hills", **FAST).images) == 1
