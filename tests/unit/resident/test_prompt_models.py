@@ -193,3 +193,12 @@ def test_weights_of_another_shape_are_refused(copy):
     more = json.dumps(config | {"encoder_layers": 3}).encode()
     with pytest.raises(IntegrityError, match="org/model"):
         load(copy(promptkit.translator(), **{"config.json": more}))
+
+
+@pytest.mark.parametrize("name", ["source.spm", "vocab.json"])
+def test_vocabulary_beyond_all_measure_is_not_read(copy, name):
+    folder = copy(promptkit.translator())
+    with (folder / name).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(IntegrityError, match=f"{name} is too large"):
+        load(folder)

@@ -23,6 +23,14 @@ from zhcached.workers.prompts.question import Question, Turn, question
 
 MAX_CONFIG = 2**20
 
+MAX_VOCABULARY = 64 * 2**20
+"""Bytes of each file that a tokenizer reads; the largest known are a quarter of that."""
+
+_OF_TOKENIZERS = (
+    "source.spm", "target.spm", "vocab.json", "target_vocab.json", "vocab.txt", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+
 # Of transformers' configurations: what decides how much memory a model takes before its weights
 # are looked at. The largest known are a tenth of these.
 _BOUNDS = {
@@ -107,14 +115,25 @@ def load(request: Load) -> PromptModel:
 
 def _read(folder: Path, request: Load) -> Reader:
     if (folder / ADAPTER).is_file():
+        _check_sizes(folder / "tokenizer", request.repo)
         _config(folder / "encoder" / "config.json", request.repo, "bert")
         return adapter.load(folder)
     if (folder / encoder.FOLDER).is_dir():
+        _check_sizes(folder / encoder.TOKENIZER, request.repo)
         _config(folder / encoder.FOLDER / "config.json", request.repo, "bert")
         simplified = bool(request.options.get("simplified"))
         return encoder.load(folder, request.repo, is_simplified=simplified)
+    _check_sizes(folder, request.repo)
     _config(folder / "config.json", request.repo, "marian")
     return translator.load(folder)
+
+
+def _check_sizes(folder: Path, repo: str) -> None:
+    """Checks that no file of a tokenizer is larger than any can be meant to be."""
+    for name in _OF_TOKENIZERS:
+        path = folder / name
+        if path.is_file() and path.stat().st_size > MAX_VOCABULARY:
+            raise _unreadable(repo, f"{name} is too large")
 
 
 def _config(path: Path, repo: str, kind: str) -> None:
