@@ -94,44 +94,48 @@ def load_pipeline(
     check_asked(chinese)
     keep = check_words(chinese_keep)
     bound = None if memory is None else parse(memory)
+    asked = _Asked(
+        repo, variant, revision, single(device), bound, attention, compile, from_pretrained_kwargs
+    )
     if mode == "resident":
-        from zhcache.resident.open import open_resident
-
-        stand_in: Any = open_resident(
-            repo,
-            variant=variant,
-            revision=revision,
-            device=single(device),
-            chinese=chinese,
-            chinese_keep=keep,
-            timeout=timeout,
-            attention=attention,
-            compile=compile,
-            memory=bound,
-            options=from_pretrained_kwargs,
-        )
-        return stand_in
-    asked = _Asked(repo, variant, revision, single(device), bound, from_pretrained_kwargs)
+        return _stand_in(asked, chinese, keep, timeout)
     pipeline, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
-    try:
-        _tune(pipeline, attention, compile)
-    except BaseException:
-        held.end()
-        raise
     of = held.lease.granted
     return bind(pipeline, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be loaded into this process."""
+    """What is to be loaded."""
 
     repo: str
     variant: str | None
     revision: str | None
     device: str
     memory: Memory | None
+    attention: str | None
+    compile: bool
     options: Mapping[str, Any]
+
+
+def _stand_in(
+    asked: _Asked, chinese: str | None, keep: tuple[str, ...], timeout: float | None
+) -> Any:
+    from zhcache.resident.open import open_resident
+
+    return open_resident(
+        asked.repo,
+        variant=asked.variant,
+        revision=asked.revision,
+        device=asked.device,
+        chinese=chinese,
+        chinese_keep=keep,
+        timeout=timeout,
+        attention=asked.attention,
+        compile=asked.compile,
+        memory=asked.memory,
+        options=asked.options,
+    )
 
 
 def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
@@ -158,6 +162,7 @@ def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
             pipeline = _read(client, lease, there, place, asked.options, until)
         if chosen is not None:
             _lean(pipeline, chosen, asked.device)
+        _tune(pipeline, asked.attention, asked.compile)
     except BaseException:
         held.end()
         raise
