@@ -22,9 +22,9 @@ from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
 from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
+from zhcache.prompting import PromptCalls
 from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import parse_repo
-from zhcache.protocol.prompts import ChineseChoices, PromptModel
 from zhcache.protocol.variants import Quality, QualityRequest
 from zhcache.results import TERMINAL, checked_path, result_of
 from zhcache.serving import GatewayCalls
@@ -39,7 +39,7 @@ _LONG_S = 600.0
 OnProgress = Callable[[messages.Job], object]
 
 
-class Client(GatewayCalls, WatchCalls, FollowCalls):
+class Client(GatewayCalls, WatchCalls, FollowCalls, PromptCalls):
     """A connection to the daemon, made at the first call. Thread-safe.
 
     Args:
@@ -311,22 +311,6 @@ class Client(GatewayCalls, WatchCalls, FollowCalls):
         """
         body = QualityRequest(repo=repo, commit=commit, variant=variant, quality=quality)
         return self._line().call("POST", "/v1/quality", Quality, body=body)
-
-    def chinese(
-        self, repo: str, *, revision: str | None = None, variant: str | None = None
-    ) -> ChineseChoices:
-        """Returns what is held that reads Chinese prompts for a model.
-
-        Raises:
-            NotFound: The model is not held.
-        """
-        resources.check(repo, revision)
-        query = {"repo": repo, **(resources.query(revision=revision, variant=variant) or {})}
-        return self._line().call("GET", "/v1/chinese", ChineseChoices, query=query)
-
-    def prompt_models(self) -> list[PromptModel]:
-        """Returns everything held that reads Chinese prompts for some model."""
-        return self._line().call("GET", "/v1/chinese", ChineseChoices).models
 
     def pin(self, repo: str) -> None:
         """Protects a repository from being removed."""
