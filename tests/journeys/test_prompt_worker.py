@@ -167,3 +167,17 @@ def test_adapter_with_other_tensors_than_it_says_is_refused(daemon, tmp_path):
     daemon.cli("import", str(folder), "--repo", "adapters/small")
     with pytest.raises(IntegrityError, match="tensors are not those"):
         opened("adapters/small")
+
+
+def test_adapters_are_listed_by_what_they_fit_and_copied_with_their_card(daemon, tmp_path):
+    folder = adapterkit.small_adapter(tmp_path / "adapter")
+    daemon.cli("import", str(folder), "--repo", "adapters/small")
+    (listed,) = daemon.json("adapter", "ls")["models"]
+    assert (listed["name"], listed["base"]) == ("small", "demo/tiny")
+    assert "0.900" in daemon.cli("adapter", "ls").stdout
+    # It was trained with another text encoder.
+    assert daemon.json("adapter", "ls", "org/pipe")["models"] == []
+    daemon.cli("adapter", "export", "small", str(tmp_path / "copy"))
+    names = set(files_of(folder))
+    assert names == set(files_of(tmp_path / "copy"))
+    assert "README.md" in names
