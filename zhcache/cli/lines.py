@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,10 +16,11 @@ from typing import IO
 
 import click
 
-from zhcache.errors import NoSpace, NotFound, UsageError, ZhcacheError
+from zhcache.errors import NoSpace, NotFound, NotPermitted, UsageError, ZhcacheError
 
 STDIN = STDOUT = "-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_MOST_LINKS = 40
 
 
 def lines_of(source: str) -> Iterator[str]:
@@ -29,6 +31,8 @@ def lines_of(source: str) -> Iterator[str]:
         UsageError: It cannot be read, or is not UTF-8.
     """
     path = Path(source).expanduser()
+    if source == STDIN and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise UsageError("{path} cannot be read: {reason}", path=source, reason="it is closed")
     try:
         # By its descriptor: what a terminal or a locale does to stdin's text is not wanted.
         which = sys.stdin.fileno() if source == STDIN else path
@@ -52,11 +56,13 @@ class Lines:
 
     Args:
         target: The file; None and ``-`` are stdout.
+
+    Raises:
+        NotPermitted: It is a link that somebody else laid in a folder where everybody may.
     """
 
     def __init__(self, target: str | None) -> None:
-        # What a link points to is replaced, not the link.
-        self.path = None if target in (None, STDOUT) else Path(target).expanduser().resolve()
+        self.path = None if target in (None, STDOUT) else _behind_links(Path(target).expanduser())
         self._beside: Path | None = None
         self._file: IO[str] | None = None
 
@@ -79,6 +85,9 @@ class Lines:
                 name = f".{self.path.name}.{secrets.token_hex(4)}"
                 self._beside = self.path.with_name(name)
                 self._file = self._beside.open("x", encoding="utf-8")
+                if self.path.exists():
+                    # At once: nobody is to read meanwhile what they may not read afterwards.
+                    shutil.copymode(self.path, self._beside)
         except OSError as error:
             raise self._failed(error) from error
         return self
@@ -90,11 +99,14 @@ class Lines:
             UsageError: It cannot be written.
             NoSpace: The disk is full.
         """
-        if self._file is None:
-            click.echo(line)
-            return
         try:
-            self._file.write(f"{line}\n")
+            if self._file is None:
+                click.echo(line)
+            else:
+                self._file.write(f"{line}\n")
+        except BrokenPipeError:
+            # The reader has enough, which is no failure.
+            raise
         except OSError as error:
             raise self._failed(error) from error
 
@@ -113,8 +125,6 @@ class Lines:
                     self._file.flush()
                     os.fsync(self._file.fileno())
             if kind is None and self._beside is not None:
-                if self.path.exists():
-                    shutil.copymode(self.path, self._beside)
                 self._beside.replace(self.path)
                 self._beside = None
         except OSError as failure:
@@ -130,6 +140,33 @@ class Lines:
         return kind(
             "{path} cannot be written: {reason}",
             hint="name another place with --output",
-            path=self.path,
+            path=self.path or "stdout",
             reason=error.strerror or error,
         )
+
+
+def _behind_links(path: Path) -> Path:
+    """Returns the file that is to be written: what a link points to is replaced, not the link.
+
+    Source of the rule: the kernel's ``fs.protected_symlinks``, which does not see links that are
+    resolved by their text.
+    """
+    # What cannot be looked at cannot be opened either, which then says why.
+    with suppress(OSError):
+        for _ in range(_MOST_LINKS):
+            if not path.is_symlink():
+                break
+            if _is_planted(path):
+                raise NotPermitted(
+                    "{path} is a link that another user laid",
+                    hint="name another place with --output",
+                    path=path,
+                )
+            path = path.parent / path.readlink()
+    return path.resolve()
+
+
+def _is_planted(link: Path) -> bool:
+    folder = link.parent.stat()
+    is_everybodys = bool(folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH)
+    return is_everybodys and link.lstat().st_uid not in (os.geteuid(), folder.st_uid)

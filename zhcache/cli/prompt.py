@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -180,7 +181,7 @@ def _explain(optimized: Optimized, output: Output) -> None:
         " environments, lighting, styles, compositions."
     ),
 )
-@click.argument("count", type=click.IntRange(1))
+@click.argument("count", type=click.IntRange(1, sys.maxsize))
 @click.option(
     "--elements", cls=Option, type=click.IntRange(1, 6), default=3, help=mark("Words in each.")
 )

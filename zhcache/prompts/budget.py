@@ -23,7 +23,8 @@ DEFAULT = "bert"
 _SPECIAL = 2
 _UNBOUNDED = 1_000_000
 """transformers says that a tokenizer has no limit by a number beyond all use."""
-_LATIN_WORD = re.compile(r"[A-Za-z0-9]+")
+_LATIN_WORD = re.compile(r"[A-Za-z]+")
+"""Without digits, of which CLIP's pattern makes a token each."""
 _LETTERS_A_TOKEN = 4
 
 
@@ -150,8 +151,10 @@ def _tokenizer(folder: Path, name: str) -> Any:
             encoder=name,
         ) from error
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Never code of the folder: left open, transformers asks for it at the terminal.
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # No narrower kind: of a damaged file, tokenizers raises a bare Exception.
         raise UsageError(
             "{encoder} holds no tokenizer that can be read: {reason}",
             hint="name the folder that has tokenizer_config.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import count as counting
 from itertools import islice
@@ -17,8 +18,10 @@ CLASSES = ("subjects", "adjectives", "environments", "lighting", "styles", "comp
 
 _SEEDS = 2**32
 _UNDER = "光阳霞灯烛月色"
-"""Light that falls on things, which are under it (晨光下); in all else they are (雾天中)."""
+"""Light that falls on things, which are under it (晨光下); in all else they are (夜景中)."""
 _PLACED = ("下", "中", "里", "时", "上", "后", "前", "间")
+_WEATHER = "天"
+"""A day is lived in: 雾天里."""
 _STYLED = ("风格", "风")
 
 
@@ -72,13 +75,18 @@ def phrase(drawn: Mapping[str, str]) -> str:
         scene += place if place.startswith("在") else f"在{place}"
     parts = [scene]
     if light := drawn.get("lighting"):
-        after = "" if light.endswith(_PLACED) else "下" if light[-1] in _UNDER else "中"
-        parts.append(light + after)
+        parts.append(light + _particle(light))
     if style := drawn.get("styles"):
         parts.append(style if style.endswith(_STYLED) else f"{style}风格")
     if view := drawn.get("compositions"):
         parts.append(view)
     return "，".join(parts)
+
+
+def _particle(light: str) -> str:
+    if light.endswith(_PLACED):
+        return ""
+    return "里" if light.endswith(_WEATHER) else "下" if light[-1] in _UNDER else "中"
 
 
 def generate(
@@ -101,9 +109,9 @@ def generate(
             built-in ones.
 
     Raises:
-        UsageError: A negative count, too few or many elements, or a vocabulary that is none.
+        UsageError: A count or number of elements that cannot be, or a vocabulary that is none.
         NotFound: There is no such file.
     """
-    if count is not None and count < 0:
+    if count is not None and not 0 <= count <= sys.maxsize:
         raise UsageError("{count} prompts cannot be made", count=count)
     return map(phrase, islice(Draws(elements, seed, vocabulary), count))

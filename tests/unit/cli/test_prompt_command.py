@@ -2,10 +2,13 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
+
+from zhcache.cli.lines import Lines
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +119,7 @@ def test_output_follows_links_and_keeps_the_mode(zhcache, tmp_path):
         (("optimize", "猫", "--budget", "0"), 2, "0"),
         (("optimize", "\udcff"), 2, "not text in UTF-8"),
         (("generate", "0"), 2, "0"),
+        (("generate", str(10**30)), 2, str(10**30)),
         (("generate", "1", "--elements", "7"), 2, "7"),
         (("generate", "1", "--vocabulary", "/none.json"), 4, "no file /none.json"),
     ],
@@ -126,6 +130,54 @@ def test_errors_have_their_codes(zhcache, args, code, told):
     assert told in ran.err
 
 
+def test_output_is_readable_to_nobody_else_meanwhile(tmp_path):
+    target = tmp_path / "out.txt"
+    target.touch(0o600)
+    before = os.umask(0)
+    try:
+        with Lines(str(target)) as lines:
+            lines.write("x")
+            modes = {one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o600}
+    assert target.read_text() == "x\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can lay another user's link")
+@pytest.mark.parametrize("name", ["planted", "mine"])
+def test_links_that_another_user_laid_where_everybody_may_are_not_followed(zhcache, tmp_path, name):
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    private.write_text("before")
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "planted").symlink_to(private)
+    os.chown(shared / "planted", 12345, 12345, follow_symlinks=False)
+    (shared / "mine").symlink_to("planted")
+    ran = zhcache("prompt", "generate", 1, "--output", shared / name)
+    assert ran.code == 8
+    assert "planted is a link that another user laid" in ran.err
+    assert private.read_text() == "before"
+
+
+def test_stdout_and_stdin_that_fail_are_told(tmp_path):
+    command = f"{shlex.quote(sys.executable)} -m zhcache prompt"
+    for line, code, told in (
+        (f"{command} generate 3 >/dev/full", 6, "stdout cannot be written: No space left"),
+        (f"{command} optimize - <&-", 2, "- cannot be read: it is closed"),
+    ):
+        ran = subprocess.run(
+            ["sh", "-c", line],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        assert ran.returncode == code
+        assert told in ran.stderr
+
+
 def test_full_disk_is_told_as_such(zhcache):
     ran = zhcache("prompt", "generate", 100_000, "--elements", 6, "--output", "/dev/full")
     assert ran.code == 6
@@ -134,7 +186,7 @@ def test_full_disk_is_told_as_such(zhcache):
 
 def test_generated_prompts_are_the_seeds(zhcache):
     ran = zhcache("prompt", "generate", 3, "--elements", 6, "--seed", 1)
-    assert ran.out.splitlines()[0] == "复古的猫在森林，夜景中，油画风格，对称构图"
+    assert ran.out.splitlines()[0] == "复古的猫在森林里，夜景中，油画风格，对称构图"
     assert ran.err == ""
     told = records(zhcache("prompt", "generate", 3, "--elements", 6, "--seed", 1, "--json").out)
     assert [one["prompt"] for one in told] == ran.out.splitlines()

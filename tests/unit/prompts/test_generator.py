@@ -27,8 +27,8 @@ def test_every_combination_comes_once_before_any_comes_again(elements):
 
 def test_same_seed_gives_the_same_prompts_on_every_machine():
     assert list(zhcache.prompts.generate(3, elements=6, seed=1)) == [
-        "复古的猫在森林，夜景中，油画风格，对称构图",
-        "神秘的山在海边，阴天中，油画风格，特写",
+        "复古的猫在森林里，夜景中，油画风格，对称构图",
+        "神秘的山在海边，阴天里，油画风格，特写",
         "宁静的建筑在海边，晨光下，印象派风格，留白构图",
     ]
     assert list(generate(50, 6, seed=2)) != list(generate(50, 6, seed=3))
@@ -54,6 +54,15 @@ def test_elements_come_in_order_and_read_as_chinese(elements, prompt):
 def test_words_that_carry_their_own_particle_get_no_second():
     drawn = {"subjects": "猫", "environments": "在海边", "lighting": "雪中", "styles": "国风"}
     assert phrase(drawn) == "猫在海边，雪中，国风"
+
+
+def test_every_built_in_place_and_light_reads_as_chinese():
+    said = {phrase({"subjects": "猫", "environments": one}) for one in vocabulary()["environments"]}
+    assert said >= {"猫在城市里", "猫在森林里", "猫在草原上", "猫在山间"}
+    said = {phrase({"subjects": "猫", "lighting": one}) for one in vocabulary()["lighting"]}
+    assert said == {
+        "猫，晨光下", "猫，夕阳下", "猫，夜景中", "猫，阴天里", "猫，雾天里", "猫，雪景中",
+    }  # fmt: skip
 
 
 def test_any_number_is_drawn_without_a_list_of_them():
@@ -90,6 +99,11 @@ def test_shuffle_is_a_permutation(size):
 def test_elements_beyond_the_classes_are_refused_at_once(elements):
     with pytest.raises(UsageError, match=f"{elements} elements"):
         generate(1, elements)
+
+
+def test_count_beyond_all_use_is_refused_at_once():
+    with pytest.raises(UsageError, match="10000000000000000000000"):
+        generate(10**22)
 
 
 def test_negative_count_is_refused_at_once():

@@ -192,6 +192,31 @@ def test_optimizing_twice_is_optimizing_once_where_a_longer_text_is_fewer_tokens
     assert optimize(once, 5, count) == once
 
 
+@pytest.mark.parametrize(
+    ("prompt", "aspects"),
+    [
+        ("黑白照片，老北京胡同里的老人", {"colour"}),
+        ("彩铅素描，一只橘猫", {"colour"}),
+        ("阴雨绵绵的江南小镇，水彩", {"light"}),
+        ("印象派，雾中的港口", {"light"}),
+        ("暴风雨中的海上灯塔", {"light"}),
+        ("卡通风格的鬼屋，昏暗", {"light", "colour"}),
+        ("凌晨的便利店，动漫", {"light"}),
+        ("夜空中绽放的烟花，油画", {"light"}),
+        ("极简风格的狐狸", {"texture"}),
+        ("一张极简主义海报", {"texture"}),
+    ],
+)
+def test_nothing_is_added_that_contradicts_the_prompt(prompt, aspects):
+    assert not aspects & set(optimize(prompt).aspects.values())
+
+
+def test_style_alone_says_nothing_of_a_scenes_mood():
+    added = optimize("二次元少年手持长剑，背后是燃烧的城市").added
+    assert not [word for word in added if "轻松" in word or "明快" in word or "活泼" in word]
+    assert optimize("黑白照片，老人").style == "photo"
+
+
 def test_document_shows_what_is_so():
     text = (Path(__file__).parents[3] / "docs" / "prompts.md").read_text("utf-8")
     result = optimize(ARTICLE)

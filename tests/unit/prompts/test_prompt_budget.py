@@ -1,5 +1,7 @@
 """How long optimized prompts may be: exact where a tokenizer is given, else estimated."""
 
+import json
+
 import pytest
 
 from zhcache.errors import UsageError
@@ -59,6 +61,11 @@ def test_estimates_are_by_name():
     assert 0 < len(optimize(long, encoder="clip").added) < len(optimize(long).added)
 
 
+def test_digits_are_a_token_each():
+    # As in CLIP's pattern, whose \\p{N} has no repetition.
+    assert budget_for("clip").tokens("1920x1080") == 9 + 2
+
+
 def test_function_counts_where_it_is_given_with_a_budget():
     result = optimize(PROMPT, 20, len)
     assert len(result) == result.tokens <= 20
@@ -79,6 +86,30 @@ def test_function_counts_where_it_is_given_with_a_budget():
 def test_what_is_no_encoder_is_said_so(encoder, budget, told):
     with pytest.raises(UsageError, match=told):
         budget_for(encoder, budget)
+
+
+def test_tokenizer_that_is_damaged_is_said_so(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizerFast"}')
+    model = {"type": "BPE", "vocab": 7, "merges": []}
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+    )
+    with pytest.raises(UsageError, match="holds no tokenizer"):
+        budget_for(tmp_path)
+
+
+def test_code_of_a_folder_is_neither_run_nor_asked_for(tmp_path, monkeypatch):
+    own = {"AutoTokenizer": ["own.Own", None]}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Own", "auto_map": own})
+    )
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nOwn = None\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "y")
+    with pytest.raises(UsageError, match="holds no tokenizer"):
+        budget_for(tmp_path)
+    assert not asked
+    assert not (tmp_path / "ran").exists()
 
 
 def test_folder_without_a_tokenizer_is_said_so(tmp_path):
