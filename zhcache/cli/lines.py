@@ -32,7 +32,7 @@ def lines_of(source: str) -> Iterator[str]:
     """
     path = Path(source).expanduser()
     if source == STDIN and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
-        raise UsageError("{path} cannot be read: {reason}", path=source, reason="it is closed")
+        raise UsageError("stdin is closed", hint="name a file with --input")
     try:
         # By its descriptor: what a terminal or a locale does to stdin's text is not wanted.
         which = sys.stdin.fileno() if source == STDIN else path
