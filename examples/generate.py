@@ -24,13 +24,14 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
 
-    with zhcache.load_pipeline(options.repo, device=options.device, chinese=None) as pipe:
+    with zhcache.load_pipeline(options.repo, device=options.device) as pipe:
         image = pipe(
             options.prompt,
             num_inference_steps=options.steps,
             # A generator on the CPU gives the same image on every device.
             generator=torch.Generator("cpu").manual_seed(options.seed),
         ).images[0]
+        print(pipe.chinese_report)
     image.save(options.output)
     print(f"{options.output}: {image.width} x {image.height}, {options.prompt}")
 
