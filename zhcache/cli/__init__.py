@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -13,8 +14,8 @@ import click
 
 from zhcache import __version__
 from zhcache.cli.base import Command, Option, Session
-from zhcache.cli.report import report
-from zhcache.errors import Cancelled, UsageError, ZhcacheError
+from zhcache.cli.report import discard_stdout, report
+from zhcache.errors import Cancelled, NoSpace, UsageError, ZhcacheError
 from zhcache.i18n import LANGUAGES, language_of, mark, translate, use
 
 COMMANDS = {
@@ -161,8 +162,8 @@ def run(args: list[str]) -> int:
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else 0
     except BrokenPipeError:
-        # The reader went away (`| head`). Nothing may be flushed at exit any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (`| head`).
+        discard_stdout()
         return 0
     except (KeyboardInterrupt, click.Abort):
         if is_json:
@@ -177,6 +178,15 @@ def run(args: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost door: a defect is told, not thrown
         if "--debug" in args:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return report(
+                NoSpace(
+                    "no room for what is to be written: {reason}",
+                    hint="make room, or write to another place",
+                    reason=error.strerror,
+                ),
+                is_json=is_json,
+            )
         kind = type(error).__name__
         return report(
             ZhcacheError(

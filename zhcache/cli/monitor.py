@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
-import os
 import sys
 import threading
 import time
@@ -16,7 +16,7 @@ import click
 
 from zhcache.cli.base import Command, Option, Output, output_options
 from zhcache.cli.child import Child, Signals
-from zhcache.cli.report import json_line
+from zhcache.cli.report import discard_stdout, json_line
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.i18n import mark, message_of, translate
 
@@ -87,9 +87,10 @@ def command(
     """Measures until the command ends, the time is over, or Ctrl-C."""
     _check(words, pids, duration, recorded is not None, log)
     if plot is not None:
-        from zhcache.monitoring.drawing import form_of
+        from zhcache.monitoring.drawing import check
 
-        form_of(plot)
+        # Now: at the end, the hours that were measured would be lost.
+        check(plot)
     if recorded is not None:
         return _replay(recorded, plot, output)
     if interval is None:
@@ -189,12 +190,16 @@ def _until_nobody_reads(show: Show) -> Show:
 
 @contextlib.contextmanager
 def _unread_is_no_failure() -> Iterator[None]:
-    """Lets what is written go nowhere from the moment on that nobody reads it."""
+    """Lets what is written go nowhere from the moment on that nobody reads or holds it."""
     try:
         yield
-    except BrokenPipeError:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            text = mark("what is measured is no longer told: {reason}")
+            told = translate(text, reason=error.strerror or error)
+            with contextlib.suppress(OSError):
+                click.echo(translate("Warning: {message}", message=told), err=True)
+        discard_stdout()
 
 
 @contextlib.contextmanager
@@ -253,13 +258,11 @@ def _tell(found: Summary, output: Output, *, is_apart: bool) -> None:
 
 def _replay(recorded: Path, plot: Path | None, output: Output) -> int:
     from zhcache.monitoring.log import read
-    from zhcache.monitoring.replay import samples_of, summary_of
 
-    lines = read(recorded)
-    found = summary_of(lines)
-    _tell(found, output, is_apart=False)
+    span = read(recorded)
+    _tell(span.summary, output, is_apart=False)
     if plot is not None:
-        _draw(plot, samples_of(lines), found)
+        _draw(plot, span.samples, span.summary)
     return 0
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 import click
 import msgspec
 
@@ -28,14 +32,29 @@ def as_json(error: ZhcacheError) -> str:
 
 
 def report(error: ZhcacheError, *, is_json: bool) -> int:
-    """Prints ``error`` and returns its exit code."""
+    """Prints ``error`` and returns its exit code.
+
+    As JSON it goes to stdout; where that takes nothing, to stderr for people.
+    """
     if is_json:
-        click.echo(as_json(error))
-        return error.exit_code
-    click.echo(translate("Error: {message}", message=_shown(message_of(error))), err=True)
-    if hint := hint_of(error):
-        click.echo(translate("Next: {hint}", hint=_shown(hint)), err=True)
+        try:
+            click.echo(as_json(error))
+        except OSError:
+            discard_stdout()
+        else:
+            return error.exit_code
+    with contextlib.suppress(OSError):
+        click.echo(translate("Error: {message}", message=_shown(message_of(error))), err=True)
+        if hint := hint_of(error):
+            click.echo(translate("Next: {hint}", hint=_shown(hint)), err=True)
     return error.exit_code
+
+
+def discard_stdout() -> None:
+    """Lets what is still to be written to stdout go nowhere; nothing may be flushed at exit."""
+    fd = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(fd, sys.stdout.fileno())
+    os.close(fd)
 
 
 def _shown(text: str) -> str:

@@ -136,18 +136,19 @@ def summary_tables(found: Summary) -> list[list[Sequence[str]]]:
     ]
     return [
         [sums],
-        [_translated(_PEAK_HEADS), *_peaks(found.peak)],
+        [_translated(_PEAK_HEADS), *_peaks(found.peak, is_cut_off=found.cut_off)],
         [_translated(_PROCESS_HEADS), *processes],
     ]
 
 
-def _peaks(peak: Peak) -> Iterator[Sequence[str]]:
+def _peaks(peak: Peak, *, is_cut_off: bool) -> Iterator[Sequence[str]]:
     kernel, torch, samples = (
         translate(mark("counted by the kernel")),
         translate(mark("counted by torch")),
         translate(mark("highest sample")),
     )
-    yield translate(mark("memory of one process")), _bytes(peak.rss), kernel
+    of_one = samples if is_cut_off else kernel
+    yield translate(mark("memory of one process")), _bytes(peak.rss), of_one
     yield translate(mark("memory of all watched")), _bytes(peak.rss_together), samples
     if peak.cgroup is not None:
         yield translate(mark("memory of the control group")), size(peak.cgroup), kernel

@@ -6,7 +6,9 @@ carries its own pixels, by a font of this machine, and where there is none the p
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -47,13 +49,34 @@ def save(path: Path, samples: Sequence[Sample], tables: Callable[[], Sequence[Ta
     else:
         drawn = svg(figure(samples, title_of(samples)), title_of(samples))
         content = (drawn if form == "svg" else page(drawn, title_of(samples), tables())).encode()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        # In a folder of everybody's, a file or link of that name is somebody else's.
+        with unfinished.open("xb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def check(path: Path) -> None:
+    """Looks whether a plot can be written there, before it is known what is to be drawn.
+
+    Raises:
+        ZhcacheError: The form is none, or there is no such folder, or it is closed.
+    """
+    form_of(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise explained(error, path) from error
 

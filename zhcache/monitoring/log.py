@@ -1,23 +1,29 @@
 """Samples as JSON lines in a file: each line one write, there as soon as it was taken.
 
-Several programs may write one log, and one that was killed leaves at most a line without its end,
-which reading passes over. Files are added to, never replaced.
+Several monitors may write one log, as each line bears the name of its span. One that was killed
+leaves at most a line without its end, which reading passes over. Files are added to, never
+replaced.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from zhcache.errors import NoSpace, NotFound, NotPermitted, UsageError, ZhcacheError
 from zhcache.i18n import mark
-from zhcache.monitoring.records import Line, Sample, Summary
+from zhcache.monitoring.records import Line, Sample
+from zhcache.monitoring.replay import Recorded
 
 _ENCODER = msgspec.json.Encoder()
+_MOST_OPEN = 16
+"""Spans that are looked at side by side; those of programs that were killed have no end."""
+_MOST_TIME = 253_402_300_800
+"""Unix time of the year 10000, which no calendar here can tell."""
 
 
 class Log:
@@ -35,7 +41,9 @@ class Log:
         self.path, self._warn, self._has_warned = path, warn, False
         self.lost = 0
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            # A pipe that nobody empties must not hold up the program that is measured.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            self._fd = os.open(path, flags, 0o666)
         except OSError as error:
             raise explained(error, path) from error
         self._is_torn = _ends_within_a_line(self._fd)
@@ -63,46 +71,48 @@ class Log:
             self._warn(explained(error, self.path))
 
 
-def read(path: Path) -> list[Line]:
-    """Returns the last span that a log holds; lines that are not whole are passed over.
+def read(path: Path) -> Recorded:
+    """Returns the span that a log's last line is of; lines that are not whole are passed over.
 
     Raises:
         ZhcacheError: It is not there, closed, or holds no sample.
     """
     try:
         with path.open("rb") as file:
-            spans = list(_spans(file.read().splitlines()))
+            found = _last_span(file)
     except OSError as error:
         raise explained(error, path) from error
-    if not spans:
+    if found is None:
         raise UsageError(
             "{file} holds no sample of `zhcache monitor`",
             hint="write one with `zhcache monitor --log FILE`",
             file=path,
         )
-    return spans[-1]
+    return found
 
 
-def _spans(lines: list[bytes]) -> Iterator[list[Line]]:
+def _last_span(lines: Iterable[bytes]) -> Recorded | None:
     decoder = msgspec.json.Decoder(Line)
-    span: list[Line] = []
-    elapsed = 0.0
+    spans: dict[str, Recorded] = {}
     for line in lines:
         try:
             found = decoder.decode(line)
         except (msgspec.MsgspecError, RecursionError):
             continue
-        if isinstance(found, Sample):
-            is_over = bool(span) and (isinstance(span[-1], Summary) or found.elapsed < elapsed)
-            if is_over:
-                yield span
-                span = []
-            elapsed = found.elapsed
-            span.append(found)
-        elif span and isinstance(span[-1], Sample):
-            span.append(found)
-    if span:
-        yield span
+        if isinstance(found, Sample) and not 0 <= found.time < _MOST_TIME:
+            continue
+        known = spans.get(found.span)
+        if known is None or known.has_ended_before(found):
+            if not isinstance(found, Sample):
+                continue
+            known = Recorded()
+        known.add(found)
+        # The one that was written to last stands last.
+        spans.pop(found.span, None)
+        spans[found.span] = known
+        if len(spans) > _MOST_OPEN:
+            del spans[next(iter(spans))]
+    return spans.popitem()[1] if spans else None
 
 
 def _ends_within_a_line(fd: int) -> bool:

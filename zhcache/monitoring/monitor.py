@@ -121,8 +121,11 @@ class Monitor:
         with _registry:
             if self in _active:
                 _active.remove(self)
-        self.tick()
         with self._lock:
+            self.tick()
+            # Another thread, or a warning's receiver, may have ended it meanwhile.
+            if self._seconds is not None:
+                return
             self._seconds = time.monotonic() - span.began
             span.close(self._seconds)
 

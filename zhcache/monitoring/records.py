@@ -70,7 +70,11 @@ class MachineUse(Record):
 
 
 class Sample(Record, tag_field="kind", tag="sample"):
-    """What there was at one moment. ``time`` is Unix time, ``elapsed`` seconds since the start."""
+    """What there was at one moment.
+
+    ``time`` is Unix time, ``elapsed`` seconds since the start. ``span`` tells the samples of one
+    monitor from those of another that writes the same log.
+    """
 
     schema: int
     time: float
@@ -78,6 +82,7 @@ class Sample(Record, tag_field="kind", tag="sample"):
     machine: MachineUse
     processes: list[ProcessUse]
     gpus: list[GpuUse] = []
+    span: str = ""
 
 
 class ProcessPeak(Record):
@@ -142,6 +147,8 @@ class Summary(Record, tag_field="kind", tag="summary"):
 
     ``read`` and ``written`` are bytes from and to the disk by the watched processes, ``received``
     and ``sent`` bytes over the machine's network. ``processes`` are those with the most memory.
+    ``span`` is that of its samples. ``cut_off``: made of a log that lacks its end, so that peaks of
+    memory are by samples as well.
     """
 
     schema: int
@@ -154,6 +161,8 @@ class Summary(Record, tag_field="kind", tag="summary"):
     written: int | None = None
     received: int | None = None
     sent: int | None = None
+    span: str = ""
+    cut_off: bool = False
 
 
 Line = Sample | Summary

@@ -1,80 +1,121 @@
-"""The summary of a log: the one it ends with, or of one that was cut off what its samples say."""
+"""A span as its log tells it, taken in line by line in bounded memory, and summed up.
+
+The summary is the one that the span ended with; of one that was cut off, what its samples say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeVar
 
+from zhcache.monitoring.kept import Kept
 from zhcache.monitoring.records import (
     GpuPeak,
     Line,
     Peak,
     ProcessPeak,
+    ProcessUse,
     Sample,
     Summary,
 )
 
+N = TypeVar("N", int, float)
+
 _PROCESSES_TOLD = 20
+_MAX_PROCESSES = 256
 
 
-def samples_of(lines: Sequence[Line]) -> list[Sample]:
-    """Returns the samples among the lines of a span."""
-    return [line for line in lines if isinstance(line, Sample)]
+class Recorded:
+    """One span of a log."""
 
+    def __init__(self) -> None:
+        self._kept = Kept()
+        self._first = self._last = 0.0
+        self._ended: Summary | None = None
+        self._peak = Peak()
+        self._gpus: dict[str, GpuPeak] = {}
+        self._processes: dict[tuple[int, str], ProcessPeak] = {}
+        self._cpu_seconds = 0.0
 
-def summary_of(lines: Sequence[Line]) -> Summary:
-    """Returns the summary of a span; without its last line, all peaks are by samples.
+    def add(self, line: Line) -> None:
+        """Takes the next line in."""
+        if isinstance(line, Summary):
+            self._ended = line
+            return
+        if not self._kept.count:
+            self._first = self._last = line.elapsed
+        seconds, self._last = line.elapsed - self._last, line.elapsed
+        self._kept.add(line)
+        self._fold(line)
+        for use in line.processes:
+            self._process(use, seconds)
+        for gpu in line.gpus:
+            peak = self._gpus.setdefault(
+                gpu.uuid, GpuPeak(uuid=gpu.uuid, index=gpu.index, used=0, total=gpu.total)
+            )
+            peak.used = max(peak.used, gpu.used)
+            peak.busy = _highest(peak.busy, gpu.busy)
 
-    Args:
-        lines: Of one span, at least one sample.
-    """
-    if isinstance(lines[-1], Summary):
-        return lines[-1]
-    samples = samples_of(lines)
-    return Summary(
-        schema=1,
-        seconds=round(samples[-1].elapsed - samples[0].elapsed, 3),
-        samples=len(samples),
-        peak=_peak(samples),
-        processes=_processes(samples),
-    )
+    def has_ended_before(self, line: Line) -> bool:
+        """Whether a line is of a later span: this one has its summary, or time went back."""
+        is_earlier = isinstance(line, Sample) and line.elapsed < self._last
+        return self._ended is not None or is_earlier
 
+    @property
+    def samples(self) -> list[Sample]:
+        """Its samples, evenly spaced where they are too many."""
+        return self._kept.samples
 
-def _peak(samples: Sequence[Sample]) -> Peak:
-    vrams = [[p.vram for p in s.processes if p.vram is not None] for s in samples]
-    held = [vram for vram in vrams if vram]
-    cpus = [[p.cpu for p in s.processes if p.cpu is not None] for s in samples]
-    used = [cpu for cpu in cpus if cpu]
-    gpus: dict[str, GpuPeak] = {}
-    for gpu in (gpu for sample in samples for gpu in sample.gpus):
-        peak = gpus.setdefault(
-            gpu.uuid, GpuPeak(uuid=gpu.uuid, index=gpu.index, used=0, total=gpu.total)
+    @property
+    def summary(self) -> Summary:
+        """The whole span; ``cut_off`` where it has no end and all is by samples."""
+        if self._ended is not None:
+            return self._ended
+        self._peak.gpus = list(self._gpus.values())
+        return Summary(
+            schema=1,
+            seconds=round(self._last - self._first, 3),
+            samples=self._kept.count,
+            peak=self._peak,
+            processes=sorted(self._processes.values(), key=_weight, reverse=True)[:_PROCESSES_TOLD],
+            cpu_seconds=round(self._cpu_seconds, 3),
+            cut_off=True,
         )
-        peak.used = max(peak.used, gpu.used)
-        if gpu.busy is not None:
-            peak.busy = max(peak.busy or 0.0, gpu.busy)
-    return Peak(
-        rss=max((p.rss for s in samples for p in s.processes), default=None),
-        rss_together=max(
-            (sum(p.rss for p in s.processes) for s in samples if s.processes), default=None
-        ),
-        cpu=round(max(map(sum, used)), 1) if used else None,
-        vram=max(map(max, held)) if held else None,
-        vram_together=max(map(sum, held)) if held else None,
-        gpus=list(gpus.values()),
-    )
 
+    def _fold(self, sample: Sample) -> None:
+        peak, used = self._peak, sample.processes
+        if used:
+            peak.rss = _highest(peak.rss, max(one.rss for one in used))
+            peak.rss_together = _highest(peak.rss_together, sum(one.rss for one in used))
+        if cpus := [one.cpu for one in used if one.cpu is not None]:
+            peak.cpu = _highest(peak.cpu, round(sum(cpus), 1))
+        if held := [one.vram for one in used if one.vram is not None]:
+            peak.vram = _highest(peak.vram, max(held))
+            peak.vram_together = _highest(peak.vram_together, sum(held))
 
-def _processes(samples: Sequence[Sample]) -> list[ProcessPeak]:
-    found: dict[tuple[int, str], ProcessPeak] = {}
-    for use in (use for sample in samples for use in sample.processes):
-        peak = found.setdefault(
-            (use.pid, use.command),
-            ProcessPeak(pid=use.pid, command=use.command, uid=use.uid, rss=0),
+    def _process(self, use: ProcessUse, seconds: float) -> None:
+        key = (use.pid, use.command)
+        if key not in self._processes:
+            self._make_room()
+        peak = self._processes.setdefault(
+            key, ProcessPeak(pid=use.pid, command=use.command, uid=use.uid, rss=0)
         )
-        peak.rss = max(peak.rss, use.rss)
+        peak.rss, peak.vram = max(peak.rss, use.rss), _highest(peak.vram, use.vram)
         peak.model = use.model or peak.model
-        if use.vram is not None:
-            peak.vram = max(peak.vram or 0, use.vram)
-    return sorted(found.values(), key=lambda one: (one.vram or 0, one.rss), reverse=True)[
-        :_PROCESSES_TOLD
-    ]
+        # Percent of the time since the sample before.
+        used = (use.cpu or 0.0) / 100 * seconds
+        self._cpu_seconds += used
+        peak.cpu_seconds = round(peak.cpu_seconds + used, 3)
+
+    def _make_room(self) -> None:
+        if len(self._processes) >= 2 * _MAX_PROCESSES:
+            ordered = sorted(self._processes.items(), key=lambda item: _weight(item[1]))
+            for key, _ in ordered[:_MAX_PROCESSES]:
+                del self._processes[key]
+
+
+def _weight(peak: ProcessPeak) -> tuple[int, int]:
+    return peak.vram or 0, peak.rss
+
+
+def _highest(old: N | None, new: N | None) -> N | None:
+    return old if new is None else new if old is None else max(old, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ class Sampler:
 
     def __init__(self, watched: Watched, machine: Machine, gpus: Gpus) -> None:
         self.peaks = Peaks()
+        self.span = secrets.token_hex(8)
         self.models: Mapping[int, str] = {}
         self._watched, self._machine, self._gpus = watched, machine, gpus
         self._before: dict[int, Reading] | None = None
@@ -71,6 +73,7 @@ class Sampler:
             elapsed=round(now - self._began, 3),
             machine=self._machine.look(),
             gpus=found.devices,
+            span=self.span,
             processes=[
                 self._use(reading, growths.get(pid), seconds, found.by_process.get(pid), now)
                 for pid, reading in readings.items()

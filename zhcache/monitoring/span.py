@@ -98,6 +98,7 @@ class Span:
             written=peaks.written,
             received=self._machine.received,
             sent=self._machine.sent,
+            span=self.sampler.span,
         )
 
     def close(self, seconds: float) -> None:

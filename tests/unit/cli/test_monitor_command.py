@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -303,6 +304,38 @@ def test_a_plot_of_one_sample_is_drawn():
 )
 def test_wrong_use_is_told_before_anything_runs(zhcache, args):
     assert zhcache("monitor", *args).code == 2
+
+
+def test_a_plot_that_could_not_be_written_is_told_before_the_command_runs(tmp_path):
+    for plot in (tmp_path / "none" / "a.svg", tmp_path / "folder.svg"):
+        (tmp_path / "folder.svg").mkdir(exist_ok=True)
+        ran = run("--plot", str(plot), "touch", str(tmp_path / "ran"))
+        assert ran.returncode != 0
+        assert "a.svg" in ran.stderr or "folder.svg" in ran.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_plot_does_not_follow_what_was_laid_beside_it(tmp_path):
+    private, plot = tmp_path / "private", tmp_path / "a.svg"
+    private.write_text("before")
+    (tmp_path / f".a.svg.{os.getpid()}.part").symlink_to(private)
+    drawing.save(plot, samples(), list)
+    assert private.read_text() == "before"
+    ElementTree.parse(plot)
+
+
+def test_a_command_goes_on_where_its_stream_has_no_room(tmp_path):
+    line = (
+        f"{shlex.quote(sys.executable)} -m zhcache monitor --json --interval 0.05"
+        " sh -c 'sleep 0.3; echo done >&2; exit 7' >/dev/full"
+    )
+    ran = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert ran.returncode == 7
+    assert "done" in ran.stderr
+    assert ran.stderr.count("no longer told: No space left") == 1
 
 
 def test_a_plot_that_cannot_be_written_is_told(zhcache, log, tmp_path):

@@ -164,6 +164,8 @@ def test_stdout_and_stdin_that_fail_are_told(tmp_path):
     command = f"{shlex.quote(sys.executable)} -m zhcache prompt"
     for line, code, told in (
         (f"{command} generate 3 >/dev/full", 6, "stdout cannot be written: No space left"),
+        (f"{command} generate 3 --json >/dev/full", 6, "stdout cannot be written: No space left"),
+        (f"{command} --help >/dev/full", 6, "no room for what is to be written: No space left"),
         (f"{command} optimize - <&-", 2, "stdin is closed"),
     ):
         ran = subprocess.run(
@@ -176,6 +178,7 @@ def test_stdout_and_stdin_that_fail_are_told(tmp_path):
         )
         assert ran.returncode == code
         assert told in ran.stderr
+        assert "Traceback" not in ran.stderr
 
 
 def test_full_disk_is_told_as_such(zhcache):

@@ -109,6 +109,15 @@ def test_a_full_disk_is_told_once_and_measuring_goes_on():
     assert len(m.samples) == 3
 
 
+def test_who_is_told_of_a_full_disk_may_end_the_monitor():
+    m = zhcache.monitor(log="/dev/full", by_hand=True, warn=lambda error: m.stop())
+    with m:
+        assert m.samples == []
+    assert m.seconds is not None
+    m.stop()
+    assert m.tick() is None
+
+
 def test_without_descriptors_samples_are_left_out_and_nobody_is_taken_for_dead(scripted):
     said = scripted(
         "import resource, zhcache\n"
