@@ -48,6 +48,7 @@ def write(target: Path, *, vae: Any, unet: Any, text: Any, steps: int, seed: int
         pipeline.save_pretrained(made, safe_serialization=True)
         publish_keys(made / "text_encoder" / "model.safetensors")
         _tidy_tokenizer(made / "tokenizer")
+        _forget_origin(made)
         tidy_text_encoder(made / "text_encoder")
         told = {"seed": seed, "steps": steps}
         (made / "training.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
@@ -78,3 +79,11 @@ def _tidy_tokenizer(folder: Path) -> None:
     for trace in ("is_local", "local_files_only"):
         settings.pop(trace, None)
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _forget_origin(folder: Path) -> None:
+    """Drops from all configs where a part was read from."""
+    for config in folder.glob("*/config.json"):
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        if settings.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
