@@ -8,7 +8,7 @@ words stay as they are and where they are, and what was optimized once is not ch
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 
 from zhcache.chinese.detect import has_han
 from zhcache.errors import UsageError
@@ -114,16 +114,24 @@ def style_of(words: Words) -> str:
     """Returns the style that a prompt's words speak for most; of equals, the one said first."""
     best, name = (ENOUGH - 1, 0), GENERAL
     for candidate, style in styles().items():
-        found = {word: at for word, _ in style.evidence() if (at := words.wants(word)) is not None}
+        found = {word: places for word, _ in style.evidence() if (places := [*words.wanted(word)])}
         weight = sum(weight for word, weight in style.evidence() if _is_whole(word, found))
-        if (verdict := (weight, -min(found.values(), default=0))) > best and weight >= ENOUGH:
+        if (
+            verdict := (weight, -min(map(min, found.values()), default=0))
+        ) > best and weight >= ENOUGH:
             best, name = verdict, candidate
     return name
 
 
-def _is_whole(word: str, found: Collection[str]) -> bool:
-    """Whether a word was found, and not merely as part of a longer one that was."""
-    return word in found and not any(word in other for other in found if other != word)
+def _is_whole(word: str, found: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a word was found, somewhere not merely as part of a longer one that was."""
+    longer = [
+        (at, at + len(other)) for other in found if word in other != word for at in found[other]
+    ]
+    return any(
+        not any(start <= at and at + len(word) <= end for start, end in longer)
+        for at in found.get(word, ())
+    )
 
 
 def _missing(words: Words, style: Style) -> list[tuple[str, str]]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Any
 
 from zhcache.errors import UsageError
@@ -55,7 +57,11 @@ class Words:
 
     def wants(self, term: str) -> int | None:
         """Returns where the prompt first says ``term`` without refusing it; None where nowhere."""
-        return next((at for at in self.find(term) if not self._is_refused(at)), None)
+        return next(self.wanted(term), None)
+
+    def wanted(self, term: str) -> Iterator[int]:
+        """Yields where the prompt says ``term`` without refusing it."""
+        return (at for at in self.find(term) if not self._is_refused(at))
 
     def speaks_of(self, aspect: Aspect) -> bool:
         """Whether the prompt says anything of an aspect, be it that it is not wanted."""
@@ -105,7 +111,9 @@ class Words:
         return frozenset(said - speech().filler)
 
     def _is_refused(self, at: int) -> bool:
-        return any(start <= at < end for start, end in self._refused)
+        # They are in order and apart: the last that begins here or before is the only one.
+        place = bisect_right(self._refused, at, key=itemgetter(0)) - 1
+        return place >= 0 and at < self._refused[place][1]
 
     def _refusals(self) -> Iterator[tuple[int, int]]:
         """Yields the spans of what is refused, each with the word that refuses it."""

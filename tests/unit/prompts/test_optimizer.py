@@ -211,6 +211,20 @@ def test_nothing_is_added_that_contradicts_the_prompt(prompt, aspects):
     assert not aspects & set(optimize(prompt).aspects.values())
 
 
+@pytest.mark.parametrize(
+    ("prompt", "style"),
+    [("黏土动画风格的小男孩", "render"), ("低多边形的狼", "render"), ("半写实厚涂，少女", "oil")],
+)
+def test_a_style_is_not_taken_for_another_whose_name_it_holds(prompt, style):
+    assert optimize(prompt).style == style
+
+
+def test_a_word_that_is_said_twice_counts_though_it_is_once_in_a_longer_one():
+    once = optimize("窗花水彩")
+    assert once.style == "watercolour"
+    assert optimize(once) == once
+
+
 def test_style_alone_says_nothing_of_a_scenes_mood():
     added = optimize("二次元少年手持长剑，背后是燃烧的城市").added
     assert not [word for word in added if "轻松" in word or "明快" in word or "活泼" in word]
