@@ -48,6 +48,9 @@ def apply(
         )
     base = _Base(pipeline, family, arguments, in_pieces=conditions.get("pieces", False))
     said = items(arguments)
+    if conditions.get("pieces", False) and base.takes_whole(said):
+        # Nothing is long: the call does best what it does by itself.
+        return dict(arguments)
     positive = _Side(said, conditions["prompt"])
     sides = {"": positive.states(base)}
     if base.takes_negative and _has_negative(pipeline, family, said):
@@ -83,6 +86,13 @@ class _Base:
         self._arguments = arguments
         self._in_pieces = in_pieces and family.is_longer
         self._dtypes: dict[str, torch.dtype] = {}
+
+    def takes_whole(self, said: Sequence[Item]) -> bool:
+        """Whether no text is longer than the pipeline's text encoder."""
+        every = {
+            text for one in said for texts in (one.texts, one.negatives) for text in texts.values()
+        }
+        return all(len(_pieces(self._pipeline, text)) == 1 for text in every)
 
     def encode(self, texts: Sequence[Mapping[str, str]], *, is_negative: bool) -> list[States]:
         """Returns the states of texts, given by argument."""

@@ -20,8 +20,9 @@ from zhcache.chinese.report import NOT_READ, ChineseReport, ChineseWarning, Text
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.i18n import translate
 
-_SURELY_SHORT = 75
-"""Characters that are 75 tokens of CLIP's at most; only the pipeline's tokenizer knows of more."""
+_SURELY_SHORT = 30
+"""Bytes of a text that no text encoder cuts: a token has one at least, and the shortest take 32 with
+those at the ends. Of more only the pipeline's tokenizer knows how many tokens they are."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,13 @@ class Reader:
     def _route(
         self, asked: str, class_name: str, family: Family | None
     ) -> tuple[Route, ask.Asking | None]:
-        if class_name not in self._known:
+        known = self._known.get(class_name)
+        if known is None:
             route = is_settled(asked, family) or choose(asked, family, ask.choices(*self._of))
             asking = None if route.model is None else ask.asking(route.model)
-            self._known[class_name] = route, asking
-        return self._known[class_name]
+            # Another thread's failed call may empty it at once.
+            known = self._known[class_name] = route, asking
+        return known
 
     def _translated(
         self, given: dict[str, Any], family: Family | None, asking: ask.Asking
@@ -131,9 +134,9 @@ class Reader:
             )
         )
         replaced = texts.replaced(given, known)
-        if family is None or not family.is_longer or given.get("prompt_embeds") is not None:
+        if family is None or not family.is_longer or _embeds(given):
             return Prepared(replaced)
-        if all(len(text) <= _SURELY_SHORT for _, text in texts.said(replaced)):
+        if all(len(text.encode()) <= _SURELY_SHORT for _, text in texts.said(replaced)):
             return Prepared(replaced)
         # A translation is longer than what was written: the base's encoder would cut it.
         return Prepared(replaced, conditions.in_pieces(texts.items(replaced)))
@@ -147,10 +150,7 @@ class Reader:
         *,
         raw: bool,
     ) -> Prepared:
-        taken = [
-            name for name in given if name.endswith("prompt_embeds") and given[name] is not None
-        ]
-        if taken:
+        if taken := _embeds(given):
             raise UsageError(
                 "{names} came with a Chinese text, and the Chinese encoder's would replace them",
                 hint="give all texts or no text, or take chinese='translate'",
@@ -162,6 +162,11 @@ class Reader:
         answer = asking.ask(wanted, chunks=family.is_longer, keep=(), raw=raw)
         self.report = _warned(_injection(items, foreign, wanted, route, answer))
         return Prepared(given, conditions.conditions(foreign, wanted, answer.embeds))
+
+
+def _embeds(given: Mapping[str, Any]) -> list[str]:
+    """Returns which of a call's arguments are embeddings in place of texts."""
+    return [name for name in given if name.endswith("prompt_embeds") and given[name] is not None]
 
 
 def _told(given: Mapping[str, Any], native: str) -> ChineseReport:

@@ -2,8 +2,11 @@
 
 import pytest
 
+from zhcache.chinese.ask import Answer
+from zhcache.chinese.choose import Route
 from zhcache.chinese.reader import Reader
 from zhcache.errors import DaemonUnreachable, UsageError
+from zhcache.protocol.prompts import PromptModel
 
 HILLS = "山水画"
 
@@ -61,3 +64,49 @@ def test_report_is_of_the_last_call():
     prepared(one, {"prompt": HILLS}, "ZImagePipeline")
     prepared(one, {"prompt": "hills"}, "ZImagePipeline")
     assert one.report.texts == ()
+
+
+class Spoken:
+    """A translator's worker that says what it was told to."""
+
+    def __init__(self, english):
+        self.english = english
+
+    def ask(self, texts, **_):
+        return Answer([self.english] * len(texts), {}, [""] * len(texts))
+
+
+def translating(english):
+    one = reader("translate")
+    route = Route(
+        "translate", PromptModel(route="translate", repo="org/opus", commit="d" * 40, name="opus")
+    )
+    one._known["StableDiffusionPipeline"] = route, Spoken(english)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("english", "is_told"),
+    [("green hills", False), ("green hills " * 3, True), ("\U0001f3d4" * 20, True)],
+)
+def test_translation_that_an_encoder_may_cut_is_left_to_its_tokenizer(english, is_told):
+    made = prepared(translating(english), {"prompt": HILLS})
+    assert (made.conditions is not None) is is_told
+
+
+def test_translation_leaves_embeddings_that_were_given():
+    given = {"prompt": HILLS, "negative_prompt_embeds": object()}
+    made = prepared(translating("green hills " * 20), given)
+    assert made.conditions is None
+    assert made.arguments["negative_prompt_embeds"] is given["negative_prompt_embeds"]
+
+
+def test_route_is_known_though_another_thread_looks_again_meanwhile():
+    class Emptied(dict):
+        def __setitem__(self, name, value):
+            """As if another thread's call had failed now."""
+
+    one = reader()
+    one._known = Emptied()
+    assert prepared(one, {"prompt": HILLS}, "ZImagePipeline") is None
+    assert one.report.texts[0].route == "native"

@@ -202,4 +202,5 @@ def test_long_text_of_the_base_is_read_in_pieces(family):
 def test_short_texts_in_pieces_draw_what_they_draw(family):
     pipe, said = pipeline(family), {"prompt": "a red house", "negative_prompt": "blurry"}
     given = apply(pipe, said, in_pieces(items(said)))
+    assert given == said
     assert numpy.array_equal(call(pipe, given), call(pipe, said))
