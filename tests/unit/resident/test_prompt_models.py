@@ -188,6 +188,35 @@ def test_configuration_that_cannot_be_meant_is_refused_before_anything_is_built(
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        ("", {"encoder_layers": 128, "encoder_ffn_dim": 65_536}, "weights, in files of"),
+        ("", {"max_position_embeddings": 65_536, "d_model": 8192}, "table of positions"),
+        ("text_encoder", {"num_hidden_layers": 128, "hidden_size": 8192}, "weights, in files of"),
+        ("text_encoder", {"max_position_embeddings": 65_536}, "weights, in files of"),
+    ],
+)
+def test_model_of_more_weights_than_its_files_have_is_not_built(tmp_path, part, changes, told):
+    made = promptkit.encoder() if part else promptkit.translator()
+    folder = shutil.copytree(made, tmp_path / "copy")
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(IntegrityError, match=told):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("part", ["", "text_encoder"])
+def test_no_code_of_a_hub_is_looked_for_because_a_configuration_names_it(tmp_path, part, name):
+    made = promptkit.encoder() if part else promptkit.translator()
+    folder = shutil.copytree(made, tmp_path / "copy")
+    path = folder / part / "config.json"
+    named = {name: "stranger/kernel"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    assert load(folder).loaded().bytes
+
+
 def test_weights_of_another_shape_are_refused(copy):
     config = json.loads((promptkit.translator() / "config.json").read_text())
     more = json.dumps(config | {"encoder_layers": 3}).encode()

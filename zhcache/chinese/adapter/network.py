@@ -260,6 +260,8 @@ def read_encoder(folder: Path) -> Any:
         local_files_only=True,
         use_safetensors=True,
         dtype=torch.float32,
+        # Else that of its configuration, which may name code of a hub's.
+        attn_implementation="sdpa",
         add_pooling_layer=False,
         output_loading_info=True,
     )

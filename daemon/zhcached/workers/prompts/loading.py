@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -31,14 +31,17 @@ _OF_TOKENIZERS = (
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 
-# Of transformers' configurations: what decides how much memory a model takes before its weights
-# are looked at. The largest known are a tenth of these.
+# Of transformers' configurations: what decides how large a model is. The largest known are a tenth
+# of these.
 _BOUNDS = {
     "vocab_size": 2_000_000, "decoder_vocab_size": 2_000_000, "hidden_size": 8192,
     "d_model": 8192, "intermediate_size": 65_536, "num_hidden_layers": 128, "encoder_layers": 128,
     "decoder_layers": 128, "encoder_ffn_dim": 65_536, "decoder_ffn_dim": 65_536,
     "max_position_embeddings": 65_536, "type_vocab_size": 1024,
 }  # fmt: skip
+
+MAX_POSITIONS = 2**22
+"""Numbers in a table of positions that is computed, one by one, rather than read."""
 
 
 class Reader(Protocol):
@@ -116,15 +119,15 @@ def load(request: Load) -> PromptModel:
 def _read(folder: Path, request: Load) -> Reader:
     if (folder / ADAPTER).is_file():
         _check_sizes(folder / "tokenizer", request.repo)
-        _config(folder / "encoder" / "config.json", request.repo, "bert")
+        _check_model(folder / "encoder", request.repo, "bert")
         return adapter.load(folder)
     if (folder / encoder.FOLDER).is_dir():
         _check_sizes(folder / encoder.TOKENIZER, request.repo)
-        _config(folder / encoder.FOLDER / "config.json", request.repo, "bert")
+        _check_model(folder / encoder.FOLDER, request.repo, "bert")
         simplified = bool(request.options.get("simplified"))
         return encoder.load(folder, request.repo, is_simplified=simplified)
     _check_sizes(folder, request.repo)
-    _config(folder / "config.json", request.repo, "marian")
+    _check_model(folder, request.repo, "marian")
     return translator.load(folder)
 
 
@@ -136,8 +139,38 @@ def _check_sizes(folder: Path, repo: str) -> None:
             raise _unreadable(repo, f"{name} is too large")
 
 
-def _config(path: Path, repo: str, kind: str) -> None:
-    """Checks that a configuration is of a kind of model, and of a size that can be meant."""
+def _check_model(folder: Path, repo: str, kind: Literal["bert", "marian"]) -> None:
+    """Checks that a model is of a kind, and that its configuration means no more than is there.
+
+    transformers makes what weights lack before it says that they do: by a configuration of a few
+    bytes, more than the machine has.
+    """
+    config = _config(folder / "config.json", repo, kind)
+    if kind == "marian":
+        positions = config.get("max_position_embeddings", 1024) * config.get("d_model", 1024)
+        if positions > MAX_POSITIONS:
+            raise _unreadable(repo, f"its table of positions has {positions} numbers")
+    # On the meta device it takes no memory.
+    with torch.device("meta"):
+        model = _made(config, kind)
+    numbers = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    # A number takes a byte at least.
+    if numbers > there:
+        raise _unreadable(repo, f"it is to have {numbers} weights, in files of {there} bytes")
+
+
+def _made(config: dict[str, Any], kind: Literal["bert", "marian"]) -> torch.nn.Module:
+    from transformers import BertConfig, BertModel, MarianConfig, MarianMTModel
+
+    ours = {**config, "_attn_implementation": "sdpa", "attn_implementation": "sdpa"}
+    if kind == "bert":
+        return BertModel(BertConfig(**ours), add_pooling_layer=False)
+    return MarianMTModel(MarianConfig(**ours))
+
+
+def _config(path: Path, repo: str, kind: str) -> dict[str, Any]:
+    """Returns a configuration that is of a kind of model, and of a size that can be meant."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG + 1)
@@ -155,6 +188,7 @@ def _config(path: Path, repo: str, kind: str) -> None:
         value = config.get(name, 1)
         if not isinstance(value, int) or not 1 <= value <= most:
             raise _unreadable(repo, f"{name} is {str(value)[:40]}")
+    return config
 
 
 def _unreadable(repo: str, reason: str) -> IntegrityError:

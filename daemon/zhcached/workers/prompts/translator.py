@@ -102,6 +102,8 @@ def load(folder: Path) -> Translator:
         local_files_only=True,
         use_safetensors=True,
         dtype=torch.float32,
+        # Else that of its configuration, which may name code of a hub's.
+        attn_implementation="sdpa",
         output_loading_info=True,
     )
     lacking = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
