@@ -21,8 +21,10 @@ from zhcache.errors import UsageError, ZhcacheError
 from zhcache.i18n import translate
 
 _SURELY_SHORT = 30
-"""Bytes of a text that no text encoder cuts: a token has one at least, and the shortest take 32 with
-those at the ends. Of more only the pipeline's tokenizer knows how many tokens they are."""
+"""Bytes of a text that no text encoder cuts. Of more only the pipeline's tokenizer knows.
+
+A token has a byte at least, and the shortest encoders take 32 with those at the ends.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Reader:
         given = dict(arguments)
         if self._asked is None or not texts.is_chinese(given):
             return None
+        _check_sendable(given)
         family = family_of(class_name)
         try:
             route, asking = self._route(self._asked, class_name, family)
@@ -162,6 +165,16 @@ class Reader:
         answer = asking.ask(wanted, chunks=family.is_longer, keep=(), raw=raw)
         self.report = _warned(_injection(items, foreign, wanted, route, answer))
         return Prepared(given, conditions.conditions(foreign, wanted, answer.embeds))
+
+
+def _check_sendable(given: Mapping[str, Any]) -> None:
+    for _, text in texts.said(given):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                "the prompt {prompt} is not text in UTF-8", prompt=ascii(text)
+            ) from error
 
 
 def _embeds(given: Mapping[str, Any]) -> list[str]:

@@ -110,3 +110,8 @@ def test_route_is_known_though_another_thread_looks_again_meanwhile():
     one._known = Emptied()
     assert prepared(one, {"prompt": HILLS}, "ZImagePipeline") is None
     assert one.report.texts[0].route == "native"
+
+
+def test_prompt_that_is_no_text_is_named_for_what_it_is():
+    with pytest.raises(UsageError, match="not text in UTF-8"):
+        prepared(reader("translate"), {"prompt": f"\ud800{HILLS}"})
