@@ -6,6 +6,7 @@ share one to each model; it ends with the last of them.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -104,6 +105,15 @@ def asking(model: PromptModel) -> Asking:
         if known is None:
             known = _live[key] = Asking(model)
         return known
+
+
+def _forget_lock() -> None:
+    """Lets go of a lock that a thread of the parent's held, which the child does not have."""
+    global _lock  # noqa: PLW0603 - a lock has no other way to be new
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
 
 
 def choices(repo: str, commit: str, variant: str | None) -> ChineseChoices:

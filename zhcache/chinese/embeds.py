@@ -51,11 +51,11 @@ def apply(
     if conditions.get("pieces", False) and base.takes_whole(said):
         # Nothing is long: the call does best what it does by itself.
         return dict(arguments)
-    positive = _Side(said, conditions["prompt"])
+    positive = _Side(family, said, conditions["prompt"])
     sides = {"": positive.states(base)}
     if base.takes_negative and _has_negative(pipeline, family, said):
         negatives = [Item({"prompt": "", **one.negatives}, {}) for one in said]
-        negative = _Side(negatives, conditions["negative_prompt"])
+        negative = _Side(family, negatives, conditions["negative_prompt"])
         sides[NEGATIVE] = negative.states(base, is_negative=True)
     every = [(states, is_ours) for side in sides.values() for states, is_ours in side]
     longest = max(len(states["prompt_embeds"]) for states, _ in every)
@@ -143,12 +143,8 @@ class _Base:
         try:
             return torch.stack([one.to(device=device, dtype=dtype) for one in tensors])
         except RuntimeError as error:
-            raise UsageError(
-                "the Chinese encoder's {name} do not fit this pipeline's: {shapes}",
-                hint="take an adapter that was trained for this model",
-                name=name,
-                shapes=", ".join(str(tuple(one.shape)) for one in tensors),
-            ) from error
+            shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
+            raise _misfit(name, shapes) from error
 
     def _dtype(self, name: str, tensor: torch.Tensor) -> torch.dtype:
         if name in self._dtypes:
@@ -170,7 +166,10 @@ class _Base:
 class _Side:
     """The prompts, or the negatives, of a call's items."""
 
-    def __init__(self, said: Sequence[Item], given: Sequence[States | None]) -> None:
+    def __init__(
+        self, family: Family, said: Sequence[Item], given: Sequence[States | None]
+    ) -> None:
+        _check_whole(family, given)
         if len(given) != len(said):
             raise UsageError(
                 "conditions came for {given} of {count} texts", given=len(given), count=len(said)
@@ -185,6 +184,26 @@ class _Side:
         ]
         made = iter(base.encode(own, is_negative=is_negative))
         return [(next(made), True) if given is None else (given, False) for given in self._given]
+
+
+def _check_whole(family: Family, given: Sequence[States | None]) -> None:
+    """Checks that states have all that the family is handed; what an adapter gives is its own say.
+
+    A mask may be missing: all is attended to then.
+    """
+    for states in given:
+        for name in family.embeds:
+            if states is not None and name not in states and not name.endswith("_mask"):
+                raise _misfit(name, "-")
+
+
+def _misfit(name: str, shapes: str) -> UsageError:
+    return UsageError(
+        "the Chinese encoder's {name} do not fit this pipeline's: {shapes}",
+        hint="take an adapter that was trained for this model",
+        name=name,
+        shapes=shapes,
+    )
 
 
 class _Empty:

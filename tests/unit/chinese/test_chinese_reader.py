@@ -1,7 +1,10 @@
 """Calls that need nobody: no daemon runs here, and whoever asked one would fail."""
 
+import os
+
 import pytest
 
+from zhcache.chinese import ask
 from zhcache.chinese.ask import Answer
 from zhcache.chinese.choose import Route
 from zhcache.chinese.reader import Reader
@@ -115,3 +118,11 @@ def test_route_is_known_though_another_thread_looks_again_meanwhile():
 def test_prompt_that_is_no_text_is_named_for_what_it_is():
     with pytest.raises(UsageError, match="not text in UTF-8"):
         prepared(reader("translate"), {"prompt": f"\ud800{HILLS}"})
+
+
+def test_forked_child_does_not_wait_for_a_thread_that_it_has_not():
+    with ask._lock:
+        child = os.fork()
+        if not child:
+            os._exit(0 if ask._lock.acquire(blocking=False) else 1)
+        assert os.waitpid(child, 0)[1] == 0

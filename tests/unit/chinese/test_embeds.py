@@ -183,6 +183,17 @@ def test_states_of_another_width_are_named():
         apply(pipe, arguments, conditions)
 
 
+@pytest.mark.parametrize("name", ["prompt_embeds", "pooled_prompt_embeds"])
+def test_states_that_lack_what_the_pipeline_takes_are_named(name):
+    pipe, arguments = pipeline("sdxl"), {"prompt": HOUSE}
+    conditions = told(pipe, arguments)
+    conditions["prompt"][0] = {
+        given: states for given, states in conditions["prompt"][0].items() if given != name
+    }
+    with pytest.raises(UsageError, match=f"{name} do not fit"):
+        apply(pipe, arguments, conditions)
+
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_long_text_of_the_base_is_read_in_pieces(family):
     pipe = pipeline(family)
