@@ -123,7 +123,8 @@ def _article(folder: Path, held_out: Sequence[str]) -> pictures.Draw:
         folder / "bert",
         width=pipe.unet.config.cross_attention_dim,
         length=pipe.tokenizer.model_max_length,
-        steps=1500,
+        steps=800,
+        say=report.say,
     )
     empty = raw.states([""]).to(pipe.unet.dtype)
 

@@ -11,7 +11,7 @@ are padded to one length, without which guidance fails.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,15 @@ class RawBert:
             return self._model(**told).last_hidden_state
 
 
-def learned(texts: Sequence[str], folder: Path, *, width: int, length: int, steps: int) -> RawBert:
+def learned(
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    width: int,
+    length: int,
+    steps: int,
+    say: Callable[[str], object],
+) -> RawBert:
     """Trains a BERT on ``texts`` by masked characters.
 
     Args:
@@ -52,6 +60,7 @@ def learned(texts: Sequence[str], folder: Path, *, width: int, length: int, step
         width: Of its states: the UNet's ``cross_attention_dim``.
         length: In tokens: what the base's own encoder gives.
         steps: Of training.
+        say: Told how far it is.
     """
     from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -70,9 +79,11 @@ def learned(texts: Sequence[str], folder: Path, *, width: int, length: int, step
         pad_token_id=0,
     )
     model = BertForMaskedLM(config)
+    # The fused one's backward takes most of a step on CPUs.
+    model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     choice, mask = random.Random(0), tokenizer.mask_token_id
-    for _ in range(steps):
+    for step in range(steps):
         told = tokenizer(choice.choices(texts, k=BATCH), padding=True, return_tensors="pt")
         hidden = (torch.rand(told["input_ids"].shape) < MASKED) & (told["input_ids"] > len(_MARKS))
         labels = told["input_ids"].where(hidden, torch.tensor(-100))
@@ -81,4 +92,6 @@ def learned(texts: Sequence[str], folder: Path, *, width: int, length: int, step
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if step % 100 == 0:
+            say(f"BERT {step}/{steps} {loss.item():.3f}")
     return RawBert(tokenizer, model.bert, length)
