@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,19 @@ import pytest
 from demohub import Hub
 from harness.daemon import Daemon
 from harness.workers import SharedWorkers
+from zhcache import i18n
+
+
+@pytest.fixture(autouse=True)
+def own_language() -> Iterator[None]:
+    """Forgets the language that a test chose, the environment's part of it too."""
+    before = os.environ.get("LANGUAGE")
+    yield
+    i18n._chosen.clear()
+    if before is None:
+        os.environ.pop("LANGUAGE", None)
+    else:
+        os.environ["LANGUAGE"] = before
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 
-from zhcache.monitoring import allocator
+from zhcache.monitoring import allocator, procfs
 from zhcache.monitoring.cgroup import GroupPeak
 from zhcache.monitoring.gpus import Gpus
 from zhcache.monitoring.kept import Kept
@@ -121,9 +122,13 @@ def _children_peak() -> int:
 
 
 def note_own_peak() -> int:
-    """Returns the highest memory this process ever had; keeps it before it is reset."""
-    now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    _own_peak[0] = max(_own_peak[0], now)
+    """Returns the highest memory this process ever had; keeps it before it is reset.
+
+    Not of getrusage: that counts what it was forked from as well, which may have been far larger,
+    and every smaller child would be taken for it.
+    """
+    now = procfs.whole(os.getpid())
+    _own_peak[0] = max(_own_peak[0], now.peak or 0 if now else 0)
     return _own_peak[0]
 
 

@@ -75,6 +75,23 @@ def test_a_commands_output_and_exit_code_are_its_own_and_the_rest_is_told_beside
     assert float(line.split()[4]) > 300
 
 
+def test_a_commands_memory_is_told_by_a_monitor_that_something_larger_started():
+    ours = [sys.executable, "-m", "zhcache", "monitor", "--"]
+    theirs = [sys.executable, "-c", "bytearray(300 << 20)"]
+    # What a process was forked from is in what getrusage says of it.
+    larger = f"import subprocess; held = bytearray(600 << 20); subprocess.run({ours + theirs!r})"
+    ran = subprocess.run(
+        [sys.executable, "-c", larger],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("memory of one")]
+    assert 300 < float(line.split()[4]) < 400
+
+
 def test_a_command_that_a_signal_ended_is_told_as_shells_tell_it():
     assert run("sh", "-c", "kill -9 $$").returncode == 137
 
