@@ -50,7 +50,11 @@ print(json.dumps({name: [list(one.shape) for one in found] for name, found in em
     ("base", "shapes"),
     [
         ("sd15", {"prompt_embeds": [[1, 77, 32]] * 2}),
-        ("sdxl", {"prompt_embeds": [[1, 77, 64]] * 2, "pooled_prompt_embeds": [[32]] * 2}),
+        pytest.param(
+            "sdxl",
+            {"prompt_embeds": [[1, 77, 64]] * 2, "pooled_prompt_embeds": [[32]] * 2},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_trained_is_in_the_store_and_better_than_nothing(
@@ -122,9 +126,19 @@ def test_what_was_killed_or_stopped_goes_on(daemon, pairs, tmp_path):
     ("change", "code", "message"),
     [
         (("demo/nothing",), 4, "demo/nothing is not in the store"),
-        (("--resume",), 4, "no unfinished training"),
-        (("--encoder", "some/bert"), 4, "neither a folder nor a model in the store"),
-        (("--precision", "fp16", "--device", "cpu"), 2, "fp16 is for GPUs"),
+        pytest.param(("--resume",), 4, "no unfinished training", marks=pytest.mark.slow),
+        pytest.param(
+            ("--encoder", "some/bert"),
+            4,
+            "neither a folder nor a model in the store",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--precision", "fp16", "--device", "cpu"),
+            2,
+            "fp16 is for GPUs",
+            marks=pytest.mark.slow,
+        ),
         (("--width", "100"), 2, "width=100 cannot be meant"),
         (("--out", "/"), 2, "is there already"),
     ],
@@ -136,6 +150,7 @@ def test_what_cannot_be_done_is_told(daemon, pairs, tmp_path, change, code, mess
     assert message in error["message"]
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_frozen_keeps_its_bytes(daemon, pairs, tmp_path):
     from harness.adapterkit import small_adapter
 
