@@ -93,7 +93,7 @@ def choose(asked: str, family: Family | None, choices: ChineseChoices) -> Route:
 
     Args:
         asked: As ``load_pipeline`` takes it; ``auto`` takes the first that is there of a native
-            encoder, a Chinese encoder, an adapter, a translator.
+            encoder, a Chinese encoder, an adapter, a translator. It takes no stranger's.
         family: Of the pipeline's class.
         choices: What is held for the pipeline, the best of each route first.
 
@@ -111,10 +111,18 @@ def choose(asked: str, family: Family | None, choices: ChineseChoices) -> Route:
     fit = [one for one in choices.models if one.route == "translate" or can_inject]
     for kind in ("encoder", "adapter", "translate"):
         here = [one for one in fit if one.route == kind]
-        if asked == "auto" and here:
-            return Route(kind, here[0])
+        ours = [one for one in here if not one.is_strangers]
+        if asked == "auto" and ours:
+            return Route(kind, ours[0])
         if asked.partition(":")[0] == kind:
             return Route(kind, _named(asked, here, choices))
+    if strangers := [one for one in fit if one.is_strangers]:
+        raise NotFound(
+            "what reads Chinese for {repo} here was taken in by another user",
+            hint="name it if you trust it: chinese={ways}; or take one in yourself",
+            repo=choices.repo,
+            ways=" | ".join(dict.fromkeys(repr(_asked_for(one)) for one in strangers)),
+        )
     raise NotFound(
         "nothing in the store reads Chinese for {repo}, whose own text encoder does not",
         hint=_FOR_STABLE_DIFFUSION
@@ -126,6 +134,10 @@ def choose(asked: str, family: Family | None, choices: ChineseChoices) -> Route:
         translator=TRANSLATOR,
         encoder=ENCODER,
     )
+
+
+def _asked_for(model: PromptModel) -> str:
+    return f"{_ADAPTER}{model.name}" if model.route == "adapter" else model.route
 
 
 def _named(asked: str, here: Sequence[PromptModel], choices: ChineseChoices) -> PromptModel:

@@ -12,7 +12,8 @@ class PromptModel(Message):
 
     ``repo`` and ``commit`` are what a ``ResidentRequest`` with the role ``prompts`` names; ``name``
     is what people call it. ``base``, ``quality`` and ``trained_on`` are an adapter's own words
-    about itself.
+    about itself. ``is_strangers``: another user took it in, and nobody who runs this machine named
+    it. Whoever wants it may name it; of itself nothing takes it.
     """
 
     route: Literal["encoder", "adapter", "translate"]
@@ -22,6 +23,7 @@ class PromptModel(Message):
     quality: dict[str, float] = {}
     trained_on: str = ""
     base: str = ""
+    is_strangers: bool = False
 
 
 class ChineseChoices(Message):

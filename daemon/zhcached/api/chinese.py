@@ -16,7 +16,13 @@ async def show(call: Call) -> ChineseChoices:
     if repo is None:
         return await asyncio.to_thread(everything, services.store, services.config.chinese)
     return await asyncio.to_thread(
-        choices, services.store, services.config.chinese, repo, call.revision(), call.variant()
+        choices,
+        services.store,
+        services.config.chinese,
+        repo,
+        call.revision(),
+        call.variant(),
+        uid=call.peer.uid,
     )
 
 

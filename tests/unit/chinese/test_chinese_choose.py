@@ -46,6 +46,18 @@ def test_auto_takes_the_first_of_a_route():
     assert choose("auto", SD, choices(OTHER, MINE)).model == OTHER
 
 
+def test_auto_takes_nothing_of_a_stranger_and_says_what_is_there():
+    hers = [model("adapter", "adapters/hers", "hers"), model("translate", "lab/mt")]
+    for one in hers:
+        one.is_strangers = True
+    assert choose("auto", SD, choices(*hers, TRANSLATOR)).model == TRANSLATOR
+    with pytest.raises(NotFound, match="another user") as caught:
+        choose("auto", SD, choices(*hers))
+    assert "'adapter:hers' | 'translate'" in caught.value.hint
+    assert choose("adapter:hers", SD, choices(*hers)).model == hers[0]
+    assert choose("translate", SD, choices(*hers)).model == hers[1]
+
+
 def test_native_families_need_nobody():
     assert is_settled("auto", NATIVE) == is_settled("native", NATIVE) == Route("native")
     assert not is_settled("auto", family_of("Lumina2Pipeline")).is_measured

@@ -16,6 +16,9 @@ from zhcached.residency.prompts.known import known
 from zhcached.residency.resident import prompted
 
 TAIYI = ENCODERS[0].repo
+ME, SHE = 1000, 1001
+"""Users; neither of them runs the machine."""
+
 ONE, TWO = b"weights of a text encoder", b"weights of another"
 
 
@@ -65,21 +68,21 @@ def trained(*encoders, **fields):
     }
 
 
-def hold(store, repo, files, **fields):
-    return publish(store, files, repo=parse_repo(repo), **fields)
+def hold(store, repo, files, *, uid=ME, **fields):
+    return publish(store, files, repo=parse_repo(repo), uid=uid, **fields)
 
 
 def fitting(store, wanted=None, **of):
-    found = choices(store, wanted or ChineseConfig(), "org/pipe", None, of.get("variant"))
+    found = choices(store, wanted or ChineseConfig(), "org/pipe", None, of.get("variant"), uid=ME)
     return [(one.route, one.repo) for one in found.models]
 
 
 def test_nothing_held_is_nothing_to_choose(store):
     hold(store, "org/pipe", base())
-    found = choices(store, ChineseConfig(), "org/pipe", None, None)
+    found = choices(store, ChineseConfig(), "org/pipe", None, None, uid=ME)
     assert (found.class_name, found.models) == ("StableDiffusionPipeline", [])
     with pytest.raises(NotFound):
-        choices(store, ChineseConfig(), "org/none", None, None)
+        choices(store, ChineseConfig(), "org/none", None, None, uid=ME)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_adapter_fits_who_has_its_text_encoders_the_best_first(store):
     hold(store, "adapters/worse", trained(ONE, quality=worse))
     hold(store, "lab/better", trained(ONE))
     hold(store, "adapters/other", trained(TWO))
-    found = choices(store, ChineseConfig(), "org/pipe", None, None).models
+    found = choices(store, ChineseConfig(), "org/pipe", None, None, uid=ME).models
     assert [(one.repo, one.name) for one in found] == [
         ("lab/better", "lab/better"),
         ("adapters/worse", "worse"),
@@ -149,6 +152,38 @@ def test_translators_come_in_the_order_of_the_configuration(store):
     assert [repo for _, repo in fitting(store, wanted)] == [
         "lab/mt", TRANSLATOR, "a/opus-mt-zh-en", "lab/told",
     ]  # fmt: skip
+
+
+def test_what_another_user_took_in_comes_last_and_says_so(store):
+    hold(store, "org/pipe", base())
+    hold(store, "lab/praises-itself", trained(ONE), uid=SHE)
+    worse = adapter.Quality(heldout_error=0.1, retrieval=0.5, pairs=3)
+    hold(store, "adapters/mine", trained(ONE, quality=worse))
+    hold(store, "adapters/of-root", trained(ONE, quality=worse), uid=0)
+    found = choices(store, ChineseConfig(), "org/pipe", None, None, uid=ME).models
+    assert [(one.repo, one.is_strangers) for one in found] == [
+        ("adapters/mine", False),
+        ("adapters/of-root", False),
+        ("lab/praises-itself", True),
+    ]
+    hers = choices(store, ChineseConfig(), "org/pipe", None, None, uid=SHE).models
+    assert not hers[0].is_strangers and hers[0].repo == "lab/praises-itself"
+
+
+@pytest.mark.parametrize(
+    ("repo", "source", "wanted", "is_strangers"),
+    [
+        ("lab/opus-mt-zh-en", "hub", ChineseConfig(), True),
+        ("lab/opus-mt-zh-en", "import", ChineseConfig(translator="lab/opus-mt-zh-en"), False),
+        (TRANSLATOR, "hub", ChineseConfig(translator="lab/other"), False),
+        (TRANSLATOR, "import", ChineseConfig(translator="lab/other"), True),
+    ],
+)
+def test_a_name_counts_where_it_is_configured_or_a_hubs(store, repo, source, wanted, is_strangers):
+    hold(store, "org/pipe", base())
+    hold(store, repo, marian(), uid=SHE, source=source)
+    (found,) = choices(store, wanted, "org/pipe", None, None, uid=ME).models
+    assert found.is_strangers is is_strangers
 
 
 def test_what_cannot_be_read_is_left_out_and_says_why_to_who_asks_for_it(store):

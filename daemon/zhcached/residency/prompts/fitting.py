@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
@@ -17,7 +18,7 @@ from zhcached.residency.arena.contents import INDEX
 from zhcached.residency.prompts.known import MARKERS, Known, config, known
 from zhcached.store import listing
 from zhcached.store.meant import meant, told
-from zhcached.store.snapshots import Manifest
+from zhcached.store.snapshots import IMPORTED, Manifest
 from zhcached.store.store import Store
 
 TRANSLATOR = "Helsinki-NLP/opus-mt-zh-en"
@@ -32,9 +33,15 @@ log = structlog.get_logger()
 
 
 def choices(
-    store: Store, wanted: ChineseConfig, repo: str, revision: str | None, variant: str | None
+    store: Store,
+    wanted: ChineseConfig,
+    repo: str,
+    revision: str | None,
+    variant: str | None,
+    *,
+    uid: int,
 ) -> ChineseChoices:
-    """Returns what is held for a snapshot, the best of each route first.
+    """Returns what is held for a snapshot, the best of each route first, strangers' last.
 
     Args:
         store: Where everything is.
@@ -42,6 +49,7 @@ def choices(
         repo: The model that is to be prompted.
         revision: Of it, None for the default.
         variant: Of it, or None.
+        uid: Who asks.
 
     Raises:
         NotFound: No such snapshot here.
@@ -60,6 +68,10 @@ def choices(
         *_adapters(base, found),
         *_translators(store, wanted, found),
     ]
+    strangers = {held.repo for held, _ in found if _is_strangers(held, wanted, uid)}
+    for model in models:
+        model.is_strangers = model.repo in strangers
+    models.sort(key=lambda model: model.is_strangers)
     kind = config(store, base, INDEX).get("_class_name")
     return ChineseChoices(
         repo=base.repo,
@@ -82,6 +94,21 @@ def everything(store: Store, wanted: ChineseConfig) -> ChineseChoices:
         *_translators(store, wanted, found),
     ]
     return ChineseChoices(repo="", commit="", class_name="", models=models)
+
+
+def _is_strangers(held: Manifest, wanted: ChineseConfig, uid: int) -> bool:
+    """Tells whether nobody whose word counts for this user chose a prompt model.
+
+    An adapter states its quality itself, and every user may take one in: were the best one taken
+    for all, each could have the prompts of all others read as he likes.
+    """
+    if held.uid in (uid, 0, os.geteuid()):
+        return False
+    if held.repo in (wanted.translator, *(one.repo for one in wanted.encoder)):
+        return False
+    is_known = held.repo in (TRANSLATOR, *(one.repo for one in ENCODERS))
+    # A known name is its maker's at a hub; in a folder that is taken in it is anybody's.
+    return not is_known or held.source == IMPORTED
 
 
 def encoder_config(wanted: ChineseConfig, repo: str) -> EncoderConfig | None:
