@@ -28,8 +28,8 @@ class Worker:
     Attributes:
         requests: Each time it was opened.
         calls: Each call.
-        cancelled: Ids of calls that were cancelled; ``was_cancelled`` is set with the first, and when a client
-            leaves in the middle of a call.
+        cancelled: Ids of calls that were cancelled; ``was_cancelled`` is set with the first, and
+            when a client leaves in the middle of a call.
         errors: Raised by the next calls instead of an answer, one each; None answers.
         nsfw: What the safety checker says of each image.
         go_on: A call ends only once this is set; it is set unless a test clears it.
