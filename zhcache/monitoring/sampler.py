@@ -121,7 +121,10 @@ class Sampler:
         # It may begin another program as the same process; then the kernel's name changes.
         if known is None or known[:2] != (reading.started, reading.name):
             known = (reading.started, reading.name, procfs.command(reading))
-            self._commands[reading.pid] = known
+            # One that is just beginning a program has the new name and memory, and no command line
+            # yet: what was read in that moment would be its name for good.
+            if not known[2].startswith("[") or not reading.rss:
+                self._commands[reading.pid] = known
         return known[2]
 
     def _share_of_memory(self, reading: Reading, now: float) -> int | None:

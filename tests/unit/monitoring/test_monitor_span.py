@@ -174,6 +174,39 @@ def test_a_process_that_begins_another_program_is_called_by_it():
         shell.kill()
 
 
+BLANKS_ITS_COMMAND_LINE = """
+import ctypes
+words = open("/proc/self/stat").read().rpartition(")")[2].split()
+begin, size = int(words[45]), int(words[46]) - int(words[45])
+kept = ctypes.string_at(begin, size)
+ctypes.memset(begin, 0, size)
+print(flush=True)
+input()
+ctypes.memmove(begin, kept, size)
+print(flush=True)
+input()
+"""
+
+
+def test_who_has_no_command_line_yet_is_asked_again():
+    # As between the steps of execve, where the kernel's new name comes before the new arguments.
+    with subprocess.Popen(
+        [sys.executable, "-c", BLANKS_ITS_COMMAND_LINE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        with zhcache.monitor(by_hand=True, processes=[child.pid]) as m:
+            assert m.tick().processes[0].command.startswith("[")
+            child.stdin.write("\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            assert m.tick().processes[0].command.startswith(sys.executable)
+        child.kill()
+
+
 def test_models_are_told_of_those_who_hold_them():
     with Child() as child, zhcache.monitor(by_hand=True, processes=[child.pid]) as m:
         m.label({child.pid: "org/name"})
