@@ -13,7 +13,7 @@ from zhcache.evaluate.judges import Judge
 from zhcache.evaluate.measure import note
 from zhcache.evaluate.outcome import Comparison, PairRow, Result, Row
 from zhcache.evaluate.pairs import Key, Pair
-from zhcache.evaluate.pictures import Picture, pictures_of, read_prompts
+from zhcache.evaluate.pictures import Picture, is_folder, pictures_of, read_prompts
 from zhcache.evaluate.stored import Stored
 from zhcache.i18n import mark
 from zhcache.protocol.sources import Phrase
@@ -241,7 +241,7 @@ def _joined(
     a: Any, b: Any, ones: Sequence[Picture], others: Sequence[Picture], by: Key | None
 ) -> tuple[list[Pair], str]:
     are_folders = all(
-        isinstance(each, (str, Path)) and Path(each).expanduser().is_dir() for each in (a, b)
+        isinstance(each, (str, Path)) and is_folder(Path(each).expanduser()) for each in (a, b)
     )
     if are_folders:
         return pairs.paired(ones, others, by, (str(a), str(b)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zhcache.errors import NotFound, NotPermitted, UsageError
+from zhcache.errors import NotFound, NotPermitted, UsageError, ZhcacheError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +23,8 @@ _MAKER = "zhcache"
 _TAKEN = (
     "it takes a folder, a file, a PIL image, a uint8 tensor (pictures, 3, height, width), or a list"
 )
+_WIDE = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_BOUNDLESS = frozenset({"I", "F"})
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,23 @@ class Picture:
         return str(self.path or self.name)
 
     def read(self) -> Image:
-        """Returns it in RGB, upright; what is transparent in it is taken as it is.
+        """Returns it in RGB with 8 bits, upright; what is transparent in it is taken as it is.
 
         Raises:
-            UsageError: It is no picture, or cut.
+            UsageError: It is no picture, or cut, or nothing says which of its numbers is white.
+            NotPermitted: It is closed to the caller.
         """
         from PIL import Image, ImageOps
 
         if self.held is not None:
-            return self.held.convert("RGB")
+            return _rgb(self.held, self.shown)
         try:
             with Image.open(self.path or "") as opened:
-                return ImageOps.exif_transpose(opened).convert("RGB")
+                upright = ImageOps.exif_transpose(opened)
+                upright.format = opened.format
+                return _rgb(upright, self.shown)
+        except ZhcacheError:
+            raise
         # Pillow raises whatever its decoders do.
         except Exception as error:
             raise _unreadable(self.path, error) from error
@@ -75,20 +83,27 @@ class _Made(msgspec.Struct):
 def pictures_of(given: Any) -> list[Picture]:
     """Returns the pictures of a folder, of files, or images at hand.
 
-    A folder's are those below it, by path; hidden files are left out.
+    A folder's are those below it, by path; hidden files are left out, and links to folders are not
+    followed.
 
     Raises:
         NotFound: There is no such folder or file.
         UsageError: There are none, or one is no picture.
-        NotPermitted: The folder is closed to the caller.
+        NotPermitted: A folder or file is closed to the caller.
     """
     if isinstance(given, (str, Path)):
         path = Path(given).expanduser()
-        return _folder(path) if path.is_dir() else [_file(path, path.stem)]
+        return _folder(path) if is_folder(path) else [_file(path, path.stem)]
     found = [_one(each, str(number)) for number, each in enumerate(_several(given))]
     if not found:
         raise UsageError("there are no pictures", hint=_TAKEN)
     return found
+
+
+def is_folder(path: Path) -> bool:
+    """Tells whether there is such a folder; where that cannot be seen, opening it says why."""
+    # Path.is_dir raises where the way there is closed.
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -99,14 +114,20 @@ def read_prompts(path: Path) -> dict[str, str]:
 
     Raises:
         NotFound: There is no such file.
+        NotPermitted: It is closed to the caller.
         UsageError: It is something else.
     """
     try:
         with path.open("rb") as file:
             text = file.read(MAX_PROMPTS_BYTES).decode("utf-8-sig")
-        return dict(_prompts(_json(text)))
+        found = dict(_prompts(_json(text)))
+        for prompt in found.values():
+            # JSON can spell half a character, which no tokenizer reads.
+            prompt.encode()
     except FileNotFoundError as error:
         raise NotFound("there is no file {path}", path=path) from error
+    except PermissionError as error:
+        raise _closed(path) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             "{path} does not say the prompts of pictures: {reason}",
@@ -114,21 +135,11 @@ def read_prompts(path: Path) -> dict[str, str]:
             path=path,
             reason=error,
         ) from error
+    return found
 
 
 def _folder(folder: Path) -> list[Picture]:
-    try:
-        paths = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        ]
-    except PermissionError as error:
-        raise NotPermitted(
-            "{folder} is closed to you: {path}", folder=folder, path=error.filename
-        ) from error
+    paths = sorted(_below(folder))
     if not paths:
         raise UsageError(
             "there are no pictures in {folder}",
@@ -138,6 +149,24 @@ def _folder(folder: Path) -> list[Picture]:
         )
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     return [_file(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    # Path.rglob leaves out without a word what it may not read.
+    for where, inner, names in os.walk(folder, onerror=_unwalkable):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for path in (Path(where, name) for name in names if not name.startswith(".")):
+            # A link to nothing is a picture that is missing.
+            if path.suffix.lower() in SUFFIXES and (path.is_file() or path.is_symlink()):
+                yield path
+
+
+def _unwalkable(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise _closed(error.filename) from error
+    raise UsageError(
+        "{folder} cannot be read: {reason}", folder=error.filename, reason=error.strerror
+    ) from error
 
 
 def _file(path: Path, name: str) -> Picture:
@@ -157,6 +186,21 @@ def _file(path: Path, name: str) -> Picture:
     with contextlib.suppress(ValueError):
         seed = int(str(said.get("seed")))
     return Picture(name, path, None if prompt is None else str(prompt), seed)
+
+
+def _rgb(image: Image, shown: str) -> Image:
+    if image.mode in _WIDE or (image.mode == "I" and image.format == "PNG"):
+        # Pillow would make white of all but the darkest; of 16 bits in colour it takes the upper
+        # eight as well.
+        image = image.convert("I").point(lambda level: level * (1 / 256)).convert("L")
+    if image.mode in _BOUNDLESS:
+        raise UsageError(
+            "{picture} has pixels of the mode {mode}, and nothing says which number is white",
+            hint="save it with 8 or 16 bits a channel",
+            picture=shown,
+            mode=image.mode,
+        )
+    return image.convert("RGB")
 
 
 def _several(given: Any) -> Sequence[Any]:
@@ -198,7 +242,8 @@ def _json(text: str) -> Any:
 
 
 def _prompts(said: Any) -> Iterable[tuple[str, str]]:
-    if isinstance(said, Mapping) and "images" in said:
+    # A picture may be called so, too.
+    if isinstance(said, Mapping) and isinstance(said.get("images"), list):
         for image in msgspec.convert(said["images"], list[_Made]):
             yield Path(image.path).stem, image.prompt
         return
@@ -207,7 +252,15 @@ def _prompts(said: Any) -> Iterable[tuple[str, str]]:
         yield (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix(), prompt
 
 
-def _unreadable(path: Path | None, error: Exception) -> UsageError:
+def _closed(path: Path | str) -> NotPermitted:
+    return NotPermitted(
+        "{path} is closed to you", hint="ask its owner to let you read it", path=path
+    )
+
+
+def _unreadable(path: Path | None, error: Exception) -> UsageError | NotPermitted:
+    if isinstance(error, PermissionError) and path is not None:
+        return _closed(path)
     return UsageError(
         "{path} cannot be read as a picture: {reason}",
         hint="make it again, or take it out",

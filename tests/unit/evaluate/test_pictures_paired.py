@@ -1,12 +1,16 @@
 """Pictures read from folders, and which belongs to which."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
 from harness import visionkit
+from harness.otheruser import BECOME, common_folder
 from zhcache.errors import NotFound, UsageError
 from zhcache.evaluate import pairs
 from zhcache.evaluate.pictures import Picture, pictures_of, read_prompts
@@ -57,6 +61,78 @@ def test_pictures_are_upright_and_rgb(tmp_path):
     clear, turned = (one.read() for one in pictures_of(tmp_path))
     assert turned.size == (32, 40)
     assert (clear.mode, clear.getpixel((0, 0))) == ("RGB", (1, 2, 3))
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    levels = torch.arange(0, 65536, 16).view(64, 64)
+    grey = Image.fromarray(levels.to(torch.uint16).numpy())
+    grey.save(tmp_path / "deep.png")
+    grey.save(tmp_path / "deep.tiff")
+    expected = (levels // 256).byte().flatten().tolist()
+    for given in (tmp_path / "deep.png", tmp_path / "deep.tiff", grey):
+        (found,) = pictures_of(given)
+        assert [list(band.tobytes()) for band in found.read().split()] == [expected] * 3
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_of_which_none_is_white_are_refused(tmp_path, mode):
+    Image.new(mode, (8, 8), 300).save(tmp_path / "raw.tiff")
+    for given in (tmp_path / "raw.tiff", Image.new(mode, (8, 8), 300)):
+        with pytest.raises(UsageError, match=f"pixels of the mode {mode}, and nothing says"):
+            pictures_of(given)[0].read()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "CMYK", "RGBA"])
+def test_pictures_of_every_usual_kind_are_read(mode):
+    assert pictures_of(Image.new(mode, (8, 8)))[0].read().mode == "RGB"
+
+
+def test_a_link_to_nothing_is_a_picture_that_is_missing(tmp_path):
+    visionkit.noise(1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    with pytest.raises(NotFound, match=r"b\.png"):
+        pictures_of(tmp_path)
+
+
+CLOSED = f"""
+import sys
+from pathlib import Path
+from PIL import Image
+from zhcache.errors import NotPermitted
+from zhcache.evaluate.pictures import pictures_of, read_prompts
+Image.init()
+import os
+if os.geteuid() == 0:
+{BECOME.replace(chr(10), chr(10) + "    ")}
+folder = Path(sys.argv[1])
+for given in (folder, folder / "inner", folder / "inner" / "b.png", folder / "locked.png"):
+    try:
+        print(pictures_of(given))
+    except NotPermitted as error:
+        print(Path(error.values["path"]).name)
+try:
+    read_prompts(folder / "locked.png")
+except NotPermitted as error:
+    print(error.exit_code)
+"""
+
+
+def test_what_is_closed_is_told_and_not_left_out():
+    with common_folder() as folder:
+        (folder / "inner").mkdir()
+        for name in ("a.png", "inner/b.png", "locked.png"):
+            visionkit.noise(1).save(folder / name)
+        for name in ("inner", "locked.png"):
+            (folder / name).chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", CLOSED, str(folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        (folder / "inner").chmod(0o755)
+    assert done.stdout.split() == ["inner", "inner", "b.png", "locked.png", "8"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -161,11 +237,21 @@ def test_prompts_come_from_a_table_or_from_a_run(tmp_path):
     ran = {"schema": 1, "repo": "a/b", "images": [image]}
     table.write_text('{"schema":1,"error":{}}\n' + json.dumps(ran) + "\n", encoding="utf-8-sig")
     assert read_prompts(table) == {"tiny-7": "猫"}
+    assert read_prompts(visionkit.said(table, {"images": "猫"})) == {"images": "猫"}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '["a"]', '{"a": 1}', '{"images": 3}', '{"images": [{"path": "x"}]}', "[" * 9999],
+    [
+        "",
+        "[]",
+        '["a"]',
+        '{"a": 1}',
+        '{"a": "\\ud800"}',
+        '{"images": 3}',
+        '{"images": [{"path": "x"}]}',
+        "[" * 9999,
+    ],
 )
 def test_other_files_say_no_prompts(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
