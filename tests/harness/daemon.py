@@ -29,7 +29,12 @@ def source(hub, kind: str = "huggingface", name: str | None = None, **more: str)
 
 
 class Daemon:
-    """One daemon: its folder, its configuration, its process."""
+    """One daemon: its folder, its configuration, its process.
+
+    ``before`` is put before the command that starts it, to run it elsewhere.
+    """
+
+    before: Sequence[str] = ()
 
     def __init__(self, folder: Path, config: str = "", environ: Mapping[str, str] | None = None):
         self.folder = folder
@@ -62,7 +67,7 @@ class Daemon:
         """Starts the process and waits until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "zhcached"],
+                [*self.before, sys.executable, "-m", "zhcached"],
                 stdout=log,
                 stderr=log,
                 env=self.environ | environ,

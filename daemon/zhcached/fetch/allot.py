@@ -1,7 +1,9 @@
 """Which sources serve a file, over how many connections, and what each is to bring. Pure.
 
 The best source begins. The others join as soon as it shows that the file takes a while and the line
-is not full; connections join one at a time while they bring something. The caller holds the lock.
+is not full; connections join one at a time while they bring something. While a source of this site
+sends, those behind it that are far wait: what the site has must not come over its line once more.
+The caller holds the lock.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ JOIN_S: Final = 1.0
 # its operator memory and us a thread, and the file would come no later without it.
 LEAST_SHARE: Final = 0.02
 PROBE_S: Final = 4.0
+# A source of this site that waits for its own disk or for a hub is silent for moments; many
+# machines that each made up for that by themselves would fill the line.
+NEAR_SILENT_S: Final = 5.0
 
 
 class Allotment:
@@ -44,6 +49,7 @@ class Allotment:
         self._size = size
         self._connections = connections
         self._seated_at: dict[str, float] = {}
+        self._heard_at: dict[str, float] = {}
         rate = offers[0].rate if offers else None
         is_long = rate is not None and size > rate * JOIN_S * 2
         self._settles_at = now if is_long else now + FIRST_LOOK_S
@@ -80,12 +86,14 @@ class Allotment:
         rate = self._rate(now)
         if rate >= FULL_LINE_BYTES_PER_S:
             return []
+        self._leave_to_near(now)
         self._hurry(missing, wanted, now)
         if not self.may_spread or not self.roster.serving():
             return []
         if missing.total > rate * JOIN_S:
             for standing in self.roster.standings:
-                if not standing.seats and standing.may_serve(now) and standing.rejoin_at <= now:
+                is_able = standing.may_serve(now) and standing.rejoin_at <= now
+                if is_able and not standing.seats and not self._waits_for_near(standing, now):
                     self._join(standing, now)
         return self._let_go(rate, now)
 
@@ -132,6 +140,7 @@ class Allotment:
         """Counts bytes; true if one more connection may now join its source."""
         segment.heard(count, now)
         standing = segment.standing
+        self._heard_at[standing.offer.source] = now
         if not standing.ramp.count(count, now) or not standing.seats:
             return False
         has_room = (
@@ -203,6 +212,25 @@ class Allotment:
             # What it is sending on that seat it finishes; then it is given no more there.
             fullest.seats -= 1
         self._seat(standing, now)
+
+    def _leave_to_near(self, now: float) -> None:
+        """Has those that made up for a silent source of this site go when it sends again."""
+        for standing in self.roster.serving():
+            if self._waits_for_near(standing, now):
+                standing.seats = 0
+
+    def _waits_for_near(self, standing: Standing, now: float) -> bool:
+        """Tells whether a far source is to leave the file to a better one of this site."""
+        if standing.offer.is_near:
+            return False
+        better = self.roster.standings[: self.roster.standings.index(standing)]
+        return any(self._sends_near(other, now) for other in better)
+
+    def _sends_near(self, standing: Standing, now: float) -> bool:
+        name = standing.offer.source
+        heard_at = max(self._heard_at.get(name, 0.0), self._seated_at.get(name, 0.0))
+        is_heard = now - heard_at < NEAR_SILENT_S
+        return standing.offer.is_near and standing.seats > 0 and not standing.is_slow and is_heard
 
     def _seat(self, standing: Standing, now: float) -> None:
         standing.seats, standing.ramp = 1, Ramp()

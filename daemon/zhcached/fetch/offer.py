@@ -44,6 +44,7 @@ class Offer:
         explain: Returns what a status of this source means for a user, if it means more than
             that the source failed (a gated repository).
         rate: Bytes per second that are expected of it, from what is remembered; None if nothing.
+        is_near: Its bytes cost the line to the hubs nothing; while it sends, far ones do not.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Offer:
     min_segment: int = 8 * 2**20
     explain: Callable[[StatusError], ZhcacheError | None] = _no_explanation
     rate: float | None = None
+    is_near: bool = False
 
 
 def _no_bytes(_sender: Sender, _count: int) -> None:

@@ -3,7 +3,7 @@
 import itertools
 
 from harness.fetchkit import MIB, offer
-from zhcached.fetch.allot import FIRST_LOOK_S, PROBE_S, Allotment
+from zhcached.fetch.allot import FIRST_LOOK_S, NEAR_SILENT_S, PROBE_S, Allotment
 from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S
 from zhcached.fetch.roster import REJOIN_S
 from zhcached.store.ranges import Ranges
@@ -24,7 +24,13 @@ class Played:
         self.running = []
         self.lengths = {}
         offers = [
-            offer(name, f"http://{name}.example/f", rate=priors.get(name), **limits)
+            offer(
+                name,
+                f"http://{name}.example/f",
+                rate=priors.get(name),
+                is_near=name.startswith("near"),
+                **limits,
+            )
             for name in rates
         ]
         self.allotment = Allotment(offers, size=size, connections=connections, now=NOW)
@@ -181,3 +187,48 @@ def test_slow_source_at_the_front_does_not_keep_the_hash_waiting():
     assert behind[-1] == 0
     assert max(behind[-10:]) < 48 * MIB
     assert max(behind) < 6 * 32 * MIB
+
+
+# Sources of this site.
+
+
+def test_far_source_is_not_asked_while_one_of_this_site_sends_however_slowly():
+    played = Played({"near": 2 * MIB, "far": 90 * MIB}, priors={"near": 2.0 * MIB})
+    played.play(20)
+    assert played.seats()["near"] >= 1
+    assert played.seats()["far"] == 0
+
+
+def test_sources_of_this_site_send_together():
+    played = Played({"near": 8 * MIB, "near-too": 8 * MIB, "far": 8 * MIB})
+    played.play(2)
+    assert played.seats()["near-too"] >= 1
+    assert played.seats()["far"] == 0
+
+
+def test_far_source_makes_up_for_a_silent_one_of_this_site_until_it_sends_again():
+    played = Played({"near": 8 * MIB, "far": 8 * MIB}, size=4 * GIB)
+    played.play(2)
+    played.rates["near"] = 0
+    played.play(NEAR_SILENT_S - 1)
+    assert played.seats()["far"] == 0
+    played.play(2)
+    assert played.seats()["far"] >= 1
+    played.rates["near"] = 8 * MIB
+    played.play(REJOIN_S + 2)
+    assert played.seats()["near"] >= 1
+    assert played.seats()["far"] == 0
+
+
+def test_source_of_this_site_that_stands_behind_a_far_one_keeps_nobody_off():
+    played = Played({"far": 8 * MIB, "near": MIB})
+    played.play(4)
+    assert min(played.seats().values()) >= 1
+
+
+def test_slow_source_of_this_site_keeps_nobody_off():
+    played = Played({"near": MIB, "far": 8 * MIB})
+    played.play(1)
+    played.standings["near"].is_slow = True
+    played.play(2)
+    assert played.seats()["far"] >= 1

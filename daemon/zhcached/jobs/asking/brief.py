@@ -63,7 +63,7 @@ class Brief:
     """One repository at one commit, and where each wanted file may come from.
 
     ``converted`` are the files here that stand for pickles which need not be fetched. ``heads`` is
-    what each source named of itself (``resolve.Answers``).
+    what each source named of itself (``resolve.Answers``). ``near`` are the sources of this site.
     """
 
     repo: RepoId
@@ -76,6 +76,7 @@ class Brief:
     listings: Mapping[str, Mapping[RepoPath, RemoteFile]]
     converted: Sequence[ManifestFile] = ()
     heads: Mapping[str, str] = field(default_factory=dict[str, str])
+    near: Collection[str] = ()
 
     @property
     def revision(self) -> str:
@@ -142,6 +143,7 @@ class Brief:
                 locate=lambda: source.locate_blob(sha256),
                 max_connections=config.connections,
                 rate=rate,
+                is_near=name in self.near,
             )
         resolution = self.resolutions[name]
         min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
@@ -152,6 +154,7 @@ class Brief:
             min_segment=min_segment,
             explain=lambda error: source.explain(resolution, error),
             rate=rate,
+            is_near=name in self.near,
         )
 
 
@@ -216,6 +219,7 @@ def prepare(
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
         converted=[file for file in here if _stands_in(file, selection)],
         heads=answers.heads,
+        near=health.near,
     )
 
 

@@ -61,6 +61,9 @@ class Health:
         clock: The time.
         quotas: Told of what earlier runs were asked to wait for, and asked how long it is still.
         slow_below: Bytes per second under which a source is called slow.
+
+    Attributes:
+        near: The sources of this machine or its site.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Health:
         self._sources = {source.name: source for source in sources}
         self.clock = clock
         self._quotas = quotas
-        self._near = {one.name for one in sources if one.kind in ("peer", "folder")}
+        self.near = frozenset(one.name for one in sources if one.kind in ("peer", "folder"))
         self._slow_below = slow_below
         self._lock = threading.Lock()
         self._records = _load(catalog)
@@ -126,14 +129,14 @@ class Health:
         """Returns all sources, best first for bytes."""
         known, now = self._now()
         return ranking.rank(
-            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+            list(self._sources), known, now, slow_below=self._slow_below, near=self.near
         )
 
     def for_metadata(self) -> list[str]:
         """Returns the names of all sources, best first for asking what a repository is."""
         known, now = self._now()
         ranked = ranking.rank(
-            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+            list(self._sources), known, now, slow_below=self._slow_below, near=self.near
         )
         return ranking.rank_metadata(ranked, known, now)
 
@@ -155,7 +158,7 @@ class Health:
         """Returns the sources as ``zhcache sources`` shows them, best first."""
         known, now = self._now()
         ranked = ranking.rank(
-            list(self._sources), known, now, slow_below=self._slow_below, near=self._near
+            list(self._sources), known, now, slow_below=self._slow_below, near=self.near
         )
         return [
             self._info(entry, known[entry.name], place, now)

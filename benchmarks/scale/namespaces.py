@@ -1,0 +1,240 @@
+"""Nodes in network namespaces bring one model in over one slow line: what it costs, way by way.
+
+Every node runs a zhcached with a store of its own; all are asked for the model at the same moment,
+but where a way says otherwise. What left the origin is read off its interface, and told by the hub.
+Run as root: ``python -m benchmarks.scale.namespaces``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import ROOT, report
+from benchmarks.scale.network import ORIGIN, Network
+from harness.daemon import Daemon
+
+REPO = "bench/large"
+PORT = 8590
+MIB = 2**20
+SERVE = '[serve]\nlisten = "{address}:8590"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One cold start.
+
+    Attributes:
+        makespan_s: From the first node's question until the last node has all, verified.
+        nodes_s: The same for each node by itself.
+        model_bytes: Of the model.
+        upstream_bytes: That left the origin at its interface.
+        hub_bytes: That the hub counts as sent of files.
+        listings: How often the hub was asked for the list of files.
+        sent: Bytes that left each node.
+        received: Bytes that came to each node.
+    """
+
+    makespan_s: float
+    nodes_s: list[float]
+    model_bytes: int
+    upstream_bytes: int
+    hub_bytes: int
+    listings: int
+    sent: list[int]
+    received: list[int]
+
+    @property
+    def upstream_ratio(self) -> float:
+        """Bytes upstream for each byte of the model."""
+        return self.upstream_bytes / self.model_bytes
+
+
+Sources = Callable[[int, Network, str], str]
+"""Returns the sources of a node by its number, from 0, the network and the hub's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How nodes are configured, and in which groups they are asked one after the other."""
+
+    name: str
+    sources: Sources
+    groups: Callable[[int], list[list[int]]] = lambda count: [list(range(count))]
+
+
+def _table(name: str, kind: str, url: str) -> str:
+    return f'[[source]]\nname = "{name}"\nkind = "{kind}"\nendpoint = "{url}"\n'
+
+
+def _gateway_url(network: Network, number: int) -> str:
+    return f"http://{network.address(network.nodes[number])}:{PORT}"
+
+
+def _hub(_number: int, _network: Network, hub: str) -> str:
+    return _table("hub", "huggingface", hub)
+
+
+def _peers(number: int, network: Network, hub: str) -> str:
+    others = [other for other in range(len(network.nodes)) if other != number]
+    peers = [_table(f"peer-{n + 1}", "peer", _gateway_url(network, n)) for n in others]
+    return "".join(peers) + _hub(number, network, hub)
+
+
+def _gateway(number: int, network: Network, hub: str) -> str:
+    if number == 0:
+        return _hub(number, network, hub)
+    return _table("gateway", "huggingface", _gateway_url(network, 0))
+
+
+def _chain(number: int, network: Network, hub: str) -> str:
+    if number == 0:
+        return _hub(number, network, hub)
+    return _table("gateway", "huggingface", _gateway_url(network, number - 1))
+
+
+def _first_alone(count: int) -> list[list[int]]:
+    return [[0], list(range(1, count))]
+
+
+WAYS = (
+    Way("direct", _hub),
+    Way("gateway", _gateway),
+    Way("tiered: a gateway behind a gateway", _chain),
+    Way("peers, the first one alone", _peers, _first_alone),
+    Way("peers, all at once", _peers),
+)
+
+
+def main() -> None:
+    """Measures and reports."""
+    parser = report.options(__doc__ or "")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--size", type=int, default=48, metavar="MIB", help="of the model")
+    parser.add_argument("--uplink", type=float, default=8, metavar="MIB", help="a second")
+    parser.add_argument("--link", type=float, default=32, metavar="MIB", help="a second, a node's")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", action="append", help="only ways that begin so")
+    options = parser.parse_args()
+    wanted = [w for w in WAYS if not options.way or w.name.startswith(tuple(options.way))]
+    shuffle = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="zhcache-scale-") as name:
+        model = random_model(Path(name) / "model", options.size * MIB)
+        for _ in range(options.rounds):
+            for way in shuffle.sample(wanted, len(wanted)):
+                with Network(
+                    options.nodes, uplink=options.uplink * MIB, link=options.link * MIB
+                ) as network:
+                    run = once(way, network, model)
+                report.say(f"{way.name}: {run.makespan_s:.1f} s, {run.upstream_ratio:.3f} {run}")
+
+
+def random_model(folder: Path, size: int) -> Path:
+    """Makes a model of two large files and some small ones, ``size`` bytes in all."""
+    small = {"model_index.json": b"{}", "vae/config.json": b"{}", "unet/config.json": b"{}"}
+    left = size - sum(map(len, small.values()))
+    bytes_of = random.Random(size).randbytes
+    large = {"unet/model.safetensors": left * 2 // 3, "vae/model.safetensors": left - left * 2 // 3}
+    for path, content in (small | {path: bytes_of(n) for path, n in large.items()}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def once(way: Way, network: Network, model: Path) -> Run:
+    """Has every node bring the model in, from empty stores.
+
+    Raises:
+        RuntimeError: A node could not.
+    """
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    with ExitStack() as running:
+        count, hub = running.enter_context(_origin(network, model))
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="zhcache-scale-")))
+        daemons: list[Daemon] = []
+        for number, name in enumerate(network.nodes):
+            serve = SERVE.format(address=network.address(name))
+            daemon = Daemon(folder / name, way.sources(number, network, hub) + serve)
+            daemon.before = network.before(name)
+            daemons.append(daemon)
+            running.callback(daemon.stop)
+            daemon.start()
+        before = {name: network.traffic(name) for name in (ORIGIN, *network.nodes)}
+        began = time.monotonic()
+        took = [0.0] * len(daemons)
+        for group in way.groups(len(daemons)):
+            for number, seconds in _prefetch_all(daemons, group).items():
+                took[number] = seconds
+        makespan_s = time.monotonic() - began
+        after = {name: network.traffic(name) for name in before}
+        told = count()
+    nodes = [(after[name], before[name]) for name in network.nodes]
+    return Run(
+        makespan_s,
+        took,
+        size,
+        after[ORIGIN].sent - before[ORIGIN].sent,
+        told["bytes"],
+        told["listings"],
+        [b.sent - a.sent for b, a in nodes],
+        [b.received - a.received for b, a in nodes],
+    )
+
+
+def _prefetch_all(daemons: Sequence[Daemon], group: Sequence[int]) -> dict[int, float]:
+    began = time.monotonic()
+    asked = {number: daemons[number].popen("prefetch", REPO, "--json") for number in group}
+    took: dict[int, float] = {}
+    while len(took) < len(asked):
+        for number, client in asked.items():
+            if number not in took and client.poll() is not None:
+                took[number] = time.monotonic() - began
+        time.sleep(0.01)
+    for number, client in asked.items():
+        said, failed = client.communicate()
+        if client.returncode:
+            raise RuntimeError(f"node {number + 1}: {said}{failed}{daemons[number].tail()}")
+        report.say(f"   node {number + 1}: {json.loads(said.splitlines()[-1])['sources']}")
+    return took
+
+
+@contextmanager
+def _origin(network: Network, model: Path) -> Iterator[tuple[Callable[[], dict[str, int]], str]]:
+    command = [sys.executable, "-m", "benchmarks.scale.origin", network.address(ORIGIN), REPO]
+    process = subprocess.Popen(
+        [*network.before(ORIGIN), *command, str(model)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    ask, answers = process.stdin, process.stdout
+
+    def count() -> dict[str, int]:
+        ask.write("\n")
+        ask.flush()
+        return json.loads(answers.readline())
+
+    try:
+        url = answers.readline().strip()
+        if not url:
+            raise RuntimeError("the demo hub did not start")
+        yield count, url
+    finally:
+        ask.close()
+        process.wait(30)
+        answers.close()
+
+
+if __name__ == "__main__":
+    main()
