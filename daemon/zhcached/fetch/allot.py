@@ -28,9 +28,6 @@ JOIN_S: Final = 1.0
 # its operator memory and us a thread, and the file would come no later without it.
 LEAST_SHARE: Final = 0.02
 PROBE_S: Final = 4.0
-# A source of this site that waits for its own disk or for a hub is silent for moments; many
-# machines that each made up for that by themselves would fill the line.
-NEAR_SILENT_S: Final = 5.0
 
 
 class Allotment:
@@ -49,7 +46,6 @@ class Allotment:
         self._size = size
         self._connections = connections
         self._seated_at: dict[str, float] = {}
-        self._heard_at: dict[str, float] = {}
         rate = offers[0].rate if offers else None
         is_long = rate is not None and size > rate * JOIN_S * 2
         self._settles_at = now if is_long else now + FIRST_LOOK_S
@@ -86,14 +82,14 @@ class Allotment:
         rate = self._rate(now)
         if rate >= FULL_LINE_BYTES_PER_S:
             return []
-        self._leave_to_near(now)
+        self._leave_to_near()
         self._hurry(missing, wanted, now)
         if not self.may_spread or not self.roster.serving():
             return []
         if missing.total > rate * JOIN_S:
             for standing in self.roster.standings:
                 is_able = standing.may_serve(now) and standing.rejoin_at <= now
-                if is_able and not standing.seats and not self._waits_for_near(standing, now):
+                if is_able and not standing.seats and not self._waits_for_near(standing):
                     self._join(standing, now)
         return self._let_go(rate, now)
 
@@ -140,7 +136,6 @@ class Allotment:
         """Counts bytes; true if one more connection may now join its source."""
         segment.heard(count, now)
         standing = segment.standing
-        self._heard_at[standing.offer.source] = now
         if not standing.ramp.count(count, now) or not standing.seats:
             return False
         has_room = (
@@ -213,24 +208,22 @@ class Allotment:
             fullest.seats -= 1
         self._seat(standing, now)
 
-    def _leave_to_near(self, now: float) -> None:
-        """Has those that made up for a silent source of this site go when it sends again."""
+    def _leave_to_near(self) -> None:
+        """Has those go that stood in for a source of this site which serves again."""
         for standing in self.roster.serving():
-            if self._waits_for_near(standing, now):
+            if self._waits_for_near(standing):
                 standing.seats = 0
 
-    def _waits_for_near(self, standing: Standing, now: float) -> bool:
-        """Tells whether a far source is to leave the file to a better one of this site."""
+    def _waits_for_near(self, standing: Standing) -> bool:
+        """Tells whether a far source is to leave the file to a better one of this site.
+
+        Silence does not end that, before the floor does: many machines that each made up for one
+        slow machine of their site would fill the line.
+        """
         if standing.offer.is_near:
             return False
         better = self.roster.standings[: self.roster.standings.index(standing)]
-        return any(self._sends_near(other, now) for other in better)
-
-    def _sends_near(self, standing: Standing, now: float) -> bool:
-        name = standing.offer.source
-        heard_at = max(self._heard_at.get(name, 0.0), self._seated_at.get(name, 0.0))
-        is_heard = now - heard_at < NEAR_SILENT_S
-        return standing.offer.is_near and standing.seats > 0 and not standing.is_slow and is_heard
+        return any(s.offer.is_near and s.seats and not s.is_slow for s in better)
 
     def _seat(self, standing: Standing, now: float) -> None:
         standing.seats, standing.ramp = 1, Ramp()

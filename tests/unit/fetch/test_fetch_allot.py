@@ -3,9 +3,10 @@
 import itertools
 
 from harness.fetchkit import MIB, offer
-from zhcached.fetch.allot import FIRST_LOOK_S, NEAR_SILENT_S, PROBE_S, Allotment
+from zhcached.fetch.allot import FIRST_LOOK_S, PROBE_S, Allotment
 from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S
 from zhcached.fetch.roster import REJOIN_S
+from zhcached.fetch.verdict import REST_S, OtherSource
 from zhcached.store.ranges import Ranges
 
 NOW, GIB = 5000.0, 2**30
@@ -206,16 +207,14 @@ def test_sources_of_this_site_send_together():
     assert played.seats()["far"] == 0
 
 
-def test_far_source_makes_up_for_a_silent_one_of_this_site_until_it_sends_again():
+def test_far_source_stands_in_for_one_of_this_site_until_that_serves_again():
     played = Played({"near": 8 * MIB, "far": 8 * MIB}, size=4 * GIB)
     played.play(2)
-    played.rates["near"] = 0
-    played.play(NEAR_SILENT_S - 1)
-    assert played.seats()["far"] == 0
+    verdict = OtherSource("reset", ban=False, rest_s=REST_S)
+    played.allotment.roster.apply(played.standings["near"], verdict, OSError(), played.now)
     played.play(2)
-    assert played.seats()["far"] >= 1
-    played.rates["near"] = 8 * MIB
-    played.play(REJOIN_S + 2)
+    assert played.seats()["far"] >= 2
+    played.play(REST_S + 2)
     assert played.seats()["near"] >= 1
     assert played.seats()["far"] == 0
 
