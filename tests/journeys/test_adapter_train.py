@@ -125,7 +125,9 @@ def test_what_was_killed_or_stopped_goes_on(daemon, pairs, tmp_path):
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (("demo/nothing",), 4, "demo/nothing is not in the store"),
+        pytest.param(
+            ("demo/nothing",), 4, "demo/nothing is not in the store", marks=pytest.mark.slow
+        ),
         pytest.param(("--resume",), 4, "no unfinished training", marks=pytest.mark.slow),
         pytest.param(
             ("--encoder", "some/bert"),
@@ -140,7 +142,7 @@ def test_what_was_killed_or_stopped_goes_on(daemon, pairs, tmp_path):
             marks=pytest.mark.slow,
         ),
         (("--width", "100"), 2, "width=100 cannot be meant"),
-        (("--out", "/"), 2, "is there already"),
+        pytest.param(("--out", "/"), 2, "is there already", marks=pytest.mark.slow),
     ],
 )
 def test_what_cannot_be_done_is_told(daemon, pairs, tmp_path, change, code, message):

@@ -38,6 +38,7 @@ print(layer.weight.grad.sum().item(), torch.randn(2).tolist())
 """
 
 
+@pytest.mark.slow
 def test_tensors_are_worked_on_by_as_many_threads(pair: Pair) -> None:
     told = "import torch; print(torch.get_num_threads(), torch.get_num_interop_threads(), torch.__config__.parallel_info().split('std::')[0])\n"
     pair.same(pair.script(told + WORK))

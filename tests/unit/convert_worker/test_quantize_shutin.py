@@ -87,7 +87,7 @@ json.dump({"grown": mib("VmHWM") - before}, sys.stdout)
 @pytest.mark.parametrize(
     ("scheme", "allowed"),
     [
-        ("int8", 1.5),
+        pytest.param("int8", 1.5, marks=pytest.mark.slow),
         pytest.param("fp8", 1.5, marks=pytest.mark.slow),
         pytest.param("int4", 3.0, marks=pytest.mark.slow),
     ],

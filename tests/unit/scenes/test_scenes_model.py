@@ -26,12 +26,12 @@ from scenes.training.card import GUIDANCE, shares
 from scenes.reader import read
 pipe = DiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True)
 pipe.set_progress_bar_config(disable=True)
-asked = evaluation()[:8]
+asked = evaluation()[:5]
 made = pipe(
     [one.en for one in asked],
     num_inference_steps=12,
     guidance_scale=GUIDANCE,
-    generator=[torch.Generator("cpu").manual_seed(n) for n in range(8)],
+    generator=[torch.Generator("cpu").manual_seed(n) for n in range(5)],
 ).images
 print(json.dumps(shares(list(zip(asked, map(read, made))))))
 """
@@ -86,7 +86,7 @@ def test_stock_diffusers_draws_what_the_prompts_say():
         timeout=150,
     )
     right = json.loads(done.stdout)
-    # Of 48 attributes; chance is right for about a quarter.
+    # Of 30 attributes; chance is right for about a quarter.
     assert sum(right.values()) / len(right) >= 0.75, right
     for complaint in ("not initialized", "UNEXPECTED", "MISSING"):
         assert complaint not in done.stderr.decode()
