@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
-from zhcache.cli.table import table
+from zhcache.cli.table import printable, table
 from zhcache.evaluate import installed
 from zhcache.evaluate.wanted import METRICS
 from zhcache.i18n import mark, translate
@@ -100,7 +101,11 @@ def command(
     installed.check()
     from zhcache.evaluate.compared import compare
     from zhcache.evaluate.features import is_stored
+    from zhcache.evaluate.report import place
 
+    if html is not None:
+        # Hours of measuring are not to be lost for want of a place.
+        place(html)
     if options["judges"] or is_stored(options["extractor"] or ""):
         # Only this client knows whether a daemon may be started.
         session.client.connect()
@@ -112,7 +117,9 @@ def command(
             click.echo(f"{_CLEAR}{said}", nl=False, err=True)
 
     try:
-        found = compare(Path(a), Path(b), metrics=metrics or None, progress=progress, **options)
+        # A user's extractor may print, and stdout is for the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = compare(Path(a), Path(b), metrics=metrics or None, progress=progress, **options)
     finally:
         if is_shown:
             click.echo(_CLEAR, nl=False, err=True)
@@ -130,4 +137,4 @@ def _lines(found: Comparison, html: Path | None) -> Iterator[str]:
 
     yield from table(HEADS, [cells(row) for row in found.result.metrics], right=(1, 2, 3, 5))
     if html is not None:
-        yield str(html)
+        yield printable(str(html))

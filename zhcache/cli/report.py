@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+from typing import Any
 
 import click
 import msgspec
@@ -17,9 +19,13 @@ from zhcache.i18n import hint_of, message_of, translate
 def json_line(value: object) -> str:
     """Returns ``value`` as JSON that is one line to every reader.
 
-    U+2028 and its kin may stand raw in JSON, but many a program ends a line there.
+    U+2028 and its kin may stand raw in JSON, but many a program ends a line there. What is no text
+    in the name of a file becomes U+FFFD, as JSON can say nothing else.
     """
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        text = msgspec.json.encode(_spelt(msgspec.to_builtins(value))).decode()
     for char in "\u0085\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
     return text
@@ -55,6 +61,15 @@ def discard_stdout() -> None:
     fd = os.open(os.devnull, os.O_WRONLY)
     os.dup2(fd, sys.stdout.fileno())
     os.close(fd)
+
+
+def _spelt(value: Any) -> Any:
+    """Returns what was built of plain values without halves of characters."""
+    if isinstance(value, str):
+        return re.sub("[\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, dict):
+        return {_spelt(key): _spelt(each) for key, each in value.items()}
+    return [_spelt(each) for each in value] if isinstance(value, list) else value
 
 
 def _shown(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from zhcache.errors import UsageError, fill
 from zhcache.evaluate import bootstrap, distances, paired, pairs, perceptual, wanted
-from zhcache.evaluate.features import Extractor, extractor_of, features_of
+from zhcache.evaluate.features import Extractor, extractor_of, features_of, has_layers
 from zhcache.evaluate.judges import Judge
 from zhcache.evaluate.measure import note
 from zhcache.evaluate.outcome import Comparison, PairRow, Result, Row
@@ -41,7 +41,8 @@ def compare(
         a: A folder, files or images: what the other is measured by.
         b: What is measured.
         metrics: Some of ``zhcache.evaluate.wanted.METRICS``; by default all that ``extractor`` and
-            ``judges`` allow, but for FID, which needs more pictures than most have.
+            ``judges`` allow, but for FID, which needs more pictures than most have, and for the
+            distance of a callable, which gives features or maps.
         extractor: What looks at pictures; as ``zhcache.evaluate.fid``.
         judges: Models of the store that score pictures by their prompts.
         prompts: What pictures are to show, by name, or a file in JSON that says it; by default what
@@ -55,7 +56,12 @@ def compare(
         UsageError: Pictures have no counterparts, or an option is missing or cannot be meant.
         ZhcacheError: A model cannot be had.
     """
-    chosen = wanted.chosen(metrics, has_extractor=extractor is not None, has_judges=bool(judges))
+    chosen = wanted.chosen(
+        metrics,
+        has_extractor=extractor is not None,
+        has_judges=bool(judges),
+        has_layers=has_layers(extractor),
+    )
     ones, others = pictures_of(a), pictures_of(b)
     joined: list[Pair] = []
     by: str | None = None

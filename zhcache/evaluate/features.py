@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -64,8 +65,10 @@ class Own:
     def layers(self, images: Sequence[Image]) -> list[torch.Tensor]:
         """Returns feature maps; the images have one size."""
         found = self._asked(images)
-        maps = [torch.as_tensor(one) for one in found] if isinstance(found, (list, tuple)) else []
-        if not maps or any(len(one) != len(images) or one.ndim not in (3, 4) for one in maps):
+        given: list[Any] = list(found) if isinstance(found, (list, tuple)) else []
+        maps = [torch.as_tensor(one) for one in given if hasattr(one, "shape")]
+        is_whole = 0 < len(maps) == len(given)
+        if not is_whole or any(m.ndim not in (3, 4) or len(m) != len(images) for m in maps):
             raise UsageError(
                 "the extractor {name} gave {given}, which are no feature maps",
                 hint="the distance of two pictures takes a list of maps, (n, channels, height,"
@@ -86,7 +89,8 @@ class Own:
             return self._call(batch)
         except ZhcacheError:
             raise
-        except Exception as error:
+        # One that exits would end a comparison as if all were well.
+        except (Exception, SystemExit) as error:
             raise UsageError(
                 "the extractor {name} failed: {kind}: {reason}",
                 hint="it is given uint8 of shape (n, 3, height, width), here {shape}",
@@ -134,7 +138,12 @@ def extractor_of(given: Any, device: str = "auto") -> Extractor:
 
 def is_stored(name: str) -> bool:
     """Tells whether an extractor's name is that of a model of the store, not of the user's file."""
-    return bool(name) and ".py:" not in name
+    return bool(name) and ".py:" not in name and not name.endswith(".py")
+
+
+def has_layers(given: Any) -> bool:
+    """Tells whether an extractor is known to give feature maps: a user's own gives one or other."""
+    return isinstance(given, Stored) or (isinstance(given, str) and is_stored(given))
 
 
 def features_of(
@@ -173,16 +182,25 @@ def _bytes(image: Image) -> torch.Tensor:
 
 def _imported(spec: str) -> Callable[..., Any]:
     """Returns what a file of the user's own defines; the file runs, as any script of his."""
+    if spec.endswith(".py"):
+        raise UsageError(
+            "{path} may define much, and one thing of it is the extractor",
+            hint="name it: {path}:NAME",
+            path=spec,
+        )
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
     if not path.is_file():
         raise NotFound("there is no file {path}", path=path)
-    found = importlib.util.spec_from_file_location(path.stem, path)
+    # It may be called as a module that is imported, and is known as imported ones are: dataclasses
+    # and pickle look for it there.
+    found = importlib.util.spec_from_file_location(f"zhcache-extractor-{path.stem}", path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             "{path} cannot be run: {kind}: {reason}",
             hint="it is to define the extractor: {name}",

@@ -93,4 +93,4 @@ class Comparison:
         """Writes a report that needs no other file, with pictures side by side."""
         from zhcache.evaluate.report import write
 
-        write(self, Path(path).expanduser(), pictures)
+        write(self, Path(path), pictures)

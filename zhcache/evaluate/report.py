@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageChops
 
-from zhcache.errors import NoSpace, UsageError
+from zhcache.errors import NoSpace, UsageError, ZhcacheError
 from zhcache.evaluate.outcome import Comparison, PairRow, Row
 from zhcache.evaluate.pairs import Pair
 from zhcache.export import sync
@@ -70,11 +70,13 @@ def write(found: Comparison, path: Path, pictures: int) -> None:
         NoSpace: The disk is full.
         UsageError: The place cannot be written.
     """
-    unfinished = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    path = place(path)
+    # A name has 255 bytes, and a character up to four.
+    unfinished = path.with_name(f".{path.name[:50]}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("w", encoding="utf-8") as file:
+            # Names of files need not be text.
+            with unfinished.open("w", encoding="utf-8", errors="replace") as file:
                 file.writelines(page(found, pictures))
                 file.flush()
                 os.fsync(file.fileno())
@@ -83,12 +85,45 @@ def write(found: Comparison, path: Path, pictures: int) -> None:
             unfinished.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        raise (NoSpace if error.errno in _FULL else UsageError)(
-            "{path} cannot be written: {reason}",
+        raise _unwritable(path, error) from error
+
+
+def place(path: Path) -> Path:
+    """Returns where a report lies that is to be at ``path``; makes its folder.
+
+    To be asked before anything is measured.
+
+    Raises:
+        NoSpace: The disk is full.
+        UsageError: No report can be written there.
+    """
+    try:
+        # The rename that ends the writing would replace a link, and as root a device.
+        real = path.expanduser().resolve()
+        real.parent.mkdir(parents=True, exist_ok=True)
+        is_other = real.exists() and not real.is_file()
+        is_closed = not os.access(real.parent, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError) as error:
+        raise _unwritable(path, error) from error
+    if is_other:
+        raise UsageError(
+            "{path} is no file, so no report is written there",
             hint="name another place with --html",
             path=path,
-            reason=error.strerror or error,
-        ) from error
+        )
+    if is_closed:
+        raise _unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return real
+
+
+def _unwritable(path: Path, error: OSError | RuntimeError) -> ZhcacheError:
+    number = getattr(error, "errno", None)
+    return (NoSpace if number in _FULL else UsageError)(
+        "{path} cannot be written: {reason}",
+        hint="name another place with --html",
+        path=path,
+        reason=getattr(error, "strerror", None) or error,
+    )
 
 
 def page(found: Comparison, pictures: int) -> Iterator[str]:

@@ -13,9 +13,19 @@ _BY_EXTRACTOR = ("distance", *OF_SETS)
 
 
 def chosen(
-    metrics: Sequence[str] | None, *, has_extractor: bool, has_judges: bool
+    metrics: Sequence[str] | None,
+    *,
+    has_extractor: bool,
+    has_judges: bool,
+    has_layers: bool = True,
 ) -> tuple[str, ...]:
     """Returns what is measured: what is asked for, else what is possible and means something.
+
+    Args:
+        metrics: What is asked for.
+        has_extractor: Whether there is one.
+        has_judges: Whether there are some.
+        has_layers: Whether the extractor is known to give feature maps as well.
 
     Raises:
         UsageError: A metric is unknown, or lacks what it needs, or something is given for nothing.
@@ -23,7 +33,8 @@ def chosen(
     if metrics is None:
         return (
             *("psnr", "ssim"),
-            *(("distance", "cmmd", "kid") if has_extractor else ()),
+            *(("distance",) if has_extractor and has_layers else ()),
+            *(("cmmd", "kid") if has_extractor else ()),
             *(("score",) if has_judges else ()),
         )
     asked = tuple(dict.fromkeys((*metrics, *(("score",) if has_judges else ()))))

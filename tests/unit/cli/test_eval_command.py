@@ -1,6 +1,9 @@
 """``zhcache eval``: options in, numbers out."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +84,62 @@ def test_pictures_without_counterparts_are_named(zhcache, sets):
     assert json.dumps(str(sets[1])) in json.dumps(ran.json["error"]["message"]) or (
         str(sets[1]) in ran.json["error"]["message"]
     )
+
+
+def test_names_that_are_no_text_are_measured_and_told(zhcache, tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        visionkit.noise(1).save(tmp_path / folder / name)
+    ran = zhcache("eval", tmp_path / "a", tmp_path / "b", "--json", "--html", tmp_path / "r.html")
+    assert (ran.code, ran.json["pairs"][0]["name"]) == (0, "\ufffd")
+    assert ran.json["metrics"][0]["value"] is None
+    assert "<h3>?</h3>" in (tmp_path / "r.html").read_text("utf-8")
+    lost = zhcache("eval", tmp_path / name, tmp_path / "b", "--json")
+    assert (lost.code, lost.json["error"]["code"]) == (4, "not_found")
+
+
+def test_report_has_its_place_before_anything_is_measured(zhcache, sets, tmp_path):
+    (tmp_path / "mine.py").write_text("raise AssertionError('it was run')\n")
+    own = ("--metric", "kid", "--extractor", f"{tmp_path}/mine.py:looks", "--json")
+    for place in (tmp_path, tmp_path / "mine.py" / "r.html", "/dev/null"):
+        ran = zhcache("eval", *sets, *own, "--html", place)
+        assert ran.code == 2
+        assert str(place) in ran.json["error"]["message"]
+    assert not os.path.isfile("/dev/null")
+
+
+def test_report_goes_where_a_link_leads(zhcache, sets, tmp_path):
+    (tmp_path / "r.html").symlink_to(tmp_path / "real.html")
+    assert zhcache("eval", *sets, "--html", tmp_path / "r.html").code == 0
+    assert (tmp_path / "r.html").is_symlink()
+    assert "<html" in (tmp_path / "real.html").read_text("utf-8")
+
+
+def test_what_an_extractor_prints_is_no_part_of_the_result(zhcache, sets, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "print('loading')\ndef looks(batch):\n    print('looking')\n"
+        "    return batch.float().mean((2, 3))\n"
+    )
+    ran = zhcache("eval", *sets, "--extractor", f"{tmp_path}/mine.py:looks", "--json")
+    assert [row["metric"] for row in ran.json["metrics"]] == ["psnr", "ssim", "cmmd", "kid"]
+    assert "looking" in ran.err
+
+
+def test_interrupted_it_leaves_the_report_as_it_was(sets, tmp_path):
+    (tmp_path / "r.html").write_text("before")
+    (tmp_path / "mine.py").write_text(
+        "import os, signal\ndef looks(batch):\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return batch.float().mean((2, 3))\n"
+    )
+    own = ("--metric", "kid", "--extractor", f"{tmp_path}/mine.py:looks", "--json")
+    words = ["eval", *map(str, sets), *own, "--html", str(tmp_path / "r.html")]
+    done = subprocess.run(
+        [sys.executable, "-m", "zhcache", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (130, "cancelled")
+    assert (tmp_path / "r.html").read_text() == "before"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "mine.py", "r.html"}

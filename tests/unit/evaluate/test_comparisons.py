@@ -236,8 +236,17 @@ def test_report_is_in_the_readers_language(sets, tmp_path):
 
 def test_place_that_cannot_be_written_is_told(sets, tmp_path):
     (tmp_path / "file").write_text("")
+    found = compared.compare(*sets)
     with pytest.raises(UsageError, match="cannot be written"):
-        compared.compare(*sets).html(tmp_path / "file" / "r.html")
+        found.html(tmp_path / "file" / "r.html")
+    with pytest.raises(UsageError, match="is no file"):
+        found.html(tmp_path)
+
+
+def test_report_may_have_as_long_a_name_as_a_file_can(sets, tmp_path):
+    name = "报" * 83 + ".html"
+    compared.compare(*sets).html(tmp_path / name, pictures=1)
+    assert [path.name for path in tmp_path.glob("*.html")] == [name]
 
 
 def test_module_costs_no_torch_and_says_what_is_missing():

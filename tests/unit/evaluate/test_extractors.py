@@ -1,6 +1,7 @@
 """What looks at pictures: users' callables, files and modules; distances of feature maps."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -75,6 +76,32 @@ def test_a_file_of_the_users_own_defines_an_extractor(tmp_path):
         extractor_of(f"{tmp_path}/none.py:looks")
     with pytest.raises(UsageError, match="3 is no extractor"):
         extractor_of(3)
+    with pytest.raises(UsageError, match="one thing of it") as raised:
+        extractor_of(str(file))
+    assert raised.value.hint == f"name it: {file}:NAME"
+
+
+def test_a_file_that_exits_has_not_measured_anything(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("raise SystemExit(0)\n")
+    with pytest.raises(UsageError, match="cannot be run: SystemExit"):
+        extractor_of(f"{file}:looks")
+    file.write_text("def looks(batch):\n    raise SystemExit(0)\n")
+    with pytest.raises(UsageError, match="failed: SystemExit"):
+        extractor_of(f"{file}:looks").features([visionkit.noise(1)])
+
+
+@pytest.mark.parametrize("name", ["mine", "torch"])
+def test_a_file_is_a_module_as_imported_ones_are_and_takes_no_ones_place(tmp_path, name):
+    file = tmp_path / f"{name}.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Looks:\n    scale: float\n    def __call__(self, batch):\n"
+        "        return batch.float().mean((2, 3)) * self.scale\nlooks = Looks(2.0)\n"
+    )
+    found = extractor_of(f"{file}:looks").features([visionkit.noise(1)])
+    assert found == pytest.approx(2 * extractor_of(means).features([visionkit.noise(1)]))
+    assert sys.modules["torch"] is torch
 
 
 def test_distance_of_feature_maps_is_that_of_directions():
@@ -107,5 +134,6 @@ def test_distances_of_pairs_are_in_order_whatever_sizes_they_have():
         assert value == pytest.approx(alone)
     same = in_order(pictures_of(ones), pictures_of(ones))
     assert perceptual.distances(same, Own(maps)) == pytest.approx([0, 0, 0], abs=1e-6)
-    with pytest.raises(UsageError, match="no feature maps"):
-        perceptual.distances(joined, Own(means))
+    for other in (means, lambda _: [None], lambda _: [torch.tensor(1.0)], lambda _: [maps, "x"]):
+        with pytest.raises(UsageError, match="no feature maps"):
+            perceptual.distances(joined, Own(other))
