@@ -8,56 +8,15 @@ shared here, and the fp8 variant is the same numbers, shared.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from zhcache.errors import NoSpace, UsageError
-
-MARGIN = 1.2
-"""Of what is counted, for what is not: workspaces of convolutions, the allocator's gaps."""
+from zhcache.placement.activation import Needs, with_margin
+from zhcache.placement.sizes import Form, bytes_of, shown
 
 Memory = Literal["auto", "low"] | int
-_UNITS = {"": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([KMG]I?B)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of the weights that is here.
-
-    Attributes:
-        variant: Its name; None is as published.
-        parts: Bytes of each component's weights.
-        largest: Bytes of the largest single tensor, which offloading moves as one.
-        is_there: The device has them already, shared, so that they cost nothing more.
-    """
-
-    variant: str | None
-    parts: Mapping[str, int]
-    largest: int
-    is_there: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """All weights."""
-        return sum(self.parts.values())
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes beside the weights, at the pipeline's own size of image and for one image.
-
-    Attributes:
-        step: Of one step of the denoiser.
-        decode: Of the autoencoder, whole.
-        decode_tiled: Of the autoencoder, tile by tile; as ``decode`` where it has none.
-    """
-
-    step: int
-    decode: int
-    decode_tiled: int
 
 
 @dataclass(frozen=True)
@@ -92,8 +51,8 @@ def parse(memory: object) -> Memory:
         return "auto" if memory == "auto" else "low"
     if isinstance(memory, int) and not isinstance(memory, bool) and memory > 0:
         return memory
-    found = _SIZE.fullmatch(memory.strip()) if isinstance(memory, str) else None
-    if found is None or not float(found[1]):
+    found = bytes_of(memory) if isinstance(memory, str) else None
+    if found is None:
         raise UsageError(
             "{name}={value} cannot be meant",
             hint="it takes {allowed}",
@@ -101,7 +60,7 @@ def parse(memory: object) -> Memory:
             value=repr(memory)[:80],
             allowed="'auto' | 'low' | '6GiB' | bytes",
         )
-    return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
+    return found
 
 
 def fit(forms: Sequence[Form], needs: Needs, memory: Memory, *, free: int, is_cuda: bool) -> Fit:
@@ -129,8 +88,8 @@ def fit(forms: Sequence[Form], needs: Needs, memory: Memory, *, free: int, is_cu
         "the pipeline needs {need} at least, {free} are free for it",
         hint="make a smaller variant (zhcache prefetch REPO --variant int8), or free memory:"
         " zhcache ps",
-        need=_shown(least.bytes),
-        free=_shown(room),
+        need=shown(least.bytes),
+        free=shown(room),
     )
 
 
@@ -142,7 +101,7 @@ def _ways(forms: Sequence[Form], needs: Needs, *, is_cuda: bool) -> Iterator[Fit
                 # Two at once: while one layer computes, the next comes.
                 weights = 2 * form.largest if is_offloaded else form.bytes * (not form.is_there)
                 decode = needs.decode_tiled if is_tiled else needs.decode
-                calls = int(max(needs.step, decode) * MARGIN)
+                calls = with_margin(max(needs.step, decode))
                 yield Fit(
                     form.variant,
                     is_tiled,
@@ -157,20 +116,16 @@ def _sentences(
 ) -> Iterator[str]:
     name = "as published" if form.variant is None else f"variant {form.variant}"
     if is_offloaded:
-        yield f"{name}: {_shown(form.bytes)} of weights stay in host memory"
-        yield f"{_shown(weights)} of them on the device at a time, layer by layer"
+        yield f"{name}: {shown(form.bytes)} of weights stay in host memory"
+        yield f"{shown(weights)} of them on the device at a time, layer by layer"
     elif form.is_there:
         yield f"{name}: the weights are on the device already"
     else:
-        yield f"{name}: {_shown(weights)} of weights on the device"
+        yield f"{name}: {shown(weights)} of weights on the device"
     how = "in tiles" if is_tiled else "whole"
-    yield f"{_shown(calls)} for calls, the autoencoder {how}"
+    yield f"{shown(calls)} for calls, the autoencoder {how}"
 
 
 def _told(way: Fit, room: int, why: str) -> Fit:
-    last = f"{_shown(way.bytes)} of {_shown(room)} free: {why}"
+    last = f"{shown(way.bytes)} of {shown(room)} free: {why}"
     return Fit(way.variant, way.is_tiled, way.is_offloaded, way.bytes, (*way.why, last))
-
-
-def _shown(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.0f} MiB"

@@ -9,38 +9,18 @@ weights stay memory-mapped.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from zhcache.errors import IntegrityError, UsageError
+from zhcache.placement.sizes import Tensor, by_variant, dtype_of, needed_variant, picked
 
 MAX_HEADER = 16 * 2**20
 """Bytes of a safetensors header; the largest published ones are a few MiB."""
-
-_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    # Nothing computes in eight bits: stored so, they are read into the type that holds them all.
-    "F8_E4M3": "bfloat16",
-    "F8_E5M2": "bfloat16",
-}
-_WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|model)"
-    r"(?:\.(?P<variant>[A-Za-z0-9_]+))?"
-    r"(?:-\d{5}-of-\d{5})?"
-    r"(?:\.(?P<late>[A-Za-z0-9_]+))?"
-    r"\.safetensors"
-)
-_OF_QUANTIZED = re.compile(r"(?:scale|zero_point|svd_up|svd_down)(?:_2)?$")
-"""Names that torchao and sdnq give to what a quantized weight is restored with."""
-
-_PREFERRED = ("fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -80,15 +60,16 @@ def published(folder: Path) -> Published:
         UsageError: ``folder`` is no diffusers pipeline.
         IntegrityError: Its index cannot be read, or a weights file has no sound header.
     """
-    by_component = {name: _by_variant(folder / name) for name in components(folder)}
+    by_component = {name: by_variant(_names(folder / name)) for name in components(folder)}
     weighted = {name: files for name, files in by_component.items() if files}
-    variant = _needed_variant(list(weighted.values()))
+    variant = needed_variant(list(weighted.values()))
     quantized = frozenset(name for name in weighted if _is_quantized(folder / name))
     dtypes: dict[str, str] = {}
     read: dict[str, list[Path]] = {}
     for name, files in weighted.items():
-        read[name] = files.get(variant) or files.get(None) or next(iter(files.values()))
-        dtype = _dtype(read[name], of_rest=name in quantized)
+        read[name] = [folder / name / file for file in picked(files, variant)]
+        held = chain.from_iterable(map(tensors, read[name]))
+        dtype = dtype_of(held, of_rest=name in quantized)
         if dtype is not None:
             dtypes[name] = dtype
     has_it = frozenset(name for name, files in weighted.items() if variant in files)
@@ -144,21 +125,8 @@ def has_weights(component: Path) -> bool:
     return next(component.glob("*.safetensors"), None) is not None
 
 
-def _by_variant(component: Path) -> dict[str | None, list[Path]]:
-    files: dict[str | None, list[Path]] = {}
-    for file in sorted(component.glob("*.safetensors")):
-        if found := _WEIGHTS.fullmatch(file.name):
-            files.setdefault(found["variant"] or found["late"], []).append(file)
-    return files
-
-
-def _needed_variant(weighted: list[dict[str | None, list[Path]]]) -> str | None:
-    lacking = [files for files in weighted if None not in files]
-    if not lacking:
-        return None
-    common = set[str | None](lacking[0]).intersection(*lacking)
-    names = sorted(name for name in common if name is not None)
-    return next((name for name in _PREFERRED if name in names), names[0] if names else None)
+def _names(component: Path) -> list[str]:
+    return [file.name for file in component.glob("*.safetensors")]
 
 
 def _is_quantized(component: Path) -> bool:
@@ -169,20 +137,17 @@ def _is_quantized(component: Path) -> bool:
     return isinstance(config, dict) and "quantization_config" in config
 
 
-def _dtype(files: list[Path], *, of_rest: bool) -> str | None:
-    """Returns the dtype that holds most bytes: norms are often kept wider than the rest.
+def tensors(file: Path) -> list[Tensor]:
+    """Returns the tensors of a safetensors file.
 
-    With ``of_rest`` what belongs to quantized weights is left out: it may be of any.
+    Raises:
+        IntegrityError: It is none.
     """
-    held: Counter[str] = Counter()
-    for file in files:
-        for name, tensor in header(file).items():
-            if of_rest and (_OF_QUANTIZED.search(name) or tensor.get("dtype", "").startswith("F8")):
-                continue
-            if name != "__metadata__" and tensor["dtype"] in _DTYPES:
-                start, end = tensor["data_offsets"]
-                held[_DTYPES[tensor["dtype"]]] += end - start
-    return held.most_common(1)[0][0] if held else None
+    return [
+        Tensor(name, said["dtype"], said["data_offsets"][1] - said["data_offsets"][0])
+        for name, said in header(file).items()
+        if name != "__metadata__"
+    ]
 
 
 def header(file: Path) -> dict[str, Any]:

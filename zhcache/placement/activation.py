@@ -1,0 +1,227 @@
+"""What calls take beside the weights: by family, size of image and batch. Pure.
+
+Every figure is a number of images of the module's own width that live at once, counted over
+diffusers' classes on torch's meta device as the bytes of all tensors that are alive: the
+autoencoder's last stage holds three of its second width, a U-Net's step 26 of its first (guidance
+included), a transformer's block those of ``FAMILIES``. Attention is counted as the fused kernels do
+it, without its scores. Devices run other workspaces beside; ``MARGIN`` is for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zhcache.placement.families import Family, family_of
+
+MARGIN = 1.2
+"""Of what is counted, for what is not: workspaces of convolutions, the allocator's gaps."""
+
+DECODE_IMAGES = 3
+UNET_STATES = 26
+TEXT_STATES = 12
+"""States of a text encoder's width that live at once: its inner layer is four times as wide."""
+
+GUIDED = 2
+SIDE = 1024
+"""Pixels, where a pipeline does not say for what size it was made."""
+
+PER_LATENT = 8
+"""Pixels along a side, where an autoencoder does not say it in known words."""
+
+MAX_COUNT = 2**20
+MAX_STAGES = 16
+"""Larger numbers, or more stages, are of no model: its configuration came over the network."""
+
+MAX_TOKENS = 1024
+"""Of a prompt; encoders that could read more are not given more."""
+
+LEAST_SEEN = 0.5
+"""What was seen lowers an estimate no further: the next call may be another."""
+
+_WIDTH = 256
+_HIDDEN = 4096
+"""Of a transformer whose configuration does not say it in known words: that of large ones."""
+
+_NUMBERS = (
+    "sample_size", "num_attention_heads", "attention_head_dim", "dim", "hidden_size", "patch_size",
+    "d_model", "num_heads", "max_position_embeddings", "base_dim",
+)  # fmt: skip
+_LISTS = ("block_out_channels", "encoder_block_out_channels", "decoder_block_out_channels")
+_FLAGS = ("guidance_embeds", "force_upcast")
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes beside the weights.
+
+    Attributes:
+        step: Of one step of the denoiser.
+        decode: Of the autoencoder, whole.
+        decode_tiled: Of the autoencoder, tile by tile; as ``decode`` where it has none.
+        encode: Of the text encoders, one after the other.
+    """
+
+    step: int
+    decode: int
+    decode_tiled: int
+    encode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What one call makes: pixels, and images at once."""
+
+    width: int
+    height: int
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Bytes that calls of a size took at most on a device, weights left out."""
+
+    size: Size
+    bytes: int
+
+
+def known(config: Any) -> dict[str, int | bool | list[int]]:
+    """Returns what of a component's configuration is reckoned with, without what is of no model."""
+    if not isinstance(config, dict):
+        return {}
+    found: dict[str, int | bool | list[int]] = {}
+    for name in _NUMBERS:
+        if _is_count(config.get(name)):
+            found[name] = config[name]
+    for name in _LISTS:
+        if isinstance(config.get(name), list):
+            found[name] = [one for one in config[name][:MAX_STAGES] if _is_count(one)]
+    for name in _FLAGS:
+        if config.get(name) is True:
+            found[name] = True
+    # A text encoder beside others in one configuration says it one level down.
+    inner = config.get("text_config")
+    return (
+        {**known(inner), **found}
+        if isinstance(inner, dict) and "text_config" not in inner
+        else found
+    )
+
+
+def own_size(denoiser: Config, vae: Config, family: Family) -> Size:
+    """Returns the size a pipeline was made for."""
+    latent = denoiser.get("sample_size")
+    if latent and family.size is None:
+        side = latent * scale(vae, family)
+        return Size(side, side)
+    return Size(*(family.size or (SIDE, SIDE)))
+
+
+def scale(vae: Config, family: Family) -> int:
+    """Returns how many pixels a latent stands for, along a side."""
+    stages = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
+    return family.per_latent or (2 ** (len(stages) - 1) if stages else PER_LATENT)
+
+
+def needs(
+    denoiser: Config,
+    vae: Config,
+    encoders: Sequence[Config] = (),
+    *,
+    kind: str = "",
+    width: int,
+    size: Size | None = None,
+) -> Needs:
+    """Returns what calls take.
+
+    Args:
+        denoiser: What is known of its configuration, as of the others.
+        vae: Of the autoencoder.
+        encoders: Of the text encoders.
+        kind: The denoiser's class.
+        width: Bytes of a number.
+        size: Of a call; None is the pipeline's own size, one image.
+    """
+    family = family_of(kind)
+    size = size or own_size(denoiser, vae, family)
+    tile = min(vae.get("sample_size") or family.tile or MAX_COUNT, max(size.width, size.height))
+    # Sides apart: a long narrow image has long narrow tiles only where it is longer than one.
+    tiled = Size(min(tile, size.width), min(tile, size.height))
+    return Needs(
+        _step(denoiser, family, size, scale(vae, family), width),
+        _decode(vae, size, family, width),
+        # Tiles and images come one after the other.
+        _decode(vae, tiled, family, width),
+        max((_encode(each, width) for each in encoders), default=0),
+    )
+
+
+def corrected(reckoned: Needs, seen: Sequence[Seen], at: Mapping[Size, Needs]) -> Needs:
+    """Returns what is reckoned, brought to what calls took.
+
+    Which part of a call took it is not known, so that all of it grows or shrinks by the same: by
+    what the worst of the calls took for what was reckoned for it.
+
+    Args:
+        reckoned: For the size that is asked for.
+        seen: What calls took.
+        at: What was reckoned for each size of ``seen``.
+    """
+    ratios = [each.bytes / max(_most(at[each.size]), 1) for each in seen]
+    if not ratios:
+        return reckoned
+    by = max(*ratios, LEAST_SEEN)
+    return replace(
+        reckoned,
+        step=math.ceil(reckoned.step * by),
+        decode=math.ceil(reckoned.decode * by),
+        decode_tiled=math.ceil(reckoned.decode_tiled * by),
+    )
+
+
+def with_margin(count: int) -> int:
+    """Returns what is to be kept free for calls that take ``count`` as they were counted."""
+    return int(count * MARGIN)
+
+
+def _most(one: Needs) -> int:
+    return max(one.step, one.decode)
+
+
+def _decode(vae: Config, size: Size, family: Family, width: int) -> int:
+    channels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or ()
+    widest = channels[1] if len(channels) > 1 else (*channels, vae.get("base_dim", _WIDTH))[0]
+    # Decoded in float32 whatever the weights are.
+    width = 4 if vae.get("force_upcast") else width
+    images = size.batch * family.frames_decoded
+    return DECODE_IMAGES * images * size.width * size.height * widest * width
+
+
+def _step(denoiser: Config, family: Family, size: Size, per_latent: int, width: int) -> int:
+    across, down = (math.ceil(side / per_latent) for side in (size.width, size.height))
+    if channels := denoiser.get("block_out_channels"):
+        return UNET_STATES * GUIDED * size.batch * across * down * channels[0] * width
+    heads, each = (denoiser.get(name) for name in ("num_attention_heads", "attention_head_dim"))
+    hidden = heads * each if heads and each else denoiser.get("dim") or denoiser.get("hidden_size")
+    # Where a patch is one latent, latents are packed by twos before.
+    patch = max(denoiser.get("patch_size", 2), 2)
+    passes = 1 if denoiser.get("guidance_embeds") or family.is_guided_apart else GUIDED
+    tokens = family.frames_latent * (across // patch) * (down // patch)
+    return family.states * passes * size.batch * tokens * (hidden or _HIDDEN) * width
+
+
+def _encode(config: Config, width: int) -> int:
+    hidden = config.get("hidden_size") or config.get("d_model") or _HIDDEN
+    heads = config.get("num_attention_heads") or config.get("num_heads") or hidden // 64
+    tokens = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
+    # T5 adds its positions to the scores, so that these are there, in float32.
+    return TEXT_STATES * tokens * hidden * width + heads * tokens * tokens * 4
+
+
+def _is_count(found: Any) -> bool:
+    # What no model has was not meant to be reckoned with.
+    return type(found) is int and 0 < found <= MAX_COUNT

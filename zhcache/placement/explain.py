@@ -1,0 +1,95 @@
+"""A plan in sentences, as templates that are put into the reader's language. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from zhcache.i18n import mark
+from zhcache.placement.devices import Machine
+from zhcache.placement.model import Model
+from zhcache.placement.sizes import shown
+from zhcache.placement.ways import Kind, Way
+from zhcache.protocol.sources import Phrase
+
+_WHY = {
+    "one": mark("all of it fits on {device}, where nothing has to cross devices"),
+    "copies": mark("all of it fits on each of {devices}: each makes images of its own"),
+    "apart": mark("no device has room for all of it: whole components lie on {devices}"),
+    "freed": mark(
+        "no device has room for all of it: {encoders} wait in host memory and come to {device}"
+        " layer by layer for the prompt"
+    ),
+    "sharded": mark("no device has room for {component} whole: its layers lie on {devices}"),
+    "guidance": mark("one image on {devices}, each makes one of the two passes of guidance"),
+    "ulysses": mark("one image on {devices}, each has a part of its attention heads (Ulysses)"),
+    "ring": mark("one image on {devices}, which hand parts of it round in a ring"),
+    "streamed": mark("no split fits: the weights stay in host memory and come layer by layer"),
+}
+_SPLIT = {
+    "apart": mark("whole components lie on {devices}, as was asked"),
+    "freed": mark(
+        "{encoders} wait in host memory and come to {device} layer by layer for the prompt, as was"
+        " asked"
+    ),
+    "sharded": mark("the layers of {component} lie on {devices}, as was asked"),
+    "streamed": mark("the weights stay in host memory and come layer by layer, as was asked"),
+}
+
+
+def said(template: str, /, **values: object) -> Phrase:
+    """Returns a sentence with its values."""
+    return Phrase(template=template, values={name: str(value) for name, value in values.items()})
+
+
+def reason(way: Way, model: Model, machine: Machine, *, is_asked: bool) -> list[Phrase]:
+    """Returns why a way was taken, and what it takes."""
+    why = _SPLIT.get(way.how, _WHY[way.how]) if is_asked else _WHY[way.how]
+    gpus = [name for name in way.takes if name != machine.host.name] or [machine.host.name]
+    cut = [name for name, place in way.places.items() if place.use == "shard"]
+    told = said(
+        why,
+        device=gpus[0],
+        devices=", ".join(way.workers if way.how == "copies" else gpus),
+        encoders=", ".join(model.named("encode")),
+        component=", ".join(cut),
+    )
+    return [told, *_numbers(way, model, machine), *_beside(way, model, machine)]
+
+
+def over(device: str, need: int, free: int) -> Phrase:
+    """Returns that a device has too little."""
+    return said(
+        mark("{need} are needed on {device}, {free} are free"),
+        device=device, need=shown(need), free=shown(free),
+    )  # fmt: skip
+
+
+def left_out(kind: Kind, taken: Kind) -> Phrase:
+    """Returns why a kind was not looked at, with another taken."""
+    if kind == "parallel":
+        return said(mark("quicker for one image, fewer images in all: only if it is asked for"))
+    if kind == "replicate" and taken == "single":
+        return said(mark("one device is used unless several are named"))
+    return said(mark("not needed: {placement} fits"), placement=taken)
+
+
+def _numbers(way: Way, model: Model, machine: Machine) -> Iterator[Phrase]:
+    for name, count in way.takes.items():
+        yield said(
+            mark("{device}: {need} of {free} free"),
+            device=name, need=shown(count), free=shown(machine.named(name).free),
+        )  # fmt: skip
+    how = mark("{bytes} of it are for calls, the autoencoder in tiles")
+    if not way.is_tiled:
+        how = mark("{bytes} of it are for calls, the autoencoder whole")
+    yield said(how, bytes=shown(model.calls(model.parts, is_tiled=way.is_tiled)))
+
+
+def _beside(way: Way, model: Model, machine: Machine) -> Iterator[Phrase]:
+    if there := model.there & set(way.takes):
+        yield said(mark("the weights are on {devices} already"), devices=", ".join(sorted(there)))
+    unused = [name for name in dict.fromkeys(machine.workers) if name not in way.takes]
+    if unused and machine.is_named:
+        yield said(mark("{devices} is left out"), devices=", ".join(unused))
+    if way.how in ("ulysses", "ring") and machine.joined(list(way.takes)) != "nvlink":
+        yield said(mark("not all of them are joined by NVLink: more devices help little"))
