@@ -19,6 +19,8 @@ Statistic = Literal["mean", "median"]
 Method = Literal["percentile", "bca"]
 
 RESAMPLES = 10_000
+SEEDS = 2**64
+"""How many seeds torch knows; those beyond begin again."""
 _AT_ONCE = 2**22
 """Values that are drawn at a time."""
 
@@ -84,7 +86,7 @@ def _drawn(values: Sequence[float], statistic: Statistic, resamples: int, seed: 
     import torch
 
     each = torch.tensor(values, dtype=torch.float64)
-    chance = torch.Generator().manual_seed(seed)
+    chance = torch.Generator().manual_seed(seed % SEEDS)
     rows = max(_AT_ONCE // len(values), 1)
     found: list[float] = []
     while len(found) < resamples:

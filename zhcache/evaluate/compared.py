@@ -80,8 +80,16 @@ def compare(
     if extractor is not None:
         work.look(chosen, extractor_of(extractor, device))
     work.compare_pixels(chosen)
+    named: set[str] = set()
     for judge in judges:
         model = Stored(*_reference(judge), device=device) if isinstance(judge, str) else judge
+        if model.name in named:
+            raise UsageError(
+                "{judge} is named twice, and agrees with itself",
+                hint="name another one that is unrelated, or leave one out",
+                judge=model.name,
+            )
+        named.add(model.name)
         work.judge(Judge(model))
     if len(judges) == 1:
         text = mark("one judge alone: what it favours passes for quality; name a second one")

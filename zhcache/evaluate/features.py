@@ -163,10 +163,10 @@ def features_of(
     return torch.cat(parts)
 
 
-def batches(all_of_them: Sequence[T]) -> Iterator[Sequence[T]]:
+def batches(all_of_them: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
     """Yields pictures or pairs of them in batches."""
-    for start in range(0, len(all_of_them), BATCH):
-        yield all_of_them[start : start + BATCH]
+    for start in range(0, len(all_of_them), size):
+        yield all_of_them[start : start + size]
 
 
 def _alike(images: Sequence[Image]) -> Iterator[list[Image]]:

@@ -79,7 +79,9 @@ class Judge:
     def notes(self, texts: Sequence[str]) -> list[Phrase]:
         """Returns what this judge cannot read of the texts."""
         found: list[Phrase] = []
-        each = [self._tokens(text) for text in dict.fromkeys(texts)]
+        with hushed():
+            # The library tells of each that is too long by itself.
+            each = [self._tokens(text) for text in dict.fromkeys(texts)]
         cut = sum(len(tokens) > self._room for tokens in each)
         if cut:
             text = mark(
@@ -97,7 +99,8 @@ class Judge:
     def _is_blind(self, chinese: str) -> bool:
         if not chinese:
             return False
-        tokens = self._tokenizer(chinese, add_special_tokens=False)["input_ids"]
+        with hushed():
+            tokens = self._tokenizer(chinese, add_special_tokens=False)["input_ids"]
         unknown = sum(token == self._tokenizer.unk_token_id for token in tokens)
         return len(tokens) > _TOKENS_FOR_BYTES * len(chinese) or unknown > _UNKNOWN * len(tokens)
 

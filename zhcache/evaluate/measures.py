@@ -210,14 +210,12 @@ def _sets(
 ) -> tuple[Any, Any, str | None]:
     """Returns the features of both sets, and what gave them; None where they were given."""
     installed.check()
-    import torch
-
     from zhcache.evaluate import features, pictures, wanted
 
     if all(len(getattr(given, "shape", ())) == 2 for given in (real, generated)):
         if extractor is not None:
             raise UsageError("these are features, and an extractor takes pictures")
-        return torch.as_tensor(real), torch.as_tensor(generated), None
+        return real, generated, None
     one, other = pictures.pictures_of(real), pictures.pictures_of(generated)
     if extractor is None:
         raise wanted.no_extractor(metric)

@@ -58,6 +58,13 @@ def ssim(one: torch.Tensor, other: torch.Tensor) -> float:
             height=one.shape[-2],
             least=WINDOW,
         )
+    # Channel by channel: a large picture's sums take many times its own memory.
+    each = [_similar(a, b) for a, b in zip(one.unsqueeze(1), other.unsqueeze(1), strict=True)]
+    return sum(each) / len(each)
+
+
+def _similar(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Returns the mean over the windows of one channel, (1, height, width)."""
     stable_mean, stable_spread = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     mean_one, mean_other = _smoothed(one), _smoothed(other)
     spread_one = _smoothed(one * one) - mean_one**2

@@ -19,6 +19,8 @@ from zhcache.errors import UsageError
 from zhcache.evaluate.features import Extractor, Progress, batches
 from zhcache.evaluate.pairs import Pair
 
+_AT_ONCE = 8
+"""Pairs whose maps are in memory together: all layers of a large model have 58 MiB a picture."""
 _LEAST = 1e-10
 """Added to lengths, as LPIPS does, so that positions without any feature stay finite."""
 
@@ -49,7 +51,7 @@ def distances(
 ) -> list[float]:
     """Returns how far apart the pictures of each pair are."""
     found: list[float] = []
-    for batch in batches(pairs):
+    for batch in batches(pairs, _AT_ONCE):
         read = [(pair.one.read(), pair.other.read()) for pair in batch]
         each = [0.0] * len(read)
         # What is at hand of a user's need not resize, and takes pictures of one size together.

@@ -54,6 +54,12 @@ class Stored:
 
     def __init__(self, repo: str, revision: str | None = None, *, device: str = "auto") -> None:
         self.device = device_of(device)
+        if self.device.type not in ("cpu", "cuda"):
+            raise UsageError(
+                "no model looks at pictures on the device {device}",
+                hint="it takes 'auto' | 'cpu' | 'cuda' | 'cuda:N'",
+                device=device,
+            )
         client = Client()
         try:
             lease = _leased(client, repo, revision)
@@ -131,7 +137,7 @@ def _kind(folder: Path, name: str) -> str:
         kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
     except FileNotFoundError:
         kind = None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _unreadable(name, error) from error
     if kind not in KINDS:
         raise UsageError(

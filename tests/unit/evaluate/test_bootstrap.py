@@ -34,6 +34,31 @@ def test_skew_moves_the_corrected_interval_towards_the_tail():
     assert -mirrored.low == pytest.approx(corrected.high, rel=0.02)
 
 
+def corrected_by_definition(values, level):
+    """The BCa interval of a mean, leaving out each value in turn, from other draws."""
+    import numpy
+
+    chance = numpy.random.default_rng(7)
+    x = numpy.array(values)
+    drawn = x[chance.integers(len(x), size=(40_000, len(x)))].mean(1)
+    without = numpy.array([numpy.delete(x, n).mean() for n in range(len(x))])
+    off = without.mean() - without
+    skew = (off**3).sum() / (6 * (off**2).sum() ** 1.5)
+    normal = statistics.NormalDist()
+    bias = normal.inv_cdf((drawn < x.mean()).mean())
+    ends = [bias + normal.inv_cdf(share) for share in ((1 - level) / 2, (1 + level) / 2)]
+    return numpy.quantile(drawn, [normal.cdf(bias + z / (1 - skew * z)) for z in ends])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_corrected_interval_is_its_definition(sign):
+    values = [sign * value for value in drawn(25, 8, lambda chance: chance.expovariate(1))]
+    found = interval(values, level=0.9, resamples=40_000)
+    low, high = corrected_by_definition(values, 0.9)
+    assert found.low == pytest.approx(low, rel=0.015)
+    assert found.high == pytest.approx(high, rel=0.015)
+
+
 def test_intervals_cover_what_they_say():
     covered = 0
     for seed in range(150):
@@ -68,6 +93,7 @@ def test_same_seed_same_interval_and_another_seed_another():
     values = drawn(40, 3)
     assert interval(values, seed=1) == interval(values, seed=1)
     assert interval(values, seed=1) != interval(values, seed=2)
+    assert interval(values, seed=2**70) == interval(values, seed=2**70)
 
 
 def test_equal_values_leave_no_doubt_and_one_value_says_nothing():

@@ -8,6 +8,7 @@ import sys
 from html.parser import HTMLParser
 
 import msgspec
+import numpy
 import pytest
 import torch
 
@@ -79,6 +80,8 @@ def test_models_and_judges_add_what_they_can(models, sets):
     assert not any("one judge" in text for text in found.result.warnings)
     one = compared.compare(*sets, judges=[CHINESE], metrics=["score"], device="cpu")
     assert any("one judge alone" in text for text in one.result.warnings)
+    with pytest.raises(UsageError, match="is named twice"):
+        compared.compare(*sets, judges=[CHINESE, f"{CHINESE}@main"], device="cpu")
 
 
 def test_the_same_again_gives_the_same_numbers(models, sets):
@@ -184,6 +187,9 @@ def test_functions_take_features_too():
     assert zhcache.evaluate.cmmd(one, one) < zhcache.evaluate.cmmd(one, other + 3)
     with pytest.raises(UsageError, match="an extractor takes pictures"):
         zhcache.evaluate.kid(one, other, means)
+    words = numpy.array([["a"], ["b"]])
+    with pytest.raises(UsageError, match="are no features"):
+        zhcache.evaluate.kid(words, words)
 
 
 class Page(HTMLParser):

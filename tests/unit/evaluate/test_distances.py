@@ -70,6 +70,14 @@ def test_fid_is_its_definition_for_many_and_for_few_pictures(n, m):
     assert distances.fid(one, other) == pytest.approx(fid_by_definition(one, other), abs=1e-6)
 
 
+def test_fid_of_gaussians_on_lines_at_right_angles():
+    # Nothing that one spreads over the other does: the root of the product is nothing.
+    line = torch.arange(-5, 6, dtype=torch.float64)
+    one, other = torch.zeros(11, 6, dtype=torch.float64), torch.ones(11, 6, dtype=torch.float64)
+    one[:, 0], other[:, 5] = line, 1 + 2 * line
+    assert distances.fid(one, other) == pytest.approx(6 + 11 + 44)
+
+
 def test_fid_of_a_set_and_itself_is_nothing():
     one = drawn(50, 10, 1)
     assert distances.fid(one, one) == pytest.approx(0, abs=1e-9)
@@ -131,6 +139,7 @@ def test_kid_over_subsets_is_near_that_of_all_and_seeded():
     assert found.value == pytest.approx(whole.value, rel=0.15)
     assert found == distances.kid(one, other, subsets=60, subset_size=80, seed=3)
     assert found != distances.kid(one, other, subsets=60, subset_size=80, seed=4)
+    assert distances.kid(one, other, subsets=9, subset_size=80, seed=2**70).error > 0
 
 
 def test_features_are_taken_from_lists_and_arrays():

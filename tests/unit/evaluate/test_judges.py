@@ -1,5 +1,7 @@
 """Judges: scores are cosines of the models' own features, and what they cannot read is told."""
 
+import socket
+
 import pytest
 import torch
 
@@ -43,6 +45,23 @@ def test_score_is_the_cosine_that_the_libraries_give(judge, vision, kind):
     assert found[0] != pytest.approx(found[1], abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["clip", "chinese_clip", "altclip", "siglip"])
+def test_judging_asks_no_network(judge, kind, monkeypatch):
+    asked = []
+
+    def resolve(*address, **_):
+        asked.append(address)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    made = judge(kind)
+    made.scores(PICTURES, TEXTS)
+    made.notes(TEXTS)
+    assert asked == []
+
+
 def words(notes):
     return [note.template for note in notes]
 
@@ -59,13 +78,14 @@ def test_characters_that_a_judge_does_not_know_are_told(judge):
 
 
 @pytest.mark.parametrize(("kind", "room"), [("chinese_clip", 52), ("altclip", 64), ("siglip", 24)])
-def test_prompts_that_are_cut_are_counted_and_judged_by_what_is_read(judge, kind, room):
+def test_prompts_that_are_cut_are_counted_and_judged_by_what_is_read(judge, kind, room, caplog):
     long = "一只小猫坐在红色的椅子上" * 9
     made = judge(kind)
     (note,) = made.notes([long, "猫"])
     assert (note.values["room"], note.values["count"]) == (str(room), "1")
     cut = made.scores(PICTURES[:1], [long[: room - 2]])
     assert made.scores(PICTURES[:1], [long]) == pytest.approx(cut)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "clip_vision_model"])

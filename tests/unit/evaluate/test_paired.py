@@ -57,6 +57,16 @@ def test_ssim_is_that_of_each_window_by_its_definition(image):
     assert paired.ssim(image, other) == pytest.approx(float(sum(found) / len(found)))
 
 
+def test_ssim_of_one_window_and_of_a_picture_of_one_colour():
+    black, white = torch.zeros(3, 11, 11).double(), torch.full((3, 11, 11), 255.0).double()
+    # Without any spread only the means count: C1 / (255² + C1).
+    assert paired.ssim(black, white) == pytest.approx(2.55**2 / (255**2 + 2.55**2))
+    assert paired.ssim(white, white) == pytest.approx(1)
+    one_is_off = torch.stack([black[0], black[0], white[0]])
+    expected = (2 + 2.55**2 / (255**2 + 2.55**2)) / 3
+    assert paired.ssim(black, one_is_off) == pytest.approx(expected)
+
+
 def test_cosine():
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])
     assert paired.cosine(one, other) == pytest.approx(math.sqrt(0.5))

@@ -93,6 +93,11 @@ def test_what_is_not_held_is_fetched_by_its_commit(daemon, vision):
         Stored("lab/nothing", device="cpu")
 
 
+def test_a_device_that_holds_nothing_is_refused(held):
+    with pytest.raises(UsageError, match="on the device meta"):
+        Stored(REPO, device="meta")
+
+
 def spoilt(vision, tmp_path, spoil):
     folder = tmp_path / "spoilt"
     shutil.copytree(vision("clip"), folder)
@@ -132,6 +137,7 @@ def test_weights_that_are_cut_are_told(daemon, vision, tmp_path):
         ({"model_type": "bert"}, UsageError, "no model that looks at pictures: 'bert'"),
         (None, UsageError, "no model that looks at pictures: None"),
         ("no json", IntegrityError, "JSONDecodeError"),
+        ("[" * 99_999, IntegrityError, "RecursionError"),
     ],
 )
 def test_what_is_no_vision_model_is_told_with_what_is(
