@@ -1,1 +1,1 @@
-"""Many machines: what one model costs upstream and in time, by formula and in network namespaces."""
+"""Many machines: what a model costs upstream and in time, by formula and in network namespaces."""

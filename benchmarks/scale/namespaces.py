@@ -2,7 +2,6 @@
 
 Every node runs a zhcached with a store of its own; all are asked for the model at the same moment,
 but where a way says otherwise. What left the origin is read off its interface, and told by the hub.
-Run as root: ``python -m benchmarks.scale.namespaces``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import ROOT, report
+from benchmarks import ROOT
 from benchmarks.scale.network import ORIGIN, Network
 from harness.daemon import Daemon
 
@@ -95,46 +94,37 @@ def _gateway(number: int, network: Network, hub: str) -> str:
     return _table("gateway", "huggingface", _gateway_url(network, 0))
 
 
-def _chain(number: int, network: Network, hub: str) -> str:
+def _tree(number: int, network: Network, hub: str) -> str:
     if number == 0:
         return _hub(number, network, hub)
-    return _table("gateway", "huggingface", _gateway_url(network, number - 1))
+    above = (number - 1) // fan_out(len(network.nodes))
+    return _table("gateway", "huggingface", _gateway_url(network, above))
+
+
+def _peers_and_gateway(number: int, network: Network, hub: str) -> str:
+    if number == 0:
+        return _hub(number, network, hub)
+    peers = [n for n in range(len(network.nodes)) if n != number]
+    tables = [_table(f"peer-{n + 1}", "peer", _gateway_url(network, n)) for n in peers]
+    return "".join(tables) + _gateway(number, network, hub)
 
 
 def _first_alone(count: int) -> list[list[int]]:
     return [[0], list(range(1, count))]
 
 
-WAYS = (
-    Way("direct", _hub),
-    Way("gateway", _gateway),
-    Way("tiered: a gateway behind a gateway", _chain),
-    Way("peers, the first one alone", _peers, _first_alone),
-    Way("peers, all at once", _peers),
-)
+DIRECT = Way("direct", _hub)
+GATEWAY = Way("gateway", _gateway)
+TIERED = Way("tiered", _tree)
+BOTH = Way("peers and gateway", _peers_and_gateway)
+PEERS = Way("peers, the first alone", _peers, _first_alone)
+RUSH = Way("peers, all at once", _peers)
+WAYS = (DIRECT, GATEWAY, TIERED, BOTH, PEERS, RUSH)
 
 
-def main() -> None:
-    """Measures and reports."""
-    parser = report.options(__doc__ or "")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--size", type=int, default=48, metavar="MIB", help="of the model")
-    parser.add_argument("--uplink", type=float, default=8, metavar="MIB", help="a second")
-    parser.add_argument("--link", type=float, default=32, metavar="MIB", help="a second, a node's")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", action="append", help="only ways that begin so")
-    options = parser.parse_args()
-    wanted = [w for w in WAYS if not options.way or w.name.startswith(tuple(options.way))]
-    shuffle = random.Random(options.seed)
-    with tempfile.TemporaryDirectory(prefix="zhcache-scale-") as name:
-        model = random_model(Path(name) / "model", options.size * MIB)
-        for _ in range(options.rounds):
-            for way in shuffle.sample(wanted, len(wanted)):
-                with Network(
-                    options.nodes, uplink=options.uplink * MIB, link=options.link * MIB
-                ) as network:
-                    run = once(way, network, model)
-                report.say(f"{way.name}: {run.makespan_s:.1f} s, {run.upstream_ratio:.3f} {run}")
+def fan_out(nodes: int) -> int:
+    """Returns how many stand below each node of a tree: with three it is a chain."""
+    return 1 if nodes <= 3 else 2
 
 
 def random_model(folder: Path, size: int) -> Path:
@@ -202,7 +192,6 @@ def _prefetch_all(daemons: Sequence[Daemon], group: Sequence[int]) -> dict[int, 
         said, failed = client.communicate()
         if client.returncode:
             raise RuntimeError(f"node {number + 1}: {said}{failed}{daemons[number].tail()}")
-        report.say(f"   node {number + 1}: {json.loads(said.splitlines()[-1])['sources']}")
     return took
 
 
@@ -234,7 +223,3 @@ def _origin(network: Network, model: Path) -> Iterator[tuple[Callable[[], dict[s
         ask.close()
         process.wait(30)
         answers.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Machines on one network, made of network namespaces: a switch, an origin far away, nodes.
 
 Each is a namespace of its own with one interface whose rate is limited both ways, so what one of
-them sends and receives can be read off its interface. Needs root, iproute2 and no network but its own.
+them sends and receives can be read off its interface. Needs root and iproute2, and reaches nobody.
 """
 
 from __future__ import annotations
