@@ -7,17 +7,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from zhcache import __version__
 from zhcache.client import Client
 from zhcache.errors import ZhcacheError, fill
+from zhcache.evaluate.installed import LIBRARIES
 from zhcache.i18n import mark
 from zhcache.protocol.messages import Check, SourceInfo, Version
 from zhcache.spawn import INSTALL, missing_parts
 
 Status = Literal["ok", "warn", "bad"]
+_OPTIMIZED_WITH = ("jieba", "opencc")
+# Some judges read with sentencepiece.
+_MEASURED_WITH = (*LIBRARIES, "sentencepiece")
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
@@ -44,7 +49,7 @@ class Finding:
 def examine(client: Client, environ: Mapping[str, str] | None = None) -> list[Finding]:
     """Returns the findings of this side, then the daemon's own."""
     env = os.environ if environ is None else environ
-    found = [_python(), *_packages(), *_caches(env, client.home)]
+    found = [_python(), *_packages(), *_extras(), *_caches(env, client.home)]
     try:
         answers = client.connect()
     except ZhcacheError as error:
@@ -79,6 +84,29 @@ def _packages() -> Iterator[Finding]:
             "bad",
             mark("urllib3-future has replaced urllib3, and modelscope cannot download with it"),
             mark("pip uninstall niquests urllib3-future && pip install --force-reinstall urllib3"),
+        )
+
+
+def _extras() -> Iterator[Finding]:
+    if lacking := [name for name in _OPTIMIZED_WITH if find_spec(name) is None]:
+        yield Finding(
+            "prompts",
+            "ok",
+            mark(
+                "{missing} not found: prompts cannot be optimized, until pip install"
+                " 'zhcache[chinese]' in this environment"
+            ),
+            values={"missing": ", ".join(lacking)},
+        )
+    if lacking := [name for name in _MEASURED_WITH if find_spec(name) is None]:
+        yield Finding(
+            "eval",
+            "ok",
+            mark(
+                "{missing} not found: `zhcache eval` cannot use all that measures pictures, until"
+                " pip install 'zhcache[eval]' in this environment"
+            ),
+            values={"missing": ", ".join(lacking)},
         )
 
 

@@ -27,6 +27,7 @@ _RESOLVE_S = 3.0
 FAILS_LONG = 3
 """How often a followed model fails, one time after the other, before it is told."""
 _WORKERS_NEED = ("torch", "diffusers", "transformers")
+_READ_WITH = {"sentencepiece": "translators", "opencc": "traditional characters"}
 
 
 async def show(call: Call) -> Checks:
@@ -178,6 +179,7 @@ def _workers(services: Services) -> Iterator[Check]:
     versions = [f"{name} {version}" for name, version in found.parts.items() if version]
     yield Check(name="workers", status="ok", detail=", ".join(versions))
     yield from _quantizers(found.parts)
+    yield from _readers(found.parts)
     if found.lacking:
         yield Check(
             name="workers' sandbox",
@@ -197,6 +199,19 @@ def _quantizers(parts: Mapping[str, str | None]) -> Iterator[Check]:
         status="ok",
         detail=f"{', '.join(absent)} not found: {lost} cannot be made, until "
         "pip install 'zhcache[quant]' in the daemon's environment",
+    )
+
+
+def _readers(parts: Mapping[str, str | None]) -> Iterator[Check]:
+    absent = [name for name in _READ_WITH if parts.get(name) is None]
+    if not absent:
+        return
+    lost = ", ".join(_READ_WITH[name] for name in absent)
+    yield Check(
+        name="chinese prompts",
+        status="ok",
+        detail=f"{', '.join(absent)} not found: {lost} cannot be used, until "
+        "pip install 'zhcache[chinese]' in the daemon's environment",
     )
 
 

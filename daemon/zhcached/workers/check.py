@@ -7,7 +7,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from zhcache.protocol.residency import Abilities
 
-_PARTS = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "torchao", "sdnq")
+_PARTS = (
+    *("torch", "diffusers", "transformers", "accelerate", "safetensors", "torchao", "sdnq"),
+    *("sentencepiece", "opencc"),
+)
 
 
 def abilities(lacking: Sequence[str]) -> Abilities:

@@ -9,6 +9,7 @@ import click
 import pytest
 
 from simulators.daemon import COMMIT, DaemonSimulator, describe, info, lock_of
+from zhcache import diagnosis
 from zhcache.cli import COMMANDS, cli
 from zhcache.errors import (
     AlreadyRunning,
@@ -276,6 +277,24 @@ def test_doctor_joins_both_sides(daemon: DaemonSimulator, zhcache, monkeypatch: 
     assert status["store"] == "ok"
     assert {status[n] for n in ("hf-cache", "hf-endpoint", "home")} == {"warn"}
     assert ran.code == 0
+
+
+def test_doctor_says_what_extras_this_environment_lacks(
+    daemon: DaemonSimulator, zhcache, monkeypatch: pytest.MonkeyPatch
+):
+    def told() -> dict[str, str]:
+        checks = zhcache("doctor", "--json").json["checks"]
+        return {check["name"]: check["detail"] for check in checks}
+
+    monkeypatch.setattr(diagnosis, "find_spec", lambda _: object())
+    assert not {"prompts", "eval"} & told().keys()
+    monkeypatch.setattr(diagnosis, "find_spec", lambda name: name not in ("jieba", "torch") or None)
+    found = told()
+    assert found["prompts"].startswith("jieba not found: prompts cannot be optimized")
+    assert "pip install 'zhcache[chinese]'" in found["prompts"]
+    assert found["eval"].startswith("torch not found: `zhcache eval`")
+    assert "pip install 'zhcache[eval]'" in found["eval"]
+    assert zhcache("doctor").code == 0
 
 
 def test_doctor_is_1_when_something_is_bad(

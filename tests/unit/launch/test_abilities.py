@@ -30,10 +30,9 @@ def test_direct_says_what_its_environment_has(tmp_path):
 
 def test_doctor_warns_of_a_sandbox_that_is_off(tmp_path, monkeypatch):
     monkeypatch.setenv(sandbox.SWITCH, "off")
-    (last,) = checks(Direct(tmp_path))[1:] or [None]
-    assert last is not None
-    assert last.status == "warn"
-    assert sandbox.SWITCH in last.detail
+    (told,) = [one for one in checks(Direct(tmp_path)) if one.name == "workers' sandbox"]
+    assert told.status == "warn"
+    assert sandbox.SWITCH in told.detail
 
 
 def test_doctor_says_what_missing_torch_takes_away():
@@ -45,6 +44,27 @@ def test_doctor_says_what_missing_torch_takes_away():
     assert only.status == "ok"
     assert "torch, transformers not found" in only.detail
     assert "pip install 'zhcache[daemon,torch]'" in only.detail
+
+
+def test_doctor_says_which_prompts_cannot_be_read(tmp_path):
+    found = Direct(tmp_path).abilities().parts
+    assert {"sentencepiece", "opencc"} <= found.keys()
+
+    class Lacking:
+        def __init__(self, *names):
+            self.names = names
+
+        def abilities(self):
+            parts = dict.fromkeys(found, "1.0") | dict.fromkeys(self.names)
+            return Abilities(parts=parts, lacking=[])
+
+    assert [one.name for one in checks(Lacking())] == ["workers"]
+    _, told = checks(Lacking("opencc"))
+    assert (told.name, told.status) == ("chinese prompts", "ok")
+    assert told.detail.startswith("opencc not found: traditional characters cannot be used")
+    assert "pip install 'zhcache[chinese]'" in told.detail
+    _, told = checks(Lacking("opencc", "sentencepiece"))
+    assert "translators, traditional characters" in told.detail
 
 
 def test_doctor_says_that_the_service_does_not_answer(tmp_path):
