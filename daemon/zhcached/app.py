@@ -56,7 +56,7 @@ from zhcached.residency.pages.pages import Pages
 from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
 from zhcached.sources.registry import build as build_sources
-from zhcached.sources.registry import configured_folders, configured_origins
+from zhcached.sources.registry import configured_folders, configured_origins, tiers
 from zhcached.store.listing import newest_from
 from zhcached.store.store import Store
 from zhcached.transport.address import AddressPolicy
@@ -142,8 +142,10 @@ async def _join(
     )
     sources = build_sources(config.sources, transport)
     health = Health(store.catalog, config.sources, clock, quotas)
-    prober = Prober(sources, transport, quotas, health, partial(newest_from, store.catalog))
-    fetcher = Fetcher(store, transport, config.download, health)
+    stores = tiers(config.sources, transport)
+    known_at = partial(newest_from, store.catalog)
+    prober = Prober(sources, transport, quotas, health, known_at, stores)
+    fetcher = Fetcher(store, transport, config.download, health, stores)
     limits, devices, launcher = config.residency, Devices(), chosen(home)
     variants = Variants(
         store,

@@ -100,6 +100,12 @@ class LimitedError(StatusError):
     """A request that was not sent: its origin asked for none before ``retry_after_s`` is over."""
 
 
+class KeyRefused(RemoteError):
+    """The key that is configured for a source is missing or turned away: nothing else helps."""
+
+    fault = "key"
+
+
 class RemoteInvalid(RemoteError):
     """The answer arrived and cannot be right: malformed, over a limit, another file, HTML."""
 

@@ -25,7 +25,7 @@ JobState = Literal[
     "done", "failed", "cancelled",
 ]  # fmt: skip
 JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
-SourceKind = Literal["huggingface", "modelscope", "peer", "folder"]
+SourceKind = Literal["huggingface", "modelscope", "peer", "folder", "s3"]
 SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]
 
 
@@ -465,7 +465,10 @@ class Device(Message):
 
 
 class Resident(Message):
-    """One leased or warm model. The role ``prompts``: it reads Chinese prompts for others."""
+    """One leased or warm model. The role ``prompts``: it reads Chinese prompts for others.
+
+    ``note`` says why a worker that should be there is not.
+    """
 
     repo: str
     variant: str | None
@@ -482,6 +485,7 @@ class Resident(Message):
     running: int = 0
     queued: int = 0
     role: Literal["pipeline", "prompts"] = "pipeline"
+    note: str = ""
 
 
 class Residents(Message):

@@ -10,6 +10,7 @@ from typing import NoReturn, get_args
 from zhcache.errors import UsageError
 from zhcache.protocol.conversion import SchemeName
 from zhcache.protocol.names import parse_repo, parse_variant
+from zhcached.config.buckets import fault_of_bucket
 from zhcached.config.tables import Config, PartConfig, SourceConfig
 
 GROUP_SIZES = (16, 32, 64, 128, 256)
@@ -76,6 +77,8 @@ def check_sources(sources: Sequence[SourceConfig], where: str) -> None:
         for url in urls:
             if fault := _fault_of_address(url):
                 refuse(where, f"source {source.name}: {url!r} {fault}")
+        if fault := fault_of_bucket(source):
+            refuse(where, f"source {source.name}: {fault}")
 
 
 def _fault_of_address(url: str) -> str | None:

@@ -22,13 +22,32 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ``[[source]]``."""
+    """One ``[[source]]``; what stands from ``bucket`` on is for kind ``s3`` alone.
+
+    Attributes:
+        bucket: Where the blobs are.
+        prefix: What their names begin with, without a slash at its end.
+        region: That requests are signed for.
+        style: Whether the bucket's name stands in the path or before the host.
+        key_env: Variable of the daemon's environment with the access key; with ``secret_env``.
+        secret_env: Variable with the secret key.
+        write: What is fetched here and public is put there.
+        entitled: Repositories that are put there though they are not known to be public.
+    """
 
     name: str
     kind: SourceKind
     endpoint: str
     token_env: str | None = None
     data_origins: tuple[str, ...] = ()
+    bucket: str = ""
+    prefix: str = ""
+    region: str = "us-east-1"
+    style: Literal["path", "host"] = "path"
+    key_env: str | None = None
+    secret_env: str | None = None
+    write: bool = False
+    entitled: tuple[str, ...] = ()
 
 
 class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

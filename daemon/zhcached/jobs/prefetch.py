@@ -235,6 +235,7 @@ class Prefetcher:
             precisions=wanted.precisions if wanted else {None},
             converted=lambda repo, commit: converted_before(self._store, repo, commit),
             settled=settled,
+            tiers=self._fetcher.tiers,
         )
 
     def _standing_in(

@@ -73,6 +73,41 @@ class Resolution(msgspec.Struct, frozen=True):
         return self.kind == "huggingface"
 
 
+class BlobSource(Protocol):
+    """Who holds bytes by their digest, of whatever repository they are: the seam between machines.
+
+    Thread-safe. What it sends is a stranger's, whoever put it there.
+    """
+
+    name: str
+    kind: SourceKind
+    origin: Origin
+
+    def holding(self, digests: Collection[str], deadline_s: float) -> set[str]:
+        """Returns those of ``digests`` that it would send.
+
+        Raises:
+            RemoteError: It could not be asked.
+        """
+        ...
+
+    def locate_blob(self, sha256: str) -> Target:
+        """Returns where the bytes of a digest are; no request is made."""
+        ...
+
+
+class Tier(BlobSource, Protocol):
+    """One that has bytes alone: what a repository is it does not know, and is not asked."""
+
+    def probe(self, deadline_s: float) -> None:
+        """Asks whether it would answer.
+
+        Raises:
+            RemoteError: It would not.
+        """
+        ...
+
+
 class Source(Protocol):
     """A hub or mirror. Thread-safe; every call is bounded by its deadline as a whole."""
 
@@ -106,17 +141,5 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class DigestSource(Source, Protocol):
-    """A source that sends bytes by their digest, of whatever repository they are."""
-
-    def holding(self, digests: Collection[str], deadline_s: float) -> set[str]:
-        """Returns those of ``digests`` that it would send.
-
-        Raises:
-            RemoteError: It could not be asked.
-        """
-        ...
-
-    def locate_blob(self, sha256: str) -> Target:
-        """Returns where the bytes of a digest are; no request is made."""
-        ...
+class DigestSource(Source, BlobSource, Protocol):
+    """One that lists repositories and sends bytes by digest too: a peer."""

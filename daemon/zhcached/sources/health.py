@@ -17,6 +17,8 @@ from collections.abc import Mapping
 import msgspec
 
 FAILURE_HALF_LIFE_S = 600.0
+FOR_GOOD = 4.0
+"""Failures that one counts as which only an operator can mend."""
 LIE_HALF_LIFE_S = 7 * 86400.0
 RATE_MEMORY_S = 20.0
 """Transfer time over which an old rate is forgotten by the factor e."""
@@ -45,10 +47,14 @@ class Delivered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """It could not be reached, broke off, stalled, or answered nonsense: ``kind`` in a word."""
+    """It could not be reached, broke off, stalled, or answered nonsense: ``kind`` in a word.
+
+    ``for_good`` is what another try does not change; it counts as many.
+    """
 
     reason: str
     kind: str = "broke off"
+    for_good: bool = False
 
 
 class Limited(msgspec.Struct, frozen=True, tag=True):
@@ -86,6 +92,7 @@ class Plane(msgspec.Struct, frozen=True):
     faults: Mapping[str, float] = {}
     limited_until: float = 0.0
     last_error: str = ""
+    last_fault: str = ""
     error_at: float = 0.0
     good_at: float = 0.0
     seen: float = 0.0
@@ -165,7 +172,8 @@ def _observe(plane: Plane, event: Event, now: float, *, is_metadata: bool) -> Pl
         case Delivered():
             return _well(_delivered(plane, event, now), now)
         case Failed():
-            return _faulty(plane, event.kind, event.reason, now, failures=1.0)
+            failures = FOR_GOOD if event.for_good else 1.0
+            return _faulty(plane, event.kind, event.reason, now, failures=failures)
         case Limited():
             until = max(plane.limited_until, now + max(event.wait_s, 0.0))
             limited = msgspec.structs.replace(plane, limited_until=until)
@@ -184,6 +192,7 @@ def _faulty(plane: Plane, kind: str, text: str, now: float, *, failures: float) 
         failures=plane.failures + failures,
         faults={**plane.faults, kind: plane.faults.get(kind, 0.0) + 1},
         last_error=text[:MAX_TEXT],
+        last_fault=kind,
         error_at=now,
     )
 

@@ -15,6 +15,7 @@ from zhcache.errors import fill
 from zhcache.i18n import mark
 from zhcache.protocol.messages import SourceState
 from zhcache.protocol.sources import MEASURED, Phrase
+from zhcached.errors import KeyRefused
 from zhcached.sources.health import Health, Plane, aged
 
 DOWN_AFTER = 2.5
@@ -22,6 +23,7 @@ DOUBTFUL_AFTER = 0.5
 LYING_AFTER = 0.5
 LATE_AFTER_S = 2.0
 SLOW_BELOW = 64.0 * 1024
+KEY = KeyRefused.fault
 _NEAR_SPEED = 64
 """As a power of two of bytes per second: above all that is measured."""
 _ORDER: tuple[SourceState, ...] = ("ok", "unknown", "slow", "limited", "down", "lying")
@@ -149,6 +151,8 @@ def _state(known: Health, now: float, slow_below: float) -> tuple[SourceState, P
         return "limited", _waits(until - now)
     if known.metadata.failures >= DOWN_AFTER:
         error = known.metadata.last_error
+        if known.metadata.last_fault == KEY:
+            return "down", _phrase(mark("its key does not work: {error}"), error=error)
         return "down", _phrase(mark("does not answer: {error}"), error=error)
     if (dead := _dead(known)) is not None:
         return "down", dead

@@ -9,6 +9,7 @@ from pathlib import Path
 from zhcache.protocol.names import RepoId, Revision
 from zhcached.clock import Clock
 from zhcached.config import SourceConfig
+from zhcached.config.buckets import bucket_endpoint
 from zhcached.errors import RepoUnavailable
 from zhcached.sources.alias import HubNames, names_at
 from zhcached.sources.base import Resolution, Source
@@ -16,6 +17,7 @@ from zhcached.sources.folder import FolderSource
 from zhcached.sources.huggingface import HuggingFaceSource
 from zhcached.sources.modelscope import ModelScopeSource
 from zhcached.sources.peer import PeerSource
+from zhcached.sources.s3 import S3Source
 from zhcached.sources.tokens import TokenSource
 from zhcached.transport.address import Origin
 from zhcached.transport.http import Transport
@@ -27,13 +29,32 @@ def build(
     environ: Mapping[str, str] | None = None,
     clock: Clock | None = None,
 ) -> list[Source]:
-    """Returns one source for each entry, in order. Tokens are not read here but at each call.
+    """Returns one source for each entry that lists repositories, in order.
+
+    Tokens are not read here but at each call.
 
     Raises:
         AddressRefused: An endpoint is not a plain http(s) address.
     """
     env = os.environ if environ is None else environ
-    return [_one(config, transport, env, clock) for config in configs]
+    return [_one(config, transport, env, clock) for config in configs if config.kind != "s3"]
+
+
+def tiers(
+    configs: Sequence[SourceConfig],
+    transport: Transport,
+    environ: Mapping[str, str] | None = None,
+    clock: Clock | None = None,
+) -> list[S3Source]:
+    """Returns one tier for each entry that has bytes alone, in order.
+
+    Raises:
+        UsageError: What one needs is not installed.
+        AddressRefused: An endpoint is not a plain http(s) address.
+    """
+    env = os.environ if environ is None else environ
+    stores = [config for config in configs if config.kind == "s3"]
+    return [S3Source(one, transport=transport, environ=env, clock=clock) for one in stores]
 
 
 def configured_origins(configs: Iterable[SourceConfig]) -> frozenset[Origin]:
@@ -46,7 +67,7 @@ def configured_origins(configs: Iterable[SourceConfig]) -> frozenset[Origin]:
         Origin.parse(url)
         for config in configs
         if config.kind != "folder"
-        for url in (config.endpoint, *config.data_origins)
+        for url in (bucket_endpoint(config), *config.data_origins)
     )
 
 

@@ -27,10 +27,17 @@ from zhcached.config import DownloadConfig
 from zhcached.fetch.offer import Offer
 from zhcached.jobs.asking.consult import consult
 from zhcached.jobs.asking.health import Health
-from zhcached.jobs.asking.peers import with_peers
+from zhcached.jobs.asking.holders import with_holders
 from zhcached.jobs.asking.resolve import explain
 from zhcached.sources.alias import HubNames
-from zhcached.sources.base import DigestSource, RemoteFile, Resolution, Source
+from zhcached.sources.base import (
+    BlobSource,
+    DigestSource,
+    RemoteFile,
+    Resolution,
+    Source,
+    Tier,
+)
 from zhcached.sources.health import Lied
 from zhcached.sources.pickles import CONVERTED
 from zhcached.sources.selection import Selection, select
@@ -63,7 +70,8 @@ class Brief:
     """One repository at one commit, and where each wanted file may come from.
 
     ``converted`` are the files here that stand for pickles which need not be fetched. ``heads`` is
-    what each source named of itself (``resolve.Answers``). ``near`` are the sources of this site.
+    what each source named of itself (``resolve.Answers``). ``near`` are the sources of this site,
+    ``holders`` those that send by digest.
     """
 
     repo: RepoId
@@ -77,6 +85,7 @@ class Brief:
     converted: Sequence[ManifestFile] = ()
     heads: Mapping[str, str] = field(default_factory=dict[str, str])
     near: Collection[str] = ()
+    holders: Mapping[str, BlobSource] = field(default_factory=dict[str, BlobSource])
 
     @property
     def revision(self) -> str:
@@ -128,7 +137,7 @@ class Brief:
         first = file.first_promise
         listed = self.listings.get(source, {}).get(file.path)
         if listed is None:
-            # A peer, which was asked for the sha256 alone.
+            # A peer or a tier, which was asked for the sha256 alone.
             return first.sha256 is not None
         by_sha256 = first.sha256 is not None and listed.sha256 == first.sha256
         return by_sha256 or (first.git_sha1 is not None and listed.git_sha1 == first.git_sha1)
@@ -136,16 +145,16 @@ class Brief:
     def _offer(
         self, name: str, file: FileTrust, config: DownloadConfig, rate: float | None
     ) -> Offer:
-        source, sha256 = self.sources[name], file.promise.sha256
-        if isinstance(source, DigestSource) and sha256 is not None:
+        holder, sha256 = self.holders.get(name), file.promise.sha256
+        if holder is not None and sha256 is not None:
             return Offer(
                 source=name,
-                locate=lambda: source.locate_blob(sha256),
+                locate=lambda: holder.locate_blob(sha256),
                 max_connections=config.connections,
                 rate=rate,
                 is_near=name in self.near,
             )
-        resolution = self.resolutions[name]
+        source, resolution = self.sources[name], self.resolutions[name]
         min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
         return Offer(
             source=name,
@@ -168,6 +177,7 @@ def prepare(
     converted: Callable[[RepoId, str], Sequence[ManifestFile]] = lambda *_: (),
     choose: Callable[[Sequence[RemoteFile]], Selection] | None = None,
     settled: Settled | None = None,
+    tiers: Sequence[Tier] = (),
 ) -> Brief:
     """Asks the sources and returns the brief.
 
@@ -181,6 +191,7 @@ def prepare(
         converted: Returns the files of a commit that were made here of pickles.
         choose: Selects from a listing, in place of what ``request`` says.
         settled: The commit that it must be; no ref is to be moved then.
+        tiers: Stores that may have the bytes, by digest alone.
 
     Raises:
         NotFound: No source has the repository or the revision, or the globs leave nothing; or the
@@ -192,7 +203,9 @@ def prepare(
         SourcesFailed: None could be asked.
     """
     repo = parse_repo(request.repo)
-    asked = _ranked(sources, health, request.source)
+    asked = _ranked(sources, tiers, health, request.source)
+    # One source alone was asked for: then no other one brings bytes either.
+    stores = () if request.source else tiers
     wanted = _revision_at(request, settled)
     answers = consult(asked, repo, wanted, aliases, health, check)
     if not answers.found:
@@ -214,12 +227,13 @@ def prepare(
         primary=resolutions[0],
         resolutions={resolution.source: resolution for resolution in resolutions},
         selection=selection,
-        comparison=with_peers(comparison, asked, answers, health),
+        comparison=with_holders(comparison, asked, stores, answers, health),
         sources={source.name: source for source in asked},
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
         converted=[file for file in here if _stands_in(file, selection)],
         heads=answers.heads,
         near=health.near,
+        holders=_holders(asked, stores),
     )
 
 
@@ -290,9 +304,22 @@ def _locked_files(lock: LockedRepo) -> list[RemoteFile]:
     return [RemoteFile(parse_path(file.path), file.size, file.sha256) for file in lock.files]
 
 
-def _ranked(sources: Sequence[Source], health: Health, only: str | None) -> list[Source]:
+def _holders(sources: Sequence[Source], tiers: Sequence[Tier]) -> dict[str, BlobSource]:
+    peers = [source for source in sources if isinstance(source, DigestSource)]
+    return {one.name: one for one in (*peers, *tiers)}
+
+
+def _ranked(
+    sources: Sequence[Source], tiers: Sequence[Tier], health: Health, only: str | None
+) -> list[Source]:
     by_name = {source.name: source for source in sources}
     if only is not None:
+        if any(tier.name == only for tier in tiers):
+            raise UsageError(
+                "{name} has bytes alone: it cannot say what a repository is",
+                hint="leave --source out; what {name} has comes from there all the same",
+                name=only[:80],
+            )
         if only not in by_name:
             raise UsageError(
                 "there is no source named {name}",

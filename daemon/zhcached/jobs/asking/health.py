@@ -17,6 +17,7 @@ from zhcached.clock import Clock
 from zhcached.config import SourceConfig
 from zhcached.errors import (
     AddressRefused,
+    KeyRefused,
     LimitedError,
     RemoteError,
     RemoteInvalid,
@@ -47,6 +48,8 @@ def event_of(error: Exception) -> Event | None:
         return None
     if isinstance(error, StatusError) and error.status == 429:
         return Limited(error.retry_after_s or UNSTATED_LIMIT_S)
+    if isinstance(error, KeyRefused):
+        return Failed(str(error), error.kind, for_good=True)
     if isinstance(error, (TransportError, StatusError, RemoteInvalid, AddressRefused)):
         return Failed(str(error), error.kind)
     return None
@@ -78,7 +81,7 @@ class Health:
         self._sources = {source.name: source for source in sources}
         self.clock = clock
         self._quotas = quotas
-        self.near = frozenset(one.name for one in sources if one.kind in ("peer", "folder"))
+        self.near = frozenset(one.name for one in sources if one.kind in ("peer", "folder", "s3"))
         self._slow_below = slow_below
         self._lock = threading.Lock()
         self._records = _load(catalog)

@@ -30,7 +30,7 @@ from zhcached.errors import (
 )
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.sample import DATA_S, sample, worth_sampling
-from zhcached.sources.base import RemoteFile, Resolution, Source
+from zhcached.sources.base import BlobSource, RemoteFile, Resolution, Source, Tier
 from zhcached.sources.health import Answered, Delivered
 from zhcached.sources.ranking import host_of
 from zhcached.sources.registry import resolve_by_any_name
@@ -44,6 +44,7 @@ NOWHERE = parse_repo("zhcache/is-anybody-there")
 """A name that no hub has: its no is the cheapest answer there is, one request."""
 SPARED = mark("not asked: its request budget is nearly spent")
 UNTRIED = mark("answers; has not {repo}, so no bytes were asked for")
+BYTES_ALONE = mark("answers; it lists nothing, so no bytes were asked for")
 _SLICE_S = 0.25
 _SLACK_S = 2.0
 
@@ -52,9 +53,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Found:
-    """What came of asking one source."""
+    """What came of asking one source; ``lists`` is false of one that has bytes alone."""
 
     asked: str = ""
+    lists: bool = True
     is_found: bool = False
     latency: float | None = None
     plane: str = ""
@@ -74,6 +76,7 @@ class Prober:
         quotas: A budget that runs low is left to who wants bytes.
         health: Told what came.
         known_at: Returns a repository that is here and came from a source of that name.
+        tiers: Stores that have bytes alone.
     """
 
     def __init__(
@@ -83,8 +86,10 @@ class Prober:
         quotas: Quotas,
         health: Health,
         known_at: Callable[[str], str | None] = lambda _: None,
+        tiers: Sequence[Tier] = (),
     ) -> None:
         self._sources = {source.name: source for source in sources}
+        self._tiers = {tier.name: tier for tier in tiers}
         self._transport = transport
         self._quotas = quotas
         self._health = health
@@ -103,12 +108,12 @@ class Prober:
             UsageError: There is no source of that name.
             Busy: A test is under way; the hubs need not answer two.
         """
-        names = list(self._sources) if name is None else [self._named(name).name]
+        names = self._names() if name is None else [self._named(name)]
         if not self._testing.acquire(blocking=False):
             raise Busy("the sources are being tested just now", hint="try again in some seconds")
         try:
             late = Found(error=TransportError("no answer in time"))
-            came = self._at_once({n: partial(self._ask, self._sources[n]) for n in names})
+            came = self._at_once({n: partial(self._ask, n) for n in names})
             found = {n: came.get(n, late) for n in names}
         finally:
             self._testing.release()
@@ -117,29 +122,37 @@ class Prober:
 
     def look(self, name: str) -> None:
         """Asks the metadata plane alone, by one request, and remembers what came."""
-        if not self._is_low(self._sources[name]):
+        if not self._is_low(self._one(name)):
             self._at_once({name: partial(self._look, name)})
 
     def _look(self, name: str) -> None:
-        source = self._sources[name]
         began = time.monotonic()
         try:
-            source.resolve(NOWHERE, None, METADATA_S)
+            if name in self._tiers:
+                self._tiers[name].probe(METADATA_S)
+            else:
+                self._sources[name].resolve(NOWHERE, None, METADATA_S)
         except RemoteError as error:
             if not _lives(error):
                 self._health.failed(name, error)
                 return
         self._health.observe(name, Answered(time.monotonic() - began))
 
-    def _named(self, name: str) -> Source:
-        if name not in self._sources:
+    def _names(self) -> list[str]:
+        return [*self._sources, *self._tiers]
+
+    def _one(self, name: str) -> BlobSource | Source:
+        return self._tiers[name] if name in self._tiers else self._sources[name]
+
+    def _named(self, name: str) -> str:
+        if name not in self._names():
             raise UsageError(
                 "there is no source named {name}",
                 hint="zhcache sources lists them: {known}",
                 name=name[:80],
-                known=", ".join(self._sources),
+                known=", ".join(self._names()),
             )
-        return self._sources[name]
+        return name
 
     def _at_once(self, calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         """Returns what the calls return, those that end in time."""
@@ -163,11 +176,14 @@ class Prober:
             came[name] = answer
         return came
 
-    def _ask(self, source: Source) -> Found:
+    def _ask(self, name: str) -> Found:
         found = Found()
-        if self._is_low(source):
+        if self._is_low(self._one(name)):
             found.was_spared = True
             return found
+        if name in self._tiers:
+            return self._ask_tier(self._tiers[name], found)
+        source = self._sources[name]
         try:
             resolution = self._resolve(source, found)
             if resolution is not None and (file := worth_sampling(resolution.files)) is not None:
@@ -176,7 +192,20 @@ class Prober:
             found.error = error
         return found
 
-    def _is_low(self, source: Source) -> bool:
+    def _ask_tier(self, tier: Tier, found: Found) -> Found:
+        found.lists = False
+        began = time.monotonic()
+        try:
+            tier.probe(METADATA_S)
+        except RemoteError as error:
+            self._health.failed(tier.name, error)
+            found.error = error
+        else:
+            found.latency = time.monotonic() - began
+            self._health.observe(tier.name, Answered(found.latency))
+        return found
+
+    def _is_low(self, source: BlobSource | Source) -> bool:
         closed = self._quotas.closed_s(source.origin) > 0
         return self._quotas.is_low(source.origin) and not closed
 
@@ -233,6 +262,8 @@ def _tested(info: SourceInfo, found: Found) -> SourceTested:
     reasons = info.reasons if found.is_found else []
     if found.was_spared:
         reasons = [Phrase(template=SPARED)]
+    elif works and not found.lists:
+        reasons = [Phrase(template=BYTES_ALONE)]
     elif works and not found.is_found:
         reasons = [Phrase(template=UNTRIED, values={"repo": found.asked})]
     return SourceTested(

@@ -27,6 +27,7 @@ from zhcached.jobs.fetching.meter import Meter
 from zhcached.jobs.fetching.wants import Wants
 from zhcached.jobs.queue import Control
 from zhcached.jobs.stop import Either
+from zhcached.sources.base import Tier
 from zhcached.sources.health import Lied
 from zhcached.sources.trust import FileTrust
 from zhcached.store.digest import Committed, Promise
@@ -40,12 +41,18 @@ log = structlog.get_logger()
 
 
 class Fetcher:
-    """What all jobs share: the store, the line, its rate, the claims."""
+    """What all jobs share: the store, the line, its rate, the claims, the tiers."""
 
     def __init__(
-        self, store: Store, transport: Transport, config: DownloadConfig, health: Health
+        self,
+        store: Store,
+        transport: Transport,
+        config: DownloadConfig,
+        health: Health,
+        tiers: Sequence[Tier] = (),
     ) -> None:
         self.store = store
+        self.tiers = tiers
         self.transport = transport
         self.config = config
         self.health = health

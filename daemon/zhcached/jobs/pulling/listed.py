@@ -86,6 +86,7 @@ class Listing:
         self._health = fetcher.health
         self._store = fetcher.store
         self._sources = sources
+        self._tiers = fetcher.tiers
         self._aliases = aliases
         self._clock = clock
         self._config = config
@@ -241,7 +242,14 @@ class Listing:
         try:
             request = PrefetchRequest(repo=str(repo), revision=revision)
             choose = partial(select_served, pickle=self._config.pickle)
-            brief = prepare(request, self._sources, self._health, self._aliases, choose=choose)
+            brief = prepare(
+                request,
+                self._sources,
+                self._health,
+                self._aliases,
+                choose=choose,
+                tiers=self._tiers,
+            )
             asking.kept = self._keep(repo, revision, brief)
             asking.brief = brief
         except ZhcacheError as error:

@@ -1,4 +1,4 @@
-"""Which peers would send a job's files by digest, of whatever repository they have them."""
+"""Who would send a job's files by digest, of whatever repository: peers, and stores of the site."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ import msgspec
 from zhcached.errors import RemoteError, RepoUnavailable
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.resolve import Answers
-from zhcached.sources.base import DigestSource, Source
+from zhcached.sources.base import BlobSource, DigestSource, Source, Tier
+from zhcached.sources.health import Answered
 from zhcached.sources.trust import Comparison, FileTrust
 
 DEADLINE_S = 3.0
+# What came within the deadline is told by a thread that has yet to say so.
+_SLACK_S = 0.2
 
 
-def with_peers(
-    comparison: Comparison, sources: Sequence[Source], answers: Answers, health: Health
+def with_holders(
+    comparison: Comparison,
+    sources: Sequence[Source],
+    tiers: Sequence[Tier],
+    answers: Answers,
+    health: Health,
 ) -> Comparison:
-    """Returns the comparison with the peers that have files of it by digest.
+    """Returns the comparison with the peers and tiers that have files of it by digest.
 
-    A peer that did not answer when the sources were asked is not asked again: nobody waits for it.
+    A peer that did not answer when the sources were asked is not asked again, and a tier that has
+    been silent for some time is left to the background: nobody waits for them.
     """
     digests = {file.promise.sha256 for file in comparison.files} - {None}
     peers = [s for s in sources if isinstance(s, DigestSource) and _lives(s.name, answers)]
-    if not peers or not digests:
+    silent = set(health.silent())
+    asked = [*peers, *(tier for tier in tiers if tier.name not in silent)]
+    if not asked or not digests:
         return comparison
-    held = _held(peers, {digest for digest in digests if digest}, health)
+    held = _held(asked, {digest for digest in digests if digest}, health)
     return msgspec.structs.replace(
         comparison, files=tuple(_served(file, held) for file in comparison.files)
     )
@@ -50,28 +60,31 @@ def _served(file: FileTrust, held: Mapping[str, Collection[str]]) -> FileTrust:
 
 
 def _held(
-    peers: Sequence[DigestSource], digests: Collection[str], health: Health
+    asked: Sequence[BlobSource], digests: Collection[str], health: Health
 ) -> dict[str, set[str]]:
     arrived: queue.Queue[tuple[str, set[str] | RemoteError]] = queue.Queue()
 
-    def ask(peer: DigestSource) -> None:
+    def ask(one: BlobSource) -> None:
+        began = time.monotonic()
         try:
-            arrived.put((peer.name, peer.holding(digests, DEADLINE_S)))
+            found = one.holding(digests, DEADLINE_S)
         except RemoteError as error:
-            arrived.put((peer.name, error))
+            health.failed(one.name, error)
+            arrived.put((one.name, error))
+        else:
+            health.observe(one.name, Answered(time.monotonic() - began))
+            arrived.put((one.name, found))
 
-    for peer in peers:
+    for one in asked:
         # Daemon threads: one that hangs must not keep the process from ending.
-        threading.Thread(target=ask, args=(peer,), name="peer", daemon=True).start()
+        threading.Thread(target=ask, args=(one,), name="holders", daemon=True).start()
     held: dict[str, set[str]] = {}
-    until = time.monotonic() + DEADLINE_S
-    for _ in peers:
+    until = time.monotonic() + DEADLINE_S + _SLACK_S
+    for _ in asked:
         try:
             name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             break
-        if isinstance(answer, RemoteError):
-            health.failed(name, answer)
-        else:
+        if not isinstance(answer, RemoteError):
             held[name] = answer
     return held

@@ -1,0 +1,163 @@
+"""An S3 store of the site beside a hub: real daemons, a store that checks signatures and lies."""
+
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from demohub import Hub
+from harness.daemon import Daemon, source
+from simulators.s3 import KEY, S3, SECRET
+
+REPO, WEIGHTS = "org/model", "unet/diffusion_pytorch_model.safetensors"
+BYTES = random.Random(5).randbytes(3 * 2**20 + 5)
+FILES = {"model_index.json": b'{"_class_name": "T"}', "unet/config.json": b"{}", WEIGHTS: BYTES}
+KEYS = {"S3_KEY": KEY, "S3_SECRET": SECRET}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with Hub(name="hub") as started:
+        started.add(REPO, FILES)
+        yield started
+
+
+@pytest.fixture
+def brought(hub):
+    """Returns how many bytes of weights the hub sent since the test began."""
+    before = len(hub.requests)
+    return lambda: sum(
+        r.sent for r in hub.requests[before:] if r.file == WEIGHTS and r.plane == "bytes"
+    )
+
+
+@pytest.fixture
+def s3():
+    with S3() as started:
+        yield started
+
+
+@pytest.fixture
+def machine(tmp_path, hub):
+    """Starts a machine that has the hub and the store."""
+    started = []
+
+    def start(store, environ=None, more=""):
+        config = bucket(store.url, more) + source(hub) + '[download]\nstall = "1s"\nretries = 1\n'
+        folder = tmp_path / f"machine{len(started)}"
+        folder.mkdir()
+        daemon = Daemon(folder, config, KEYS if environ is None else environ)
+        started.append(daemon.start())
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.stop()
+
+
+def bucket(url, more=""):
+    return (
+        f'[[source]]\nname = "store"\nkind = "s3"\nendpoint = "{url}"\nbucket = "models"\n'
+        f'prefix = "zhcache"\nkey_env = "S3_KEY"\nsecret_env = "S3_SECRET"\n{more}'
+    )
+
+
+def check_held(daemon):
+    path = Path(daemon.json("path", REPO)["path"])
+    assert {name: (path / name).read_bytes() for name in FILES} == FILES
+
+
+def shown(daemon, name="store"):
+    return next(one for one in daemon.json("sources")["sources"] if one["name"] == name)
+
+
+def test_bytes_come_from_the_store_and_the_word_on_them_from_the_hub(hub, brought, s3, machine):
+    sha256 = s3.put(BYTES, "zhcache")
+    daemon = machine(s3)
+    came = daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert (came["trust"], came["sources"]["store"]) == ("first-use", len(BYTES))
+    assert (brought(), s3.sent(sha256, "zhcache")) == (0, len(BYTES) + 1)
+    assert shown(daemon)["state"] in ("ok", "unknown")
+    tested = daemon.json("sources", "test", "store")["sources"][0]
+    assert (tested["works"], tested["error"]) == (True, None)
+
+
+def test_store_without_the_model_costs_one_question(brought, s3, machine):
+    daemon = machine(s3)
+    daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert brought() == len(BYTES)
+    assert [asked.status for asked in s3.asked] == [404]
+
+
+def test_spoilt_bytes_in_the_store_are_found_and_come_from_the_hub(brought, s3, machine):
+    sha256 = s3.put(BYTES, "zhcache")
+    name = s3.name(sha256, "zhcache")
+    s3.objects[name] = BYTES[:1000] + bytes([BYTES[1000] ^ 1]) + BYTES[1001:]
+    daemon = machine(s3)
+    came = daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert brought() == len(BYTES)
+    assert came["sources"]["hub"] >= len(BYTES)
+    assert shown(daemon)["state"] == "lying"
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({}, "S3_KEY is not set"),
+        ({**KEYS, "S3_KEY": "AKIAOTHER"}, "InvalidAccessKeyId"),
+        ({**KEYS, "S3_SECRET": "other"}, "SignatureDoesNotMatch"),
+    ],
+)
+def test_key_that_does_not_work_stops_nobody_and_is_told(s3, machine, environ, reason):
+    s3.put(BYTES, "zhcache")
+    daemon = machine(s3, environ)
+    daemon.json("prefetch", REPO)
+    check_held(daemon)
+    told = shown(daemon)
+    assert told["state"] == "down"
+    assert "its key does not work" in told["reason"]
+    assert reason in told["reason"]
+    assert SECRET not in daemon.tail()
+
+
+def test_store_that_is_away_stops_nobody(machine):
+    class Away:
+        pass
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        Away.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    daemon = machine(Away)
+    daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert "refused" in shown(daemon)["reason"]
+
+
+@pytest.mark.parametrize("fault", [(403, "AccessDenied"), (404, "NoSuchKey"), (500, "Internal")])
+def test_blob_that_is_refused_after_it_was_shown_comes_from_the_hub(brought, s3, machine, fault):
+    s3.put(BYTES, "zhcache")
+    s3.faults = lambda asked: None if asked.range == "bytes=0-0" else fault
+    daemon = machine(s3)
+    daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert brought() == len(BYTES)
+
+
+def test_store_that_falls_silent_loses_the_file_to_the_hub(brought, s3, machine):
+    sha256 = s3.put(BYTES, "zhcache")
+    s3.rate = 200_000
+
+    def stop(asked):
+        if asked.range != "bytes=0-0":
+            s3.held.clear()
+
+    s3.faults = stop
+    daemon = machine(s3)
+    daemon.json("prefetch", REPO)
+    check_held(daemon)
+    assert brought() > 0
+    assert s3.sent(sha256, "zhcache") < len(BYTES)
