@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -21,10 +22,16 @@ def pipe(chinese, **more):
     made = zhcache.load_pipeline("org/pipe", device="cpu", chinese=chinese, **more)
     made.set_progress_bar_config(disable=True)
     return made
+def told(made):
+    return [(draw(made, text), list(map(str, made.chinese_report.texts))) for text in TEXTS]
 def draw(made, prompt, **more):
     seed = torch.Generator("cpu").manual_seed(7)
     images = made(prompt, generator=seed, **FEW, **more).images
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+"""
+
+TEXTS = """
+TEXTS = ["一只红色的猫在雪里，" * 20, "a red cat, " * 12 + "a dog, " * 40, "赤い猫"]
 """
 
 NOTHING = (
@@ -56,6 +63,7 @@ with pipe("translate") as made:
     assert draw(made, [CAT, "a dog"], num_images_per_prompt=2) == draw(
         made, ["a red cat", "a dog"], num_images_per_prompt=2
     )
+    found["told"] = told(made)
 with pipe("adapter:small") as made:
     found["adapter"] = draw(made, CAT)
     lines = made.chinese_report.texts
@@ -94,6 +102,8 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import hashlib, json, zhcache
 CAT, FEW = "一只红色的猫", {"num_inference_steps": 2, "height": 64, "width": 64}
+def told(made):
+    return [(draw(made, text), list(map(str, made.chinese_report.texts))) for text in TEXTS]
 def draw(made, prompt, **more):
     images = made(prompt, seed=7, **FEW, **more).images
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
@@ -107,6 +117,8 @@ for route in ("translate", "adapter:small", "encoder"):
         assert made.chinese_report.texts[0].route == route.partition(":")[0]
         draw(made, "a dog")
         assert made.chinese_report.texts == ()
+        if route == "translate":
+            found["told"] = told(made)
 print(json.dumps(found))
 """
 
@@ -166,8 +178,12 @@ def test_nothing_that_reads_chinese_is_an_error_and_english_is_untouched(daemon)
 
 
 def test_attached_and_resident_draw_the_same_of_chinese_by_every_route(held):
-    attached = json.loads(ran(held, ROUTES))
-    assert json.loads(ran(held, RESIDENT)) == attached
+    attached = json.loads(ran(held, TEXTS + ROUTES))
+    pieces, cut, unread = (lines for _, lines in attached["told"])
+    assert re.search(r": translate, [2-9] pieces, .a red cat in the snow", pieces[0])
+    assert re.search(": plain, .*; not read: .*a dog,'$", cut[0])
+    assert "unread" in unread[0]
+    assert json.loads(ran(held, TEXTS + RESIDENT)) == attached
 
 
 def test_shell_tells_who_read_the_prompt(held, tmp_path):

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from zhcache.chinese.own import readings
 from zhcache.chinese.reader import Reader
 
 _readers: weakref.WeakKeyDictionary[Any, Reader] = weakref.WeakKeyDictionary()
@@ -32,13 +33,17 @@ def reading(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+        reader = reader_of(self)
         given = _named(signature, (self, *args), kwargs)
         if given is None:
+            reader.forget()
             return call(self, *args, **kwargs)
-        prepared = reader_of(self).prepare(type(self).__name__, given, raw=False)
+        prepared = reader.prepare(type(self).__name__, given, raw=False)
         if prepared is None:
+            reader.add_own(given, readings(self, given, None))
             return call(self, *args, **kwargs)
         arguments = prepared.arguments
+        reader.add_own(arguments, readings(self, arguments, prepared.conditions))
         if prepared.conditions is not None:
             from zhcache.chinese.embeds import apply
 

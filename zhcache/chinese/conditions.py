@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zhcache.chinese.detect import has_han
+from zhcache.chinese.detect import language
 from zhcache.chinese.texts import Item, one_text
 
 
@@ -48,8 +48,8 @@ def foreign(items: Sequence[Item], kind: str, missing: str) -> list[Foreign]:
 
 
 def _foreign(item: Item, kind: str, missing: str) -> Foreign:
-    is_chinese = any(map(has_han, item.texts.values()))
-    is_negative_chinese = any(map(has_han, item.negatives.values()))
+    is_chinese = any(language(text) == "chinese" for text in item.texts.values())
+    is_negative_chinese = any(language(text) == "chinese" for text in item.negatives.values())
     has_negative = bool(item.negatives) or missing == "empty"
     if kind == "encoder":
         is_chinese = is_negative_chinese = is_chinese or is_negative_chinese

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from zhcache.chinese.adapter.pieces import cut_into
 from zhcache.chinese.families import Family, family_of
+from zhcache.chinese.own import has_negative, pieces, takes_negative
 from zhcache.chinese.texts import NEGATIVE, Item, is_text, items
 from zhcache.errors import UsageError
 
@@ -53,7 +53,7 @@ def apply(
         return dict(arguments)
     positive = _Side(family, said, conditions["prompt"])
     sides = {"": positive.states(base)}
-    if base.takes_negative and _has_negative(pipeline, family, said):
+    if takes_negative(pipeline) and has_negative(pipeline, family, said):
         negatives = [Item({"prompt": "", **one.negatives}, {}) for one in said]
         negative = _Side(family, negatives, conditions["negative_prompt"])
         sides[NEGATIVE] = negative.states(base, is_negative=True)
@@ -80,7 +80,6 @@ class _Base:
         self, pipeline: Any, family: Family, arguments: Mapping[str, Any], *, in_pieces: bool
     ) -> None:
         self.parameters = inspect.signature(pipeline.__call__).parameters
-        self.takes_negative = f"{NEGATIVE}prompt_embeds" in self.parameters
         self._pipeline = pipeline
         self._family = family
         self._arguments = arguments
@@ -92,7 +91,7 @@ class _Base:
         every = {
             text for one in said for texts in (one.texts, one.negatives) for text in texts.values()
         }
-        return all(len(_pieces(self._pipeline, text)) == 1 for text in every)
+        return all(len(pieces(self._pipeline, text)) == 1 for text in every)
 
     def encode(self, texts: Sequence[Mapping[str, str]], *, is_negative: bool) -> list[States]:
         """Returns the states of texts, given by argument."""
@@ -100,8 +99,8 @@ class _Base:
             return self._encode(texts, is_negative=is_negative) if texts else []
         found: list[States] = []
         for one in texts:
-            pieces = [{"prompt": piece} for piece in _pieces(self._pipeline, one["prompt"])]
-            read = self._encode(pieces, is_negative=is_negative)
+            cut = [{"prompt": piece} for piece in pieces(self._pipeline, one["prompt"])]
+            read = self._encode(cut, is_negative=is_negative)
             embeds = torch.cat([states["prompt_embeds"] for states in read])
             found.append({**read[0], "prompt_embeds": embeds})
         return found
@@ -220,24 +219,6 @@ class _Empty:
         if self._own is None:
             self._own = self._base.encode([{"prompt": ""}], is_negative=True)[0]
         return self._own
-
-
-def _pieces(pipeline: Any, text: str) -> list[str]:
-    """Returns a text in pieces that the pipeline's tokenizer does not cut."""
-    tokenizer = getattr(pipeline, "tokenizer", None) or pipeline.tokenizer_2
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    marks = tokenizer.num_special_tokens_to_add()
-    ends = [end for _, end in found["offset_mapping"]]
-    return cut_into(text, ends, tokenizer.model_max_length - marks)
-
-
-def _has_negative(pipeline: Any, family: Family, said: Sequence[Item]) -> bool:
-    """Whether negatives are to be given, rather than left to the pipeline."""
-    if any(one.negatives for one in said):
-        return True
-    # SDXL was trained with zeros in place of an empty negative, and puts them in itself.
-    is_zero = getattr(pipeline.config, "force_zeros_for_empty_prompt", False)
-    return family.negative == "empty" and not is_zero
 
 
 def _lengthened(states: States, empty: _Empty, length: int, *, is_ours: bool) -> States:

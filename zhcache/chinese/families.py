@@ -26,6 +26,10 @@ class Family:
         embeds: Names of arguments that take embeddings, and where ``encode_prompt`` returns each.
             The negative's are called the same with ``negative_`` before.
         negative: What a missing negative prompt is: ``empty`` text, or ``none`` at all.
+        windows: Which of the pipeline's tokenizers read a text, and of how many tokens each takes
+            no more: a number, ``own`` (the tokenizer's ``model_max_length``) or ``call`` (the
+            call's ``max_sequence_length``). Empty where it was not looked at.
+        before: What the family puts before a text, and counts with it.
         is_longer: Whether it takes embeddings longer than its own encoder's.
         repeats: Whether a call for several images repeats the embeddings that it is given. The
             others repeat only what they encode themselves, and fail, or draw too few.
@@ -37,6 +41,10 @@ class Family:
     reads: Literal["natively", "unmeasured", "not"] = "not"
     embeds: Mapping[str, int] = field(default_factory=dict[str, int])
     negative: Literal["empty", "none"] = "empty"
+    windows: Mapping[str, int | Literal["own", "call"]] = field(
+        default_factory=dict[str, "int | Literal['own', 'call']"]
+    )
+    before: str = ""
     is_longer: bool = False
     repeats: bool = True
 
@@ -54,6 +62,7 @@ class Family:
 
 _POOLED = {"prompt_embeds": 0, "pooled_prompt_embeds": 2}
 _MASKED = {"prompt_embeds": 0, "prompt_attention_mask": 1}
+_CALL: Mapping[str, Literal["call"]] = {"tokenizer": "call"}
 
 FAMILIES = (
     Family(
@@ -66,40 +75,82 @@ FAMILIES = (
             "StableDiffusionInstructPix2Pix",
         ),
         embeds={"prompt_embeds": 0},
+        windows={"tokenizer": "own"},
         is_longer=True,
     ),
-    Family("sdxl", ("StableDiffusionXL",), embeds=_POOLED, is_longer=True),
-    Family("sd3", ("StableDiffusion3",), embeds=_POOLED, repeats=False),
+    Family(
+        "sdxl",
+        ("StableDiffusionXL",),
+        embeds=_POOLED,
+        windows={"tokenizer": "own", "tokenizer_2": "own"},
+        is_longer=True,
+    ),
+    Family(
+        "sd3",
+        ("StableDiffusion3",),
+        embeds=_POOLED,
+        windows={"tokenizer": "own", "tokenizer_2": "own", "tokenizer_3": "call"},
+        repeats=False,
+    ),
     Family(
         "flux",
         ("Flux",),
         ("Flux2", "FluxPriorRedux"),
         embeds={"prompt_embeds": 0, "pooled_prompt_embeds": 1},
         negative="none",
+        windows={"tokenizer": "own", "tokenizer_2": "call"},
         repeats=False,
     ),
     Family(
         "chroma",
         ("Chroma",),
         embeds={"prompt_embeds": 0, "prompt_attention_mask": 2},
+        windows=_CALL,
         repeats=False,
     ),
-    Family("pixart", ("PixArtAlpha", "PixArtSigma"), embeds=_MASKED),
-    Family("cogview3", ("CogView3Plus",), embeds={"prompt_embeds": 0}, repeats=False),
-    Family("kolors", ("Kolors",), reads="natively"),
-    Family("hunyuan-dit", ("HunyuanDiT",), reads="natively"),
+    Family("pixart", ("PixArtAlpha", "PixArtSigma"), embeds=_MASKED, windows=_CALL),
+    Family(
+        "cogview3",
+        ("CogView3Plus",),
+        embeds={"prompt_embeds": 0},
+        windows=_CALL,
+        repeats=False,
+    ),
+    Family("kolors", ("Kolors",), reads="natively", windows=_CALL),
+    Family(
+        "hunyuan-dit",
+        ("HunyuanDiT",),
+        reads="natively",
+        windows={"tokenizer": 77, "tokenizer_2": 256},
+    ),
     Family("hunyuan-image", ("HunyuanImage",), reads="natively"),
-    Family("cogview4", ("CogView4",), reads="natively"),
+    Family("cogview4", ("CogView4",), reads="natively", windows=_CALL),
     Family("glm-image", ("GlmImage",), reads="natively"),
-    Family("qwen-image", ("QwenImage",), reads="natively"),
+    # Of kin that edit, pictures are among the tokens.
+    Family("qwen-image-edit", ("QwenImageEdit", "QwenImageLayered"), reads="natively"),
+    Family("z-image-omni", ("ZImageOmni",), reads="natively"),
+    Family(
+        "qwen-image",
+        ("QwenImage",),
+        ("QwenImageEdit", "QwenImageLayered"),
+        reads="natively",
+        windows=_CALL,
+    ),
     Family("longcat-image", ("LongCatImage",), reads="natively"),
-    Family("z-image", ("ZImage",), reads="natively"),
+    Family(
+        "z-image",
+        ("ZImage",),
+        ("ZImageOmni",),
+        reads="natively",
+        windows=_CALL,
+        before="<|im_start|>user\n",
+    ),
     Family("ovis-image", ("OvisImage",), reads="natively"),
     Family("flux2", ("Flux2",), reads="unmeasured"),
     Family("ernie-image", ("ErnieImage",), reads="unmeasured"),
     Family("sana", ("Sana",), reads="unmeasured"),
     Family("lumina", ("Lumina",), reads="unmeasured"),
-    Family("auraflow", ("AuraFlow",), reads="unmeasured"),
+    Family("auraflow", ("AuraFlow",), reads="unmeasured", windows=_CALL),
 )
 
 

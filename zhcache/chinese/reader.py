@@ -7,24 +7,25 @@ for the place of the pipeline (``zhcache.chinese.embeds``).
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zhcache.chinese import ask, conditions, texts
+from zhcache.chinese import ask, conditions, telling, texts
 from zhcache.chinese.choose import Route, choose, is_settled
-from zhcache.chinese.detect import has_han
+from zhcache.chinese.detect import language
 from zhcache.chinese.families import Family, family_of
-from zhcache.chinese.report import NOT_READ, ChineseReport, ChineseWarning, TextReport
+from zhcache.chinese.own import is_surely_short
+from zhcache.chinese.report import NO_CHINESE, NOT_READ, UNREAD, ChineseReport, ChineseWarning
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.i18n import translate
+from zhcache.protocol.prompts import OwnRead
 
-_SURELY_SHORT = 30
-"""Bytes of a text that no text encoder cuts. Of more only the pipeline's tokenizer knows.
-
-A token has a byte at least, and the shortest encoders take 32 with those at the ends.
-"""
+_SHOWN = 200
+"""Characters of a text in a warning; the report has all of it."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class Reader:
         variant: Which variant of it, or None.
         keep: Words that a translation leaves as they are.
 
-    Attributes:
-        report: Of the last call.
+    Thread-safe: each thread finds the report of its own last call.
     """
 
     def __init__(
@@ -62,11 +62,24 @@ class Reader:
         variant: str | None = None,
         keep: Sequence[str] = (),
     ) -> None:
-        self.report = ChineseReport()
         self._asked = asked
         self._of = (repo, commit, variant)
         self._keep = tuple(keep)
         self._known: dict[str, tuple[Route, ask.Asking | None]] = {}
+        self._last = ChineseReport()
+        self._mine = threading.local()
+
+    @property
+    def report(self) -> ChineseReport:
+        """What became of the texts of this thread's last call; if it made none, of anybody's."""
+        return getattr(self._mine, "report", self._last)
+
+    def _tell(self, report: ChineseReport) -> None:
+        self._last = self._mine.report = report
+
+    def forget(self) -> None:
+        """Empties the report, for a call that is not even prepared."""
+        self._tell(ChineseReport())
 
     def prepare(
         self, class_name: str, arguments: Mapping[str, Any], *, raw: bool
@@ -83,16 +96,20 @@ class Reader:
             UsageError: Texts that this route cannot read.
             ZhcacheError: What the daemon or its prompt worker reported.
         """
-        self.report = ChineseReport()
+        self.forget()
         given = dict(arguments)
-        if self._asked is None or not texts.is_chinese(given):
+        if self._asked is None:
+            return None
+        family = family_of(class_name)
+        if not texts.is_chinese(given):
+            if family is None or not family.is_native:
+                self._tell(_warned(telling.unasked(given)))
             return None
         _check_sendable(given)
-        family = family_of(class_name)
         try:
             route, asking = self._route(self._asked, class_name, family)
             if asking is None or route.model is None:
-                self.report = _told(given, "native" if route.is_measured else "unmeasured")
+                self._tell(telling.native(given, "native" if route.is_measured else "unmeasured"))
                 return None
             if not route.injects:
                 return self._translated(given, family, asking)
@@ -103,6 +120,19 @@ class Reader:
             # What is held may have changed; the next call looks again.
             self.close()
             raise
+
+    def add_own(self, sent: Mapping[str, Any], own: Sequence[OwnRead]) -> None:
+        """Takes into the report what the pipeline's own encoder made of texts; warns of the cut.
+
+        Args:
+            sent: The arguments of the call, as they were sent.
+            own: What the place of the pipeline says of their texts.
+        """
+        before = self.report
+        after = telling.with_own(before, sent, own)
+        self._tell(after)
+        for cut in dict.fromkeys(one for one in after.cut if one not in before.cut):
+            _warn(NOT_READ, cut=cut)
 
     def close(self) -> None:
         """Lets go of the prompt workers; a later call has them again."""
@@ -122,24 +152,15 @@ class Reader:
     def _translated(
         self, given: dict[str, Any], family: Family | None, asking: ask.Asking
     ) -> Prepared:
-        chinese = list(dict.fromkeys(text for _, text in texts.said(given) if has_han(text)))
+        said = (text for _, text in texts.said(given))
+        chinese = list(dict.fromkeys(text for text in said if language(text) == "chinese"))
         answer = asking.ask(chinese, keep=self._keep, raw=True)
+        self._tell(_warned(telling.translated(given, chinese, answer)))
         known = dict(zip(chinese, answer.texts, strict=True))
-        cut = dict(zip(chinese, answer.cut, strict=True))
-        self.report = _warned(
-            ChineseReport(
-                tuple(
-                    TextReport(name, text, "translate", known[text], cut=cut[text])
-                    if text in known
-                    else TextReport(name, text, "plain", text)
-                    for name, text in texts.said(given)
-                )
-            )
-        )
         replaced = texts.replaced(given, known)
         if family is None or not family.is_longer or _embeds(given):
             return Prepared(replaced)
-        if all(len(text.encode()) <= _SURELY_SHORT for _, text in texts.said(replaced)):
+        if all(is_surely_short(text) for _, text in texts.said(replaced)):
             return Prepared(replaced)
         # A translation is longer than what was written: the base's encoder would cut it.
         return Prepared(replaced, conditions.in_pieces(texts.items(replaced)))
@@ -163,7 +184,7 @@ class Reader:
         foreign = conditions.foreign(items, route.kind, family.negative)
         wanted = conditions.wanted(foreign)
         answer = asking.ask(wanted, chunks=family.is_longer, keep=(), raw=raw)
-        self.report = _warned(_injection(items, foreign, wanted, route, answer))
+        self._tell(_warned(telling.injected(items, foreign, wanted, route, answer)))
         return Prepared(given, conditions.conditions(foreign, wanted, answer.embeds))
 
 
@@ -182,46 +203,20 @@ def _embeds(given: Mapping[str, Any]) -> list[str]:
     return [name for name in given if name.endswith("prompt_embeds") and given[name] is not None]
 
 
-def _told(given: Mapping[str, Any], native: str) -> ChineseReport:
-    return ChineseReport(
-        tuple(
-            TextReport(name, text, native if has_han(text) else "plain", text)
-            for name, text in texts.said(given)
-        )
-    )
-
-
-def _injection(
-    items: Sequence[texts.Item],
-    foreign: Sequence[conditions.Foreign],
-    wanted: Sequence[str],
-    route: Route,
-    answer: ask.Answer,
-) -> ChineseReport:
-    model = route.model
-    used = f"{model.repo}@{model.commit[:12]}" if model else ""
-    lines: list[TextReport] = []
-
-    def line(argument: str, text: str, *, is_foreign: bool) -> None:
-        if not is_foreign:
-            lines.append(TextReport(argument, text, "plain", text))
-            return
-        place = wanted.index(text)
-        pieces = conditions.chunks(answer.embeds, place)
-        lines.append(TextReport(argument, text, route.kind, used, pieces, answer.cut[place]))
-
-    for item, one in zip(items, foreign, strict=True):
-        line("prompt", item.texts["prompt"], is_foreign=one.prompt is not None)
-        if one.negative is not None or item.negatives:
-            negative = (
-                one.negative if one.negative is not None else next(iter(item.negatives.values()))
-            )
-            line("negative_prompt", negative, is_foreign=one.negative is not None)
-    return ChineseReport(tuple(lines))
-
-
 def _warned(report: ChineseReport) -> ChineseReport:
-    """Returns ``report``, having warned of what was not read."""
-    for cut in report.cut:
-        warnings.warn(translate(NOT_READ, cut=cut), ChineseWarning, stacklevel=5)
+    """Returns ``report``, having warned of what is not read."""
+    for one in report.texts:
+        if one.cut:
+            _warn(NOT_READ, cut=one.cut)
+        if one.route == UNREAD:
+            _warn(NO_CHINESE, prompt=one.text)
     return report
+
+
+def _warn(template: str, **values: str) -> None:
+    """Warns, where the caller's own code is, with no more of a text than can be taken in."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith("zhcache."):
+        level, frame = level + 1, frame.f_back
+    short = {name: v if len(v) <= _SHOWN else f"{v[:_SHOWN]}…" for name, v in values.items()}
+    warnings.warn(translate(template, **short), ChineseWarning, stacklevel=level)

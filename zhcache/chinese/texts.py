@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zhcache.chinese.detect import has_han
+from zhcache.chinese.detect import language
 from zhcache.errors import UsageError
 
 _TEXT = re.compile(r"(negative_)?prompt(_\d)?")
@@ -35,16 +35,21 @@ def is_text(name: str) -> bool:
 
 def said(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields each text with its argument's name, in their order."""
+    return ((name, text) for name, _, text in placed(arguments))
+
+
+def placed(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yields each text with its argument's name and its place in the list that was given there."""
     for name, value in arguments.items():
         if is_text(name):
-            for text in [value] if isinstance(value, str) else _many(value):
+            for place, text in enumerate([value] if isinstance(value, str) else _many(value)):
                 if isinstance(text, str):
-                    yield name, text
+                    yield name, place, text
 
 
 def is_chinese(arguments: Mapping[str, Any]) -> bool:
     """Whether any of a call's texts is."""
-    return any(has_han(text) for _, text in said(arguments))
+    return any(language(text) == "chinese" for _, text in said(arguments))
 
 
 def replaced(arguments: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zhcache.chinese.detect import has_han
+from zhcache.chinese.detect import QUOTED, has_han
 from zhcache.errors import ZhcacheError
 from zhcache.i18n import mark
 
@@ -29,7 +29,6 @@ _PUNCTUATION = {
 _HALF_WIDTH = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | _PUNCTUATION
 )
-_QUOTED = r"「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"|＂[^＂\n]*＂"
 _TAG = r"<[A-Za-z]+:[^<>\n]*>"
 # Latin words, also several with spaces between them.
 _LATIN = re.compile(r"[#$&(*+0-9<@A-\[_a-{][!-+\-./0-:<-~]*(?: +[!-+\-./0-:<-~]+)*")
@@ -82,7 +81,7 @@ def in_english(text: str, translate: Translate, keep: Sequence[str] = ()) -> str
     text = re.sub(f"{_STANDIN.pattern}+", kept.take_raw, text)
     for word in sorted(filter(None, keep), key=len, reverse=True):
         text = re.sub(_whole(word), kept.take, text)
-    text = re.sub(_QUOTED, kept.take_quoted, text)
+    text = QUOTED.sub(kept.take_quoted, text)
     text = re.sub(_TAG, kept.take, text)
     text = _LATIN.sub(kept.take_latin, half_width(simplified(text)))
     done = "".join(

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from zhcache.chinese.report import NOT_READ, ChineseReport, ChineseWarning
+from zhcache.chinese.report import NO_CHINESE, NOT_READ, UNREAD, ChineseReport, ChineseWarning
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.picture import STDOUT, Place
 from zhcache.cli.presence import ensure
@@ -36,7 +36,7 @@ _VERDICTS = ("nsfw_content_detected", "nsfw_detected")
 
 
 class Read(msgspec.Struct, kw_only=True):
-    """What became of one text of a call with Chinese in it; as ``chinese_report`` tells it."""
+    """What became of one text of a call, where that is told; as ``chinese_report`` tells it."""
 
     argument: str
     text: str
@@ -282,6 +282,8 @@ def _tell(read: ChineseReport, output: Output) -> None:
             output.say(mark("{prompt} was translated: {used}"), prompt=one.text, used=one.used)
         elif one.route in ("encoder", "adapter") and one.text:
             output.say(mark("{prompt} was read by {used}"), prompt=one.text, used=one.used)
+        if one.route == UNREAD:
+            click.echo(translate(NO_CHINESE, prompt=one.text), err=True)
         if one.cut:
             click.echo(translate(NOT_READ, cut=one.cut), err=True)
 

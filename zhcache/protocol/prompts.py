@@ -26,6 +26,22 @@ class PromptModel(Message):
     is_strangers: bool = False
 
 
+class OwnRead(Message):
+    """What a pipeline's own text encoder made of a text, where that is not all of it in one piece.
+
+    ``place`` is in the list that ``argument`` was given, 0 where it was given one text. ``kept`` is
+    how many of its characters were read; None is all. ``missing`` is of the negative that was not
+    given and that somebody else's encoder was to read as an empty one: the model has ``zeros`` in
+    its place, or takes ``nothing`` of the kind.
+    """
+
+    argument: str
+    place: int = 0
+    chunks: int = 1
+    kept: int | None = None
+    missing: Literal["", "zeros", "nothing"] = ""
+
+
 class ChineseChoices(Message):
     """``GET /v1/chinese``: what is held for a snapshot, the best of each route first.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from zhcache.protocol.messages import ErrorInfo, Message
+from zhcache.protocol.prompts import OwnRead
 from zhcache.protocol.version import PROTOCOL
 
 ALIGNMENT = 512
@@ -252,6 +253,7 @@ class Returned(Event):
 
     ``class_name`` is ``tuple`` where the pipeline returned one; its items are then the field
     ``items``. ``generators`` are those of the arguments, in the state the call left them in.
+    ``own`` tells of texts that the pipeline's own encoder did not read whole.
     """
 
     id: int
@@ -259,6 +261,7 @@ class Returned(Event):
     fields: dict[str, Any]
     seconds: float
     generators: list[Any] = []
+    own: list[OwnRead] = []
 
 
 class Failed(Event):

@@ -86,6 +86,8 @@ class ResidentPipeline:
             NotFound: A text is Chinese, and nothing is there that reads it for this pipeline.
             ZhcacheError: What else the daemon or the pipeline reported.
         """
+        # Of a call that is refused the report is not that of the one before.
+        self._reader.forget()
         arguments = self._arguments(args, kwargs)
         callback = arguments.get(asking.CALLBACK)
         prepared = self._reader.prepare(self.class_name, arguments, raw=True)
@@ -102,6 +104,7 @@ class ResidentPipeline:
                 _check_untouched(callback(self, event.step, event.timestep, _NoTensors()))
 
         def read(answer: Returned, fds: list[int]) -> Any:
+            self._reader.add_own(given, answer.own)
             return _read(answer, fds, encoder.generators)
 
         return self._session.call(make, on_event, read)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zhcache.chinese.embeds import apply
+from zhcache.chinese.own import readings
 from zhcache.errors import UsageError
 from zhcache.protocol.residency import Call, Returned
 from zhcache.resident.decode import Decoder
@@ -59,8 +60,10 @@ def perform(
     inside = Decoder(list(fds), device=held.device)
     arguments = {name: inside.decode(value) for name, value in call.arguments.items()}
     _check(arguments, parameters(pipeline), pipeline)
-    if call.conditions is not None:
-        arguments = apply(pipeline, arguments, inside.decode(call.conditions))
+    conditions = None if call.conditions is None else inside.decode(call.conditions)
+    own = readings(pipeline, arguments, conditions)
+    if conditions is not None:
+        arguments = apply(pipeline, arguments, conditions)
     if call.seed is not None:
         arguments["generator"] = _generators(call.seed, arguments, pipeline)
     held.schedulers.renew(pipeline, inside.decode(call.scheduler))
@@ -74,6 +77,7 @@ def perform(
             class_name=class_name,
             fields={name: out.encode(value, name) for name, value in fields.items()},
             generators=[out.encode(one, "generator") for one in inside.generators],
+            own=own,
             seconds=time.monotonic() - began,
         )
         return returned, out.finish()

@@ -1,6 +1,7 @@
 """Calls that need nobody: no daemon runs here, and whoever asked one would fail."""
 
 import os
+import threading
 
 import pytest
 
@@ -8,8 +9,9 @@ from zhcache.chinese import ask
 from zhcache.chinese.ask import Answer
 from zhcache.chinese.choose import Route
 from zhcache.chinese.reader import Reader
+from zhcache.chinese.report import ChineseWarning
 from zhcache.errors import DaemonUnreachable, UsageError
-from zhcache.protocol.prompts import PromptModel
+from zhcache.protocol.prompts import OwnRead, PromptModel
 
 HILLS = "山水画"
 
@@ -118,6 +120,77 @@ def test_route_is_known_though_another_thread_looks_again_meanwhile():
 def test_prompt_that_is_no_text_is_named_for_what_it_is():
     with pytest.raises(UsageError, match="not text in UTF-8"):
         prepared(reader("translate"), {"prompt": f"\ud800{HILLS}"})
+
+
+JAPANESE, KOREAN = "猫の絵、水彩", "한국의 가을"
+
+
+@pytest.mark.parametrize("text", [JAPANESE, KOREAN])
+def test_japanese_and_korean_go_as_they_are_and_are_told_as_unread(text):
+    one = reader("translate")
+    with pytest.warns(ChineseWarning, match="kana or hangul"):
+        assert prepared(one, {"prompt": ["a cat", text]}) is None
+    assert [(line.route, line.text) for line in one.report.texts] == [
+        ("plain", "a cat"), ("unread", text),
+    ]  # fmt: skip
+
+
+def test_japanese_beside_chinese_is_not_translated():
+    one = translating("green hills")
+    with pytest.warns(ChineseWarning, match="kana or hangul"):
+        made = prepared(one, {"prompt": [HILLS, JAPANESE]})
+    assert made.arguments["prompt"] == ["green hills", JAPANESE]
+    assert [line.route for line in one.report.texts] == ["translate", "unread"]
+
+
+def test_japanese_for_an_encoder_that_reads_chinese_is_no_matter_of_ours():
+    one = reader()
+    assert prepared(one, {"prompt": JAPANESE}, "QwenImagePipeline") is None
+    assert one.report.texts == ()
+    assert prepared(one, {"prompt": [HILLS, JAPANESE]}, "QwenImagePipeline") is None
+    assert [line.route for line in one.report.texts] == ["native", "plain"]
+
+
+def test_each_thread_finds_the_report_of_its_own_call():
+    one, said, read = reader(), threading.Event(), threading.Event()
+    found = []
+
+    def call():
+        prepared(one, {"prompt": HILLS}, "ZImagePipeline")
+        said.set()
+        assert read.wait(30)
+        found.append(one.report.texts[0].text)
+
+    other = threading.Thread(target=call)
+    other.start()
+    assert said.wait(30)
+    # Who has called nothing yet sees the last of all.
+    assert one.report.texts[0].text == HILLS
+    prepared(one, {"prompt": "hills"}, "ZImagePipeline")
+    assert one.report.texts == ()
+    read.set()
+    other.join(30)
+    assert found == [HILLS]
+
+
+def test_call_that_failed_leaves_no_report_of_the_one_before():
+    one = reader()
+    prepared(one, {"prompt": HILLS}, "ZImagePipeline")
+    with pytest.raises(DaemonUnreachable):
+        prepared(one, {"prompt": HILLS}, "StableDiffusionPipeline")
+    assert one.report.texts == ()
+
+
+def test_what_the_pipelines_own_encoder_cuts_is_warned_of_where_the_user_called():
+    one = reader(None)
+    given = {"prompt": "a cat " * 200}
+    assert prepared(one, given) is None
+    with pytest.warns(ChineseWarning, match="not read: a cat") as caught:
+        one.add_own(given, [OwnRead(argument="prompt", kept=300)])
+    assert caught[0].filename == __file__
+    assert len(str(caught[0].message)) < 300
+    (line,) = one.report.texts
+    assert (line.route, line.cut) == ("plain", given["prompt"][300:].strip())
 
 
 def test_forked_child_does_not_wait_for_a_thread_that_it_has_not():
