@@ -13,6 +13,7 @@ from zhcache import Client, Incomplete, IntegrityError, UsageError, ZhcacheError
 from zhcache.chinese import choose
 from zhcache.chinese.ask import Asking
 from zhcache.protocol.prompts import PromptModel
+from zhcache.results import warmed
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(600)]
 
@@ -131,6 +132,32 @@ def test_worker_that_is_killed_while_it_reads_is_replaced(daemon, translator):
     calling.join(60)
     assert [getattr(one, "code", one) for one in ended] == ["worker_died"]
     assert english(asking, "一只蓝色的桥") == ["a blue bridge"]
+
+
+@pytest.mark.slow
+def test_prompt_models_are_kept_warm_as_what_they_are(daemon, hub, translator, tmp_path):
+    folder = adapterkit.small_adapter(tmp_path / "adapter")
+    daemon.cli("import", str(folder), "--repo", "adapters/small")
+    # Of a pipeline only what reads: its index is elsewhere, and nothing more is to be fetched.
+    files = files_of(promptkit.encoder())
+    hub.add("org/bert", {**files, "model_index.json": b"{}", "unet/config.json": b"{}"})
+    daemon.json("prefetch", "org/bert", "--include", "text_encoder/", "--include", "tokenizer/")
+    for repo in (TRANSLATOR, "adapters/small", "org/bert"):
+        warm = daemon.json("warm", repo, "--for", "1h")
+        assert (warm["mode"], warm["device"]) == ("attach", "cpu")
+        assert warm["bytes"] == warm["bytes_resident"] > 0
+    with Client() as client, pytest.raises(UsageError, match="device means nothing"):
+        warmed(client.wait(client.warm(TRANSLATOR, device="cuda").id, timeout_s=60))
+    daemon.json("warm", TRANSLATOR, "--resident", "--for", "1h")
+    (held,) = workers(daemon)
+    assert (held["repo"], held["role"], held["leases"]) == (TRANSLATOR, "prompts", 0)
+    asking = Asking(translator)
+    assert english(asking, "一只红色的猫") == ["a red cat"]
+    assert [one["pid"] for one in workers(daemon)] == [held["pid"]]
+
+
+def workers(daemon):
+    return [one for one in daemon.json("ps")["resident"] if one["mode"] == "resident"]
 
 
 def test_translator_without_its_vocabulary_says_what_it_lacks(daemon, hub):

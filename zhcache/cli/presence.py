@@ -31,6 +31,8 @@ def ensure(
         # Files that are closed to this user are not to him: what they lack the worker tells.
         if is_closed(Path(held.path)) or not gaps(Path(held.path)):
             return held.commit
+        if variant is None and _reads_prompts(session, held.repo, held.commit):
+            return held.commit
     request = PrefetchRequest(
         repo=repo,
         revision=session.client.settled(repo, revision) if variant else revision,
@@ -38,3 +40,9 @@ def ensure(
         only_pipeline=True,
     )
     return result_of(attend(session, session.client.submit(request), output)).commit
+
+
+def _reads_prompts(session: Session, repo: str, commit: str) -> bool:
+    """Whether a snapshot is all that reads prompts for others: no pipeline, and lacks nothing."""
+    models = session.client.prompt_models()
+    return any((one.repo, one.commit) == (repo, commit) for one in models)

@@ -30,6 +30,8 @@ from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.pages.pages import Pages
 from zhcached.residency.pages.reader import Report
+from zhcached.residency.prompts.known import reads_prompts
+from zhcached.residency.resident.prompted import meaningless
 from zhcached.residency.resident.residents import Residents
 from zhcached.residency.stopping import Stopping
 from zhcached.residency.uses import merged
@@ -109,20 +111,29 @@ class Residency:
         keep_s = self._config.keep_alive if request.keep is None else request.keep or None
         until = None if keep_s is None else self._clock.wall() + keep_s
 
+        is_reader = request.variant is None and reads_prompts(self._store, manifest)
+        if is_reader and request.device not in ("auto", CPU):
+            raise meaningless("device")
+
         def tell(progress: Progress) -> None:
             report(progress.bytes_done, progress.bytes_total, progress.note)
 
         if request.mode == "resident":
             commit, variant = told(manifest)
             wanted = ResidentRequest(
-                repo=manifest.repo, revision=commit, variant=variant, device=request.device
+                repo=manifest.repo,
+                revision=commit,
+                variant=variant,
+                device=request.device,
+                role="prompts" if is_reader else "pipeline",
             )
             shown = self._residents.warm(
                 wanted, uid, until=until, on_progress=tell, cancelled=cancelled
             )
             return _result(manifest, shown, until, is_locked=False)
-        device = self._devices.resolve(request.device)
-        if device == CPU and self._host == "files":
+        device = CPU if is_reader else self._devices.resolve(request.device)
+        # Its workers map the files: of what reads prompts there are no arenas.
+        if device == CPU and (is_reader or self._host == "files"):
             kept = self._pages.keep(manifest, uid, keep_s, report)
             return _result(manifest, kept, kept.expires, is_locked=kept.locked)
         size = self._arenas.keep(

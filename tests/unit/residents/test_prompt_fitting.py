@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from harness import adapterkit
 from harness.storekit import MADE, publish, publish_variant, sha256
@@ -12,7 +13,7 @@ from zhcache.protocol.names import parse_repo
 from zhcache.protocol.residency import ResidentRequest
 from zhcached.config import ChineseConfig, EncoderConfig
 from zhcached.residency.prompts.fitting import ENCODERS, TRANSLATOR, choices, everything
-from zhcached.residency.prompts.known import known
+from zhcached.residency.prompts.known import known, reads_prompts
 from zhcached.residency.resident import prompted
 
 TAIYI = ENCODERS[0].repo
@@ -196,6 +197,39 @@ def test_what_cannot_be_read_is_left_out_and_says_why_to_who_asks_for_it(store):
     manifest = store.resolve(parse_repo(TRANSLATOR), None)
     with pytest.raises(Incomplete, match=r"target\.spm"):
         known(store, manifest)
+
+
+def test_pipelines_that_are_no_prompt_models_are_not_told_of_at_each_question(store):
+    hold(store, "org/pipe", base())
+    lacking = marian()
+    del lacking["target.spm"]
+    hold(store, TRANSLATOR, lacking)
+    with capture_logs() as said:
+        everything(store, ChineseConfig())
+    assert [(one["log_level"], one["repo"]) for one in said] == [("debug", TRANSLATOR)]
+
+
+def index(*names):
+    kinds = {name: ["diffusers", "X"] for name in names}
+    return {"model_index.json": text(_class_name="X", safety_checker=[None, None], **kinds)}
+
+
+@pytest.mark.parametrize(
+    ("files", "is_one"),
+    [
+        (marian(), True),
+        (trained(ONE), True),
+        (bert(), True),
+        # Its unet was left out; with it, it is a pipeline that may read for others besides.
+        ({**bert(), **index("text_encoder", "unet")}, True),
+        ({**bert(), **index("text_encoder", "unet"), "unet/config.json": b"{}"}, False),
+        (base(), False),
+        ({"config.json": text(model_type="clip")}, False),
+    ],
+)
+def test_what_is_no_pipeline_is_there_to_read_prompts(store, files, is_one):
+    hold(store, "org/one", files)
+    assert reads_prompts(store, store.resolve(parse_repo("org/one"), None)) is is_one
 
 
 def request(**fields):

@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 
 from zhcache.chinese.adapter import format as adapter
-from zhcache.errors import ZhcacheError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.names import parse_repo
 from zhcache.protocol.prompts import ChineseChoices, PromptModel
 from zhcached.config import ChineseConfig, EncoderConfig
@@ -123,9 +123,12 @@ def _held(store: Store) -> Iterator[tuple[Manifest, Known]]:
         try:
             manifest = store.resolve(parse_repo(repo), None)
             yield manifest, known(store, manifest)
+        except UsageError:
+            # A pipeline like most; the marker is the folder of its own text encoder.
+            continue
         except ZhcacheError as error:
             # Others may do: what is wrong with this one is told to whoever asks for it.
-            log.info("prompts.left_out", repo=repo, reason=str(error))
+            log.debug("prompts.left_out", repo=repo, reason=str(error))
 
 
 def _encoders(

@@ -16,6 +16,7 @@ import msgspec
 from zhcache.chinese.adapter import format as adapter
 from zhcache.errors import Incomplete, UsageError
 from zhcached.errors import StoreDamaged
+from zhcached.residency.arena.contents import INDEX
 from zhcached.store.snapshots import Manifest, ManifestFile
 from zhcached.store.store import Store
 
@@ -71,6 +72,37 @@ def known(store: Store, manifest: Manifest) -> Known:
         hint="chinese='auto' takes what fits of the store",
         repo=manifest.repo,
     )
+
+
+def reads_prompts(store: Store, manifest: Manifest) -> bool:
+    """Whether a snapshot is there to read prompts for others, rather than to be run itself.
+
+    A whole pipeline with a Chinese encoder may do both, and is run.
+
+    Raises:
+        Incomplete: It is a prompt model that lacks files.
+        IntegrityError: It is an adapter that does not say what it is.
+        VersionMismatch: It is an adapter of a later format.
+        StoreDamaged: A file cannot be read from the store.
+    """
+    if _is_pipeline(store, manifest):
+        return False
+    try:
+        known(store, manifest)
+    except UsageError:
+        return False
+    return True
+
+
+def _is_pipeline(store: Store, manifest: Manifest) -> bool:
+    """Whether a snapshot has an index, and something of each component that the index names."""
+    folders = {file.path.partition("/")[0] for file in manifest.files}
+    named = [
+        name
+        for name, kind in config(store, manifest, INDEX).items()
+        if isinstance(kind, list) and all(isinstance(one, str) for one in kind)
+    ]
+    return bool(named) and all(name in folders for name in named)
 
 
 def config(store: Store, manifest: Manifest, path: str) -> dict[str, Any]:

@@ -13,6 +13,15 @@ from zhcached.store.snapshots import Manifest
 from zhcached.store.store import Store
 
 
+def meaningless(name: str) -> UsageError:
+    """Returns the error about what is asked of a prompt model and only pipelines have."""
+    return UsageError(
+        "{name} means nothing to what reads prompts",
+        hint="leave it out: it runs on the CPU, as it was published",
+        name=name,
+    )
+
+
 def kind_of(
     request: ResidentRequest, manifest: Manifest, store: Store, chinese: ChineseConfig
 ) -> Kind:
@@ -34,11 +43,7 @@ def kind_of(
     }
     for name, value in said.items():
         if value is not None:
-            raise UsageError(
-                "{name} means nothing to what reads prompts",
-                hint="leave it out: it runs on the CPU, as it was published",
-                name=name,
-            )
+            raise meaningless(name)
     # Refused before a worker is launched for it.
     known(store, manifest)
     entry = encoder_config(chinese, manifest.repo)
