@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zhcache.client import Client
-from zhcache.completeness import check_open
-from zhcache.errors import IntegrityError, NoSpace, NotFound, UsageError
+from zhcache.completeness import WEIGHTS, is_closed, shards
+from zhcache.errors import IntegrityError, NoSpace, NotFound, NotPermitted, UsageError
 from zhcache.lease import Lease
 from zhcache.pipeline.leased import Held
 from zhcache.pipeline.reading import device_of
@@ -47,6 +47,7 @@ class Stored:
 
     Raises:
         UsageError: It is no such model, or a library that it needs is not installed.
+        NotPermitted: Its files are closed to this user.
         IntegrityError: Its files cannot be read, or lack weights.
         NoSpace: Memory ran out.
         ZhcacheError: What the daemon reported.
@@ -68,8 +69,8 @@ class Stored:
             raise
         self._held = Held(client, lease)
         try:
-            check_open(lease.path)
             self.name = f"{lease.granted.repo}@{lease.granted.commit}"
+            _check_open(lease.path, self.name)
             self.folder = lease.path
             self.kind = _kind(lease.path, self.name)
             with told(self.name):
@@ -122,7 +123,10 @@ def pooled(found: Any) -> torch.Tensor:
 
 def _leased(client: Client, repo: str, revision: str | None) -> Lease:
     with contextlib.suppress(NotFound):
-        return client.lease(repo, revision=revision)
+        lease = client.lease(repo, revision=revision)
+        if not _lacks_weights(lease.path):
+            return lease
+        lease.end()
     from zhcache.progress import display
 
     with display(is_quiet=not sys.stderr.isatty()) as shown:
@@ -130,6 +134,25 @@ def _leased(client: Client, repo: str, revision: str | None) -> Lease:
             repo, revision=revision, only_pipeline=True, on_progress=shown.update
         )
     return client.lease(came.repo, revision=came.commit)
+
+
+def _lacks_weights(folder: Path) -> bool:
+    """Tells whether only some of a model was fetched; of what is closed that cannot be seen."""
+    if is_closed(folder):
+        return False
+    held = {path.name for path in folder.iterdir() if path.name.endswith(WEIGHTS)}
+    return not held or not shards(folder / "model.safetensors.index.json") <= held
+
+
+def _check_open(folder: Path, name: str) -> None:
+    if is_closed(folder):
+        # A pipeline's weights would come as arenas, which are made of its components.
+        raise NotPermitted(
+            "the files of {model} are closed to you, and only those of pipelines are handed over",
+            hint="ask the administrator to add you to the group that may read the store, or take"
+            " an extractor of your own: FILE.py:NAME",
+            model=name,
+        )
 
 
 def _kind(folder: Path, name: str) -> str:

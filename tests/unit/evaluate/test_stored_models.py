@@ -9,7 +9,8 @@ import torch
 
 from harness import visionkit
 from simulators.daemon import describe
-from zhcache.errors import IntegrityError, NotFound, UsageError
+from zhcache.errors import IntegrityError, NotFound, NotPermitted, UsageError
+from zhcache.evaluate import stored
 from zhcache.evaluate.stored import KINDS, Stored
 
 REPO = "lab/vision"
@@ -91,6 +92,35 @@ def test_what_is_not_held_is_fetched_by_its_commit(daemon, vision):
     assert [request.only_pipeline for request in daemon.submitted] == [True]
     with pytest.raises(NotFound):
         Stored("lab/nothing", device="cpu")
+
+
+def test_what_was_fetched_without_its_weights_is_fetched_whole(daemon, vision, tmp_path):
+    whole = describe(REPO, vision("clip"))
+    bare, cut = tmp_path / "bare", tmp_path / "cut"
+    for folder in (bare, cut):
+        shutil.copytree(vision("clip"), folder)
+        (folder / "model.safetensors").unlink()
+    (cut / "model-00001-of-00002.safetensors").write_bytes(b"")
+    table = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-2.safetensors"}}
+    (cut / "model.safetensors.index.json").write_text(json.dumps(table))
+    for folder in (bare, cut):
+        daemon.hold(REPO, folder)
+        daemon.incoming[REPO] = whole
+        assert Stored(REPO, device="cpu").folder == vision("clip")
+    assert len(daemon.submitted) == 2
+    Stored(REPO, device="cpu")
+    assert len(daemon.submitted) == 2
+
+
+def test_files_that_are_closed_are_told_with_another_way(daemon, vision, monkeypatch):
+    daemon.hold(REPO, vision("clip"))
+    # Nothing is closed to root.
+    monkeypatch.setattr(stored, "is_closed", lambda _: True)
+    with pytest.raises(NotPermitted, match=f"the files of {REPO}@c+ are closed to you") as told:
+        Stored(REPO, device="cpu")
+    assert "FILE.py:NAME" in told.value.hint
+    assert daemon.lease_ended.wait(10)
+    assert daemon.submitted == []
 
 
 def test_a_device_that_holds_nothing_is_refused(held):
