@@ -27,12 +27,11 @@ from zhcache.errors import (
     ZhcacheError,
 )
 from zhcache.i18n import mark, translate
+from zhcache.resident.result import first_image, is_black
 
 MAX_NUMBER = 10_000
 MAX_SIDE = 16_384
 _RANDOM_SEEDS = 2**32
-_VERDICTS = ("nsfw_content_detected", "nsfw_detected")
-"""What diffusers' outputs call the safety checker's verdicts, one for each image."""
 
 
 class Read(msgspec.Struct, kw_only=True):
@@ -249,7 +248,7 @@ def _make(
             said = {"prompt": prompt, "seed": str(seed), **about}
             if read.texts:
                 said["chinese"] = str(read)
-            path = place.save(_one(result), seed, said)
+            path = place.save(first_image(result), seed, said)
         except ZhcacheError as error:
             return error
         made.append(
@@ -257,7 +256,7 @@ def _make(
                 path=str(path),
                 prompt=prompt,
                 seed=seed,
-                nsfw=_is_black(result),
+                nsfw=is_black(result),
                 chinese=[Read(**vars(one)) for one in read.texts],
             )
         )
@@ -286,17 +285,3 @@ def _tell(read: ChineseReport, output: Output) -> None:
             click.echo(translate(NO_CHINESE, prompt=one.text), err=True)
         if one.cut:
             click.echo(translate(NOT_READ, cut=one.cut), err=True)
-
-
-def _is_black(result: Any) -> bool:
-    verdicts = (getattr(result, name, None) for name in _VERDICTS)
-    return any(isinstance(found, list) and found[:1] == [True] for found in verdicts)
-
-
-def _one(result: Any) -> Any:
-    images = getattr(result, "images", None)
-    if not images:
-        raise UsageError(
-            "this pipeline makes no images", hint="call it from Python: zhcache.load_pipeline"
-        )
-    return images[0]

@@ -8,6 +8,9 @@ from typing import Any
 from zhcache.errors import UsageError
 from zhcache.resident.values import Unread
 
+_VERDICTS = ("nsfw_content_detected", "nsfw_detected")
+"""What diffusers' outputs call the safety checker's verdicts, one for each image."""
+
 
 class Result:
     """Output fields by attribute, name or index.
@@ -27,6 +30,15 @@ class Result:
     def class_name(self) -> str:
         """The output's class in diffusers."""
         return self._class_name
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all fields, those that are None too."""
+        return list(self._fields)
+
+    def raw(self, name: str) -> Any:
+        """Returns a field as it came, ``Unread`` where this environment cannot hold it."""
+        return self._fields[name]
 
     def keys(self) -> list[str]:
         """Returns the names of the fields that are not None."""
@@ -75,3 +87,23 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<{self._class_name} {', '.join(self.keys())}>"
+
+
+def first_image(result: Any) -> Any:
+    """Returns the first image of a call's output.
+
+    Raises:
+        UsageError: It has none.
+    """
+    images = getattr(result, "images", None)
+    if not images:
+        raise UsageError(
+            "this pipeline makes no images", hint="call it from Python: zhcache.load_pipeline"
+        )
+    return images[0]
+
+
+def is_black(result: Any) -> bool:
+    """Whether the pipeline's safety checker made the first image of a call's output black."""
+    verdicts = (getattr(result, name, None) for name in _VERDICTS)
+    return any(isinstance(found, list) and found[:1] == [True] for found in verdicts)
