@@ -106,7 +106,8 @@ def _peers_and_gateway(number: int, network: Network, hub: str) -> str:
         return _hub(number, network, hub)
     peers = [n for n in range(len(network.nodes)) if n != number]
     tables = [_table(f"peer-{n + 1}", "peer", _gateway_url(network, n)) for n in peers]
-    return "".join(tables) + _gateway(number, network, hub)
+    near = _gateway(number, network, hub) + "near = true\n"
+    return "".join(tables) + near + _hub(number, network, hub)
 
 
 def _first_alone(count: int) -> list[list[int]]:
@@ -116,7 +117,7 @@ def _first_alone(count: int) -> list[list[int]]:
 DIRECT = Way("direct", _hub)
 GATEWAY = Way("gateway", _gateway)
 TIERED = Way("tiered", _tree)
-BOTH = Way("peers and gateway", _peers_and_gateway)
+BOTH = Way("peers, gateway, hub", _peers_and_gateway)
 PEERS = Way("peers, the first alone", _peers, _first_alone)
 RUSH = Way("peers, all at once", _peers)
 WAYS = (DIRECT, GATEWAY, TIERED, BOTH, PEERS, RUSH)

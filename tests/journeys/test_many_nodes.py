@@ -103,3 +103,47 @@ def test_word_of_a_peer_that_is_no_longer_true_costs_one_404_for_each_file(hub, 
     assert len(blobs) == len(set(blobs)) == 2
     assert (done["sources"]["hub"], large_bytes(hub)) == (sum(map(len, FILES.values())), LARGE)
     check_held(node)
+
+
+def near(url):
+    return table("gateway", "huggingface", url) + "near = true\n"
+
+
+@pytest.fixture
+def gateway(hub, make_daemon):
+    return make_daemon(source(hub) + SERVE, name="gateway").start()
+
+
+def test_hub_behind_a_near_gateway_is_not_asked(hub, gateway, make_daemon):
+    hub.fault("line", rate=32 * 2**20)
+    node = make_daemon(near(gateway_of(gateway)) + source(hub)).start()
+    done = node.json("prefetch", REPO)
+    assert done["sources"] == {"gateway": sum(map(len, FILES.values()))}
+    assert (listings(hub), done["trust"]) == (1, "first-use")
+    check_held(node)
+
+
+def test_near_gateway_that_cannot_be_reached_or_says_no_leaves_it_to_the_hub(hub, make_daemon):
+    with Scripted(lambda _: [plain(b"", "404 Not Found")]) as gateway:
+        node = make_daemon(near(gateway.url) + source(hub)).start()
+        assert set(node.json("prefetch", REPO, "--include", "*.json")["sources"]) == {"hub"}
+    done = node.json("prefetch", REPO)
+    assert done["sources"]["hub"] == LARGE
+    check_held(node)
+
+
+def test_near_gateway_that_dies_in_the_middle_is_stood_in_for(hub, gateway, make_daemon):
+    hub.fault("line", rate=8 * 2**20)
+    node = make_daemon(near(gateway_of(gateway)) + source(hub)).start()
+    prefetch = node.popen("prefetch", REPO, "--json")
+    assert hub.wait_for(lambda log: sum(r.sent for r in log if r.file == WEIGHTS) > 4 * 2**20)
+    gateway.kill()
+    hub.heal()
+    said, failed = prefetch.communicate(timeout=60)
+    assert prefetch.returncode == 0, (said, failed, node.tail())
+    done = json.loads(said.splitlines()[-1])
+    assert done["sources"]["gateway"] > 0
+    assert done["sources"]["hub"] > 0
+    # Asked once, for both files.
+    assert listings(hub) == 2
+    check_held(node)

@@ -25,6 +25,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ``[[source]]``; what stands from ``bucket`` on is for kind ``s3`` alone.
 
     Attributes:
+        near: A gateway of this site: hubs are asked only for what it cannot tell or send. Peers,
+            folders and stores are near as they are.
         bucket: Where the blobs are.
         prefix: What their names begin with, without a slash at its end.
         region: That requests are signed for.
@@ -40,6 +42,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str
     token_env: str | None = None
     data_origins: tuple[str, ...] = ()
+    near: bool = False
     bucket: str = ""
     prefix: str = ""
     region: str = "us-east-1"

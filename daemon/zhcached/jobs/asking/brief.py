@@ -29,6 +29,7 @@ from zhcached.jobs.asking.consult import consult
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.holders import with_holders
 from zhcached.jobs.asking.resolve import explain
+from zhcached.jobs.asking.spare import Question, Spare, spares
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import (
     BlobSource,
@@ -71,7 +72,7 @@ class Brief:
 
     ``converted`` are the files here that stand for pickles which need not be fetched. ``heads`` is
     what each source named of itself (``resolve.Answers``). ``near`` are the sources of this site,
-    ``holders`` those that send by digest.
+    ``holders`` those that send by digest, ``spares`` the hubs that were not asked.
     """
 
     repo: RepoId
@@ -86,6 +87,7 @@ class Brief:
     heads: Mapping[str, str] = field(default_factory=dict[str, str])
     near: Collection[str] = ()
     holders: Mapping[str, BlobSource] = field(default_factory=dict[str, BlobSource])
+    spares: Mapping[str, Spare] = field(default_factory=dict[str, Spare])
 
     @property
     def revision(self) -> str:
@@ -127,8 +129,13 @@ class Brief:
         alike: list[Offer] = []
         others: list[Offer] = []
         order = {name: place for place, name in enumerate(rates)}
-        for name in sorted(file.served_by, key=lambda name: order.get(name, len(order))):
-            same = file.promise == file.first_promise or self._promises(name, file)
+        able = [*file.served_by, *self.spares]
+        for name in sorted(able, key=lambda name: order.get(name, len(order))):
+            same = (
+                name in self.spares
+                or file.promise == file.first_promise
+                or self._promises(name, file)
+            )
             offer = self._offer(name, file, config, rates.get(name))
             (alike if same else others).append(offer)
         return alike, others
@@ -153,6 +160,15 @@ class Brief:
                 max_connections=config.connections,
                 rate=rate,
                 is_near=name in self.near,
+            )
+        if (spare := self.spares.get(name)) is not None:
+            return Offer(
+                source=name,
+                locate=lambda: spare.locate(file),
+                max_connections=config.connections,
+                min_segment=MODELSCOPE_MIN_SEGMENT,
+                explain=spare.explain,
+                rate=rate,
             )
         source, resolution = self.sources[name], self.resolutions[name]
         min_segment = MODELSCOPE_MIN_SEGMENT if source.kind == "modelscope" else MIN_SEGMENT
@@ -234,6 +250,7 @@ def prepare(
         heads=answers.heads,
         near=health.near,
         holders=_holders(asked, stores),
+        spares=spares(asked, answers, Question(repo, resolutions[0], wanted, aliases), health),
     )
 
 

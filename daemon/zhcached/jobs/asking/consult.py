@@ -11,6 +11,7 @@ from zhcache.protocol.names import RepoId, Revision
 from zhcached.errors import RemoteError, RepoUnavailable, StatusError
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.resolve import Answers, ask, hostile
+from zhcached.jobs.asking.spare import first_asked
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Source
 from zhcached.sources.health import Answered, Lied
@@ -33,6 +34,8 @@ def consult(
 ) -> Answers:
     """Asks as ``resolve.ask`` does; if the only ones that may know are over their limit, waits.
 
+    Where a gateway of this site says what the repository is, no hub is asked.
+
     Args:
         sources: In order of preference.
         repo: As the user named it.
@@ -43,8 +46,13 @@ def consult(
     """
     left_s = PATIENCE_S
     while True:
-        answers = ask(sources, repo, revision_at, aliases, check, health.doubtful())
+        doubtful = health.doubtful()
+        first = first_asked(sources, health.near, doubtful)
+        answers = ask(first, repo, revision_at, aliases, check, doubtful)
         remember(answers, health)
+        if len(first) < len(sources) and not any(one.is_hub for one in answers.found):
+            answers = ask(sources, repo, revision_at, aliases, check, health.doubtful())
+            remember(answers, health)
         wait_s = wait_for(answers, health.closed_s)
         if wait_s is None or wait_s > left_s:
             return answers

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from zhcache.protocol.messages import ErrorInfo, PlaneInfo, SourceInfo, SourceState
+from zhcache.protocol.sources import Phrase
 from zhcached.clock import Clock
 from zhcached.config import SourceConfig
 from zhcached.errors import (
@@ -81,9 +82,12 @@ class Health:
         self._sources = {source.name: source for source in sources}
         self.clock = clock
         self._quotas = quotas
-        self.near = frozenset(one.name for one in sources if one.kind in ("peer", "folder", "s3"))
+        self.near = frozenset(
+            one.name for one in sources if one.near or one.kind in ("peer", "folder", "s3")
+        )
         self._slow_below = slow_below
         self._lock = threading.Lock()
+        self._notes: dict[str, Phrase] = {}
         self._records = _load(catalog)
         self._saved_at = dict.fromkeys(self._sources, 0.0)
         self._resume_waits()
@@ -108,6 +112,14 @@ class Health:
             event = Limited(self.closed_s(name, plane))
         if event is not None:
             self.observe(name, event, plane)
+
+    def note(self, name: str, phrase: Phrase | None) -> None:
+        """Adds to what is told of a source what says nothing of the bytes that it sends."""
+        with self._lock:
+            if phrase is None:
+                self._notes.pop(name, None)
+            else:
+                self._notes[name] = phrase
 
     def closed_s(self, name: str, plane: str = METADATA) -> float:
         """Returns for how many seconds a plane of a source is sent no request."""
@@ -173,6 +185,8 @@ class Health:
     ) -> SourceInfo:
         source = self._sources[ranked.name]
         until = ranking.limited_until(record)
+        if (note := self._notes.get(ranked.name)) is not None:
+            ranked = msgspec.structs.replace(ranked, reasons=(*ranked.reasons, note))
         return SourceInfo(
             name=source.name,
             kind=source.kind,
