@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from zhcache.pipeline.load import load_pipeline, release
     from zhcache.pipeline.private import make_private
     from zhcache.protocol.messages import Snapshot
-    from zhcache.single import path, prefetch
+    from zhcache.single import path, plan, prefetch
 
 _HOME = {
     "Client": "zhcache.client",
     "path": "zhcache.single",
+    "plan": "zhcache.single",
     "prefetch": "zhcache.single",
     "Snapshot": "zhcache.protocol.messages",
     "load_pipeline": "zhcache.pipeline.load",
@@ -93,6 +94,7 @@ __all__ = [
     "make_private",
     "monitor",
     "path",
+    "plan",
     "prefetch",
     "prompts",
     "release",

@@ -22,6 +22,7 @@ from zhcache.errors import Busy, DaemonUnreachable, NotFound
 from zhcache.export import Exported, check_target, export
 from zhcache.follows import FollowCalls
 from zhcache.lease import Lease
+from zhcache.planning import PlacementCalls
 from zhcache.prompting import PromptCalls
 from zhcache.protocol import messages, probe, residency
 from zhcache.protocol.names import parse_repo
@@ -39,7 +40,7 @@ _LONG_S = 600.0
 OnProgress = Callable[[messages.Job], object]
 
 
-class Client(GatewayCalls, WatchCalls, FollowCalls, PromptCalls):
+class Client(GatewayCalls, WatchCalls, FollowCalls, PromptCalls, PlacementCalls):
     """A connection to the daemon, made at the first call. Thread-safe.
 
     Args:
@@ -120,7 +121,7 @@ class Client(GatewayCalls, WatchCalls, FollowCalls, PromptCalls):
             "POST", "/v1/prefetch", messages.Job, body=request, timeout_s=_LONG_S
         )
 
-    def plan(self, request: messages.PrefetchRequest) -> messages.PrefetchPlan:
+    def dry_run(self, request: messages.PrefetchRequest) -> messages.PrefetchPlan:
         """Returns what that prefetch would bring and from where; fetches nothing."""
         resources.check(request.repo, request.revision)
         body = msgspec.structs.replace(request, dry_run=True)

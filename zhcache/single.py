@@ -1,12 +1,16 @@
-"""``zhcache.prefetch`` and ``zhcache.path``: single questions, each with a client of its own."""
+"""``zhcache.prefetch``, ``path`` and ``plan``: single questions, each with a client of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zhcache.client import Client, OnProgress
 from zhcache.protocol import messages
+
+if TYPE_CHECKING:
+    from zhcache.placement.result import Placed
 
 
 def prefetch(
@@ -61,3 +65,32 @@ def path(repo: str, variant: str | None = None, revision: str | None = None) -> 
     """
     with Client() as client:
         return client.path(repo, variant=variant, revision=revision)
+
+
+def plan(
+    repo: str,
+    variant: str | None = None,
+    revision: str | None = None,
+    *,
+    devices: str | Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    placement: str = "auto",
+) -> Placed:
+    """Returns where a held pipeline would be placed, and why; as ``Client.plan``.
+
+    Raises:
+        NotFound: Not held.
+        UsageError: An argument cannot be meant, or a placement not be had of this pipeline.
+        NoSpace: It does not fit.
+    """
+    with Client() as client:
+        return client.plan(
+            repo,
+            variant=variant,
+            revision=revision,
+            devices=devices,
+            size=size,
+            batch=batch,
+            placement=placement,
+        )

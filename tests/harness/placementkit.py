@@ -9,6 +9,7 @@ from zhcache.placement.devices import Device, Machine, chosen
 from zhcache.placement.families import family_of
 from zhcache.placement.model import Model
 from zhcache.placement.sizes import Part
+from zhcache.protocol.placement import WeightsList, WeightsPart
 
 GB = 10**9
 GIB = 2**30
@@ -120,6 +121,26 @@ def model(name, variant=None, *, size=None, there=()):
     }
     heads = denoiser.get("num_attention_heads", 0)
     return Model(held, calls, family_of(kind), heads, frozenset(there))
+
+
+def weights(repo, name):
+    """Returns a published pipeline as a daemon tells of it."""
+    kind, denoiser, vae, encoders, parts = PUBLISHED[name]
+    texts = iter(encoders)
+    told = {}
+    for part, size in parts.items():
+        config = {"transformer": denoiser, "unet": denoiser, "vae": vae}.get(part)
+        held = _part(int(size * GB))
+        told[part] = WeightsPart(
+            library="diffusers",
+            class_name=kind if config is denoiser else "Other",
+            bytes=held.bytes,
+            largest=held.largest,
+            block=held.block,
+            dtype="bfloat16",
+            config=next(texts, {}) if config is None else config,
+        )
+    return WeightsList(repo=repo, commit="0" * 40, variant=None, parts=told)
 
 
 def machine(text, *, host=512, there=()):

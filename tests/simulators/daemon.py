@@ -21,7 +21,7 @@ import msgspec
 from simulators.resident import Worker
 from zhcache.errors import Busy, NotFound, SourcesFailed, UsageError, ZhcacheError
 from zhcache.protocol import messages as m
-from zhcache.protocol import residency
+from zhcache.protocol import placement, residency
 from zhcache.protocol import version as protocol
 from zhcache.protocol.probe import SourcesTested, SourceTest, SourceTested
 from zhcache.protocol.sources import Phrase
@@ -56,6 +56,8 @@ class DaemonSimulator:
         go_on: A prefetch ends only once this is set; it is set unless a test clears it.
         leases: Live leases by id. ``lease_ended`` is set when one ends.
         devices: What a device may be called.
+        machine: The GPUs that placements are planned on.
+        weights: What weights take, by repository.
         host: How the next leases say that weights reach the CPU.
         protocol_range: What the handshake answers.
     """
@@ -78,6 +80,8 @@ class DaemonSimulator:
         self.leases: dict[str, m.Lease] = {}
         self.host = "files"
         self.devices = ["cpu", "cuda:0", "cuda:1"]
+        self.machine = placement.DeviceList(devices=[], links=[], host_total=2**39, host_free=2**38)
+        self.weights: dict[str, placement.WeightsList] = {}
         self.lease_ended = threading.Event()
         self.pins: set[str] = set()
         self.imports: list[tuple[m.ImportRequest, list[bytes]]] = []
@@ -518,7 +522,16 @@ class _Api(BaseHTTPRequestHandler):
             ),
         )
 
-    def _devices_get(self, sim: DaemonSimulator, name: str) -> None:
+    def _weights_get(self, sim: DaemonSimulator, *name: str) -> None:
+        held = sim.weights.get("/".join(name))
+        if held is None:
+            raise NotFound("{repo} is not in the store", repo="/".join(name))
+        self._json(200, held)
+
+    def _devices_get(self, sim: DaemonSimulator, name: str | None = None) -> None:
+        if name is None:
+            self._json(200, sim.machine)
+            return
         if name not in sim.devices:
             raise UsageError(
                 "there is no device {device} here",

@@ -31,6 +31,7 @@ COMMANDS = {
     "verify": "verify",
     "repair": "repair",
     "ps": "ps",
+    "plan": "plan",
     "warm": "warm",
     "stop": "stop",
     "run": "run",

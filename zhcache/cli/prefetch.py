@@ -126,7 +126,7 @@ def command(
     if dry_run:
         for request in requests:
             with outcomes.attempt():
-                _show_plan(session.client.plan(request), output)
+                _show_plan(session.client.dry_run(request), output)
         return outcomes.exit_code
     started: list[Job] = []
     for request in requests:

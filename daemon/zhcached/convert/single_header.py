@@ -30,6 +30,7 @@ class Tensor(msgspec.Struct, frozen=True):
 
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
+    dtype: str = ""
 
     @property
     def bytes(self) -> int:

@@ -41,7 +41,14 @@ class Gpu:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Returns the GPUs there are now; none where there is no driver or no nvidia-ml-py.
+    """Returns the GPUs there are now; none where there is no driver or no nvidia-ml-py."""
+    with opened() as nvml:
+        return tuple(gpu for gpu, _ in listed(nvml)) if nvml else ()
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Any]:
+    """Gives NVML's binding, ready to be asked; None where there is no driver or no nvidia-ml-py.
 
     NVML is opened and closed each time: a driver that is loaded, reloaded or gone while the daemon
     runs is seen as it is, which a handle that is kept would not notice.
@@ -51,25 +58,28 @@ def gpus() -> tuple[Gpu, ...]:
         import pynvml
     except ImportError:
         _tell_once("nvidia-ml-py is not installed")
-        return ()
+        yield None
+        return
     with _lock:
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             _tell_once(str(error))
-            return ()
+            yield None
+            return
         try:
-            return tuple(_listed(pynvml))
+            yield pynvml
         finally:
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
 
 
-def _listed(nvml: Any) -> Iterator[Gpu]:
+def listed(nvml: Any) -> Iterator[tuple[Gpu, Any]]:
+    """Yields each GPU with its handle."""
     index = 0
     for place in range(nvml.nvmlDeviceGetCount()):
         try:
-            found = [_gpu(nvml, one, index + n) for n, one in enumerate(_parts(nvml, place))]
+            found = [(_gpu(nvml, one, index + n), one) for n, one in enumerate(_parts(nvml, place))]
         except nvml.NVMLError as error:
             # One that fell off the bus must not hide the others.
             log.warning("gpu.not_readable", place=place, error=str(error))

@@ -2,6 +2,7 @@
  *
  *   STAND_IN_GPUS  devices, 2 unless said        STAND_IN_MIG  ordinal of one divided into two
  *   STAND_IN_LOST  ordinal of one that fell off the bus
+ *   STAND_IN_NVLINK  the first so many are joined by NVLink   STAND_IN_SOCKET  so many to a socket
  *   STAND_IN_USERS "pid:MiB:percent ..." of who computes on each that is not divided; a percent of 0
  *                  is an idle one, which the driver leaves out
  */
@@ -72,6 +73,20 @@ int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
     unsigned long long gib = 1ull << 30;
     *memory = (Memory){80 * gib, (unsigned long long)(10 + of(handle)) * gib, 0};
     memory->used = memory->total - memory->free;
+    return OK;
+}
+
+int nvmlDeviceGetP2PStatus(void *one, void *other, int capability, int *status) {
+    int joined = number("STAND_IN_NVLINK", 0);
+    if (!joined) return NOT_SUPPORTED;
+    *status = capability == 2 && of(one) < joined && of(other) < joined ? 0 : 5;
+    return OK;
+}
+
+int nvmlDeviceGetTopologyCommonAncestor(void *one, void *other, int *level) {
+    int each = number("STAND_IN_SOCKET", 0);
+    if (!each) return NOT_SUPPORTED;
+    *level = of(one) / each == of(other) / each ? 30 : 50;
     return OK;
 }
 

@@ -11,6 +11,7 @@ from zhcache.protocol import (
     follow,
     messages,
     peers,
+    placement,
     probe,
     prompts,
     residency,
@@ -30,6 +31,7 @@ KINDS = {
         probe,
         follow,
         peers,
+        placement,
         prompts,
     )
     for name, kind in vars(module).items()

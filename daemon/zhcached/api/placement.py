@@ -1,0 +1,28 @@
+"""What a placement is planned from: the machine's devices, and what a model's weights take."""
+
+from __future__ import annotations
+
+import asyncio
+
+from zhcache.protocol.placement import DeviceList, WeightsList
+from zhcached.api.route import Call, Route
+from zhcached.convert.weighed import weighed
+from zhcached.residency.topology import machine
+
+
+async def devices(call: Call) -> DeviceList:
+    """Lists the GPUs that the caller sees by the ``visible`` of its query, and what joins them."""
+    return await asyncio.to_thread(machine, call.request.query.get("visible"))
+
+
+async def weights(call: Call) -> WeightsList:
+    """Tells what the components of a held pipeline take."""
+    store, repo = call.services.store, call.request.match_info["repo"]
+    return await asyncio.to_thread(weighed, store, repo, call.revision(), call.variant())
+
+
+_REPO = "{repo:[^/]+(?:/[^/]+)?}"
+ROUTES = (
+    Route("GET", "/v1/devices", devices, "List devices and what joins them", gives=DeviceList),
+    Route("GET", f"/v1/weights/{_REPO}", weights, "Tell what weights take", gives=WeightsList),
+)

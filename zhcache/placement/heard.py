@@ -1,0 +1,79 @@
+"""What the daemon says, as the planner takes it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from zhcache.placement import activation
+from zhcache.placement.activation import Size
+from zhcache.placement.devices import CPU, Device, LinkKind, Machine
+from zhcache.placement.families import family_of
+from zhcache.placement.model import Model, phase_of
+from zhcache.placement.sizes import Part
+from zhcache.protocol.placement import DeviceList, WeightsList, WeightsPart
+
+
+def machine_of(heard: DeviceList) -> Machine:
+    """Returns the machine's GPUs, and its memory as ``cpu``."""
+    gpus = [Device(one.name, one.total, one.free, one.uuid) for one in heard.devices]
+    names = {one.uuid: one.name for one in heard.devices}
+    host = Device(CPU, heard.host_total, min(heard.host_free, heard.host_total))
+    links: dict[frozenset[str], LinkKind] = {
+        frozenset((names[link.one], names[link.other])): link.kind
+        for link in heard.links
+        if link.one in names and link.other in names
+    }
+    return Machine(gpus, [gpu.name for gpu in gpus], host, links)
+
+
+def model_of(
+    heard: WeightsList, size: Size | None, batch: int, there: Collection[str] = ()
+) -> tuple[Model, Size]:
+    """Returns a pipeline for calls of a size, and that size.
+
+    Args:
+        heard: Its components.
+        size: Of a call's images; None is the pipeline's own.
+        batch: Images at once.
+        there: Names of devices that hold its weights already.
+    """
+    weighted = {name: one for name, one in heard.parts.items() if one.bytes}
+    denoiser = _denoiser(weighted)
+    kind = denoiser.class_name if denoiser else ""
+    family = family_of(kind)
+    config = denoiser.config if denoiser else {}
+    vae = _vae(weighted)
+    own = size or activation.own_size(config, vae, family)
+    asked = Size(own.width, own.height, batch)
+    calls = activation.needs(
+        config,
+        vae,
+        [one.config for name, one in weighted.items() if phase_of(name) == "encode"],
+        kind=kind,
+        width=4 if any(one.dtype == "float32" for one in weighted.values()) else 2,
+        size=asked,
+    )
+    heads = config.get("num_attention_heads", 0)
+    parts = {name: _part(one) for name, one in weighted.items()}
+    heads = heads if isinstance(heads, int) else 0
+    return Model(parts, calls, family, heads, frozenset(there)), asked
+
+
+def _denoiser(parts: dict[str, WeightsPart]) -> WeightsPart | None:
+    """Returns the largest of the denoisers: a call holds the steps of one at a time."""
+    found = [one for name, one in parts.items() if phase_of(name) == "denoise"]
+    return max(found, key=lambda one: one.bytes, default=None)
+
+
+def _vae(parts: dict[str, WeightsPart]) -> dict[str, Any]:
+    if "vae" in parts:
+        return dict(parts["vae"].config)
+    found: Sequence[WeightsPart] = [
+        one for name, one in parts.items() if phase_of(name) == "decode" and "safety" not in name
+    ]
+    return dict(found[0].config) if found else {}
+
+
+def _part(one: WeightsPart) -> Part:
+    return Part(one.bytes, one.largest, one.block, one.dtype or None)

@@ -1,0 +1,134 @@
+"""What a client can ask about places: devices, weights, and where a pipeline would go."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from zhcache import resources
+from zhcache.channel import Channel
+from zhcache.errors import UsageError
+from zhcache.protocol.messages import Resident
+from zhcache.protocol.placement import DeviceList, WeightsList
+
+if TYPE_CHECKING:
+    from zhcache.placement.devices import Machine
+    from zhcache.placement.result import Placed
+
+MAX_SIDE = 16_384
+MAX_BATCH = 1024
+
+
+class PlacementCalls(ABC):
+    """The part of ``Client`` that placements are."""
+
+    @abstractmethod
+    def _line(self) -> Channel: ...
+
+    @abstractmethod
+    def resident(self) -> list[Resident]:
+        """Returns what is leased or warm."""
+
+    def devices(self) -> DeviceList:
+        """Returns the GPUs that this process sees, what joins them, and the machine's memory."""
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        query = None if seen is None else {"visible": seen}
+        return self._line().call("GET", "/v1/devices", DeviceList, query=query)
+
+    def weights(
+        self, repo: str, *, variant: str | None = None, revision: str | None = None
+    ) -> WeightsList:
+        """Returns what the components of a held pipeline take, by the headers of their files.
+
+        Raises:
+            NotFound: It is not held, or not in this variant.
+            UsageError: It is no pipeline.
+        """
+        resources.check(repo, revision)
+        where = f"/v1/weights/{quote(repo, safe='/')}"
+        query = resources.query(revision=revision, variant=variant)
+        return self._line().call("GET", where, WeightsList, query=query)
+
+    def plan(
+        self,
+        repo: str,
+        *,
+        variant: str | None = None,
+        revision: str | None = None,
+        devices: str | Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int = 1,
+        placement: str = "auto",
+    ) -> Placed:
+        """Returns where a held pipeline would be placed, and why. Nothing is loaded.
+
+        Args:
+            repo: ``OWNER/NAME``.
+            variant: Which variant of it; None as published.
+            revision: Branch, tag or commit; None is the default branch.
+            devices: Those that may be used: ``"cuda:0,cuda:1"``, ``"cpu"``, a list of such names;
+                or sizes of GPUs that are supposed, ``"24GiB,24GiB"``, with ``@nvlink``, ``@pcie``,
+                ``@system`` or ``@none`` behind the last for what joins them. None is what is here.
+            size: Width and height of a call's images in pixels; None is the pipeline's own.
+            batch: Images of one call.
+            placement: ``"single"``, ``"replicate"``, ``"split"``, ``"parallel"``, ``"offload"``;
+                ``"auto"`` is any but ``"parallel"``.
+
+        Raises:
+            NotFound: It is not held, or not in this variant.
+            UsageError: An argument cannot be meant, or a placement not be had of this pipeline.
+            NoSpace: It does not fit.
+        """
+        from zhcache.placement.activation import Size
+        from zhcache.placement.devices import chosen
+        from zhcache.placement.heard import machine_of, model_of
+        from zhcache.placement.plan import decide
+        from zhcache.placement.result import placed
+
+        _check(size, batch)
+        named = devices if devices is None or isinstance(devices, str) else ",".join(devices)
+        machine = chosen(named, machine_of(self.devices()))
+        heard = self.weights(repo, variant=variant, revision=revision)
+        there = self._there(heard, machine)
+        model, asked = model_of(heard, Size(*size) if size else None, batch, there)
+        plan = decide(model, machine, placement)
+        return placed(
+            plan,
+            model,
+            machine,
+            asked,
+            repo=heard.repo,
+            commit=heard.commit,
+            variant=heard.variant,
+        )
+
+    def _there(self, heard: WeightsList, machine: Machine) -> list[str]:
+        """Returns the devices that hold the weights already, shared with this user."""
+        uuids = {
+            each.device
+            for each in self.resident()
+            if each.mode == "attach"
+            and each.uid == os.getuid()
+            and (each.repo, each.commit, each.variant) == (heard.repo, heard.commit, heard.variant)
+        }
+        return [one.name for one in machine.devices if one.uuid and one.uuid in uuids]
+
+
+def _check(size: tuple[int, int] | None, batch: int) -> None:
+    is_size = size is None or all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
+    wrong = {
+        "size": (size, is_size, f"(width, height) up to {MAX_SIDE}"),
+        "batch": (batch, type(batch) is int and 0 < batch <= MAX_BATCH, f"1 to {MAX_BATCH}"),
+    }
+    for name, (value, is_right, allowed) in wrong.items():
+        if not is_right:
+            raise UsageError(
+                "{name}={value} cannot be meant",
+                hint="it takes {allowed}",
+                name=name,
+                value=repr(value)[:80],
+                allowed=allowed,
+            )
