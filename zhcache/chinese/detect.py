@@ -27,8 +27,13 @@ and the middle dot, which Chinese names and smileys have too, and Hangul's blank
 by nobody.
 """
 
-QUOTED = re.compile(r"「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"|＂[^＂\n]*＂")
-"""What is to be drawn as it stands, whatever language it is in."""
+QUOTED = re.compile(
+    r"「[^「」]*」|『[^『』]*』|“[^“”]*”|\"[^\"\n]*\"|＂[^＂\n]*＂"
+    r"|“[^“”\"＂\n]*[\"＂]|[\"＂][^“”\"＂\n]*”|”[^“”\"＂\n]*”"
+)
+"""What is to be drawn as it stands, whatever language it is in. Also in marks of two kinds, as they
+come of changing keyboards, or in two that close.
+"""
 
 Language = Literal["chinese", "unread", "other"]
 

@@ -130,7 +130,7 @@ def _kept(pipeline: Any, family: Family, arguments: Mapping[str, Any], name: str
         if tokenizer is None or not _reads(component, name, arguments):
             continue
         limit = _limit(pipeline, tokenizer, window, arguments)
-        if limit is None:
+        if limit is None or not _is_known(tokenizer):
             return len(text)
         limit -= tokenizer.num_special_tokens_to_add() + _before(pipeline, family, tokenizer)
         found.append(_within(tokenizer, text, limit))
@@ -151,7 +151,15 @@ def _reads(component: str, name: str, arguments: Mapping[str, Any]) -> bool:
     numbered = component.removeprefix("tokenizer")
     prefix = NEGATIVE if name.startswith(NEGATIVE) else ""
     own = f"{prefix}prompt{numbered}"
-    return name == own or (name == f"{prefix}prompt" and not arguments.get(own))
+    if name == own:
+        return True
+    given = arguments.get(own)
+    return name == f"{prefix}prompt" and not (isinstance(given, (str, list, tuple)) and given)
+
+
+def _is_known(tokenizer: Any) -> bool:
+    """Whether a tokenizer can be asked. What a user put in its place may be anything."""
+    return any(kind.__name__ == "PreTrainedTokenizerBase" for kind in type(tokenizer).__mro__)
 
 
 def _limit(

@@ -84,7 +84,14 @@ def items(arguments: Mapping[str, Any]) -> list[Item]:
         if not is_text(name) or value is None:
             continue
         texts = [value] * count if isinstance(value, str) else list(_many(value))
-        if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        if odd := [one for one in texts if not isinstance(one, str)]:
+            raise UsageError(
+                "{name} has a {kind} where a text is to be",
+                hint="give the texts, or chinese=None",
+                name=name,
+                kind=type(odd[0]).__name__,
+            )
+        if len(texts) != count:
             raise UsageError(
                 "{name} is not a text, nor a list of {count} as prompt is",
                 hint="give one for all, or one for each",

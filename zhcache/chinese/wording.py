@@ -194,8 +194,8 @@ def _free_mark(unit: str, marks: dict[str, str]) -> str | None:
 
 def _whole(word: str) -> str:
     """Returns the pattern of a word that is no part of another Latin word."""
-    before = r"(?<![A-Za-z0-9])" if word[0].isascii() and word[0].isalnum() else ""
-    after = r"(?![A-Za-z0-9])" if word[-1].isascii() and word[-1].isalnum() else ""
+    before = r"(?<![A-Za-z0-9_])" if word[0].isascii() and word[0].isalnum() else ""
+    after = r"(?![A-Za-z0-9_])" if word[-1].isascii() and word[-1].isalnum() else ""
     return before + re.escape(word) + after
 
 

@@ -66,6 +66,13 @@ def test_texts_that_do_not_go_together_are_refused(arguments):
         items(arguments)
 
 
+def test_what_is_no_text_in_a_list_is_named_for_what_it_is():
+    with pytest.raises(UsageError, match="prompt has a bytes"):
+        items({"prompt": [HOUSE, b"x"]})
+    assert len(items({"prompt": (HOUSE, "a")})) == 2
+    assert items({"prompt": []}) == []
+
+
 def test_adapter_reads_chinese_texts_and_the_empty_negative_of_a_chinese_prompt():
     assert who({"prompt": [HOUSE, "a"]}) == [(HOUSE, ""), (None, None)]
     assert who({"prompt": HOUSE, "negative_prompt": ""}) == [(HOUSE, "")]

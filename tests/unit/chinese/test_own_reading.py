@@ -68,6 +68,15 @@ def test_texts_in_lists_are_told_by_their_place_and_what_is_no_text_is_passed_ov
     assert readings(object(), {"prompt": LONG}, None) == []
 
 
+def test_tokenizer_of_the_users_own_is_not_asked():
+    made = pipeline("sd15")
+    tokenizer, made.tokenizer = made.tokenizer, lambda *_, **__: None
+    try:
+        assert readings(made, {"prompt": LONG}, None) == []
+    finally:
+        made.tokenizer = tokenizer
+
+
 def test_text_that_is_read_in_pieces_is_told_with_their_number():
     arguments = {"prompt": [LONG, "a cat"]}
     (one,) = readings(pipeline("sd15"), arguments, in_pieces(items(arguments)))

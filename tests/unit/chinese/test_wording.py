@@ -119,3 +119,18 @@ def test_translator_cannot_bring_in_what_was_kept():
     assert in_english("「福」和一只猫", lambda text: f"{text} \U000f0000\U000f0009") == (
         '"福" 和一只猫'
     )
+
+
+@pytest.mark.parametrize("marks", ["“”", '"”', "＂”", '“"', "“＂", "””", '""', "＂＂"])
+def test_quotation_marks_of_two_kinds_quote(marks):
+    opens, closes = marks
+    assert '"龍福"' in in_english(f"一只猫写着{opens}龍福{closes}的灯笼", Translator())
+
+
+@pytest.mark.parametrize("before", ["一只猫”和", '一只5"的猫写着', "一只猫“"])
+def test_quotation_mark_too_many_hides_no_quoted_text(before):
+    assert '"龍福"' in in_english(f"{before}“龍福”", Translator())
+
+
+def test_word_that_is_kept_is_no_part_of_a_trigger_word():
+    assert "sks_dog" in in_english("一只sks_dog风格的猫", Translator(), ["dog"])

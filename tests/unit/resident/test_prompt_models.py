@@ -224,6 +224,12 @@ def test_weights_of_another_shape_are_refused(copy):
         load(copy(promptkit.translator(), **{"config.json": more}))
 
 
+def test_text_of_more_tokens_than_characters_is_translated_in_parts(translator):
+    # By compatibility one character of these is eighteen.
+    answer = ask(translator, "\ufdfa" * 500 + CAT)
+    assert answer["texts"][0]
+
+
 @pytest.mark.parametrize("name", ["source.spm", "vocab.json"])
 def test_vocabulary_beyond_all_measure_is_not_read(copy, name):
     folder = copy(promptkit.translator())

@@ -10,6 +10,7 @@ Source: transformers.MarianMTModel, MarianTokenizer; the settings of the publish
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,27 @@ class Translator:
         return english, "".join(lost)
 
     def _unit(self, text: str, turn: Turn, lost: list[str]) -> str:
-        # A character is at most a token; one more begins a text, and one ends it.
+        # A character is mostly a token at most; one more begins a text, and one ends it.
         pieces = cut_into(text, range(1, len(text) + 1), self._limit - 2)
-        return " ".join(self._piece(piece.strip(), turn, lost) for piece in pieces)
+        fitting = (part for piece in pieces for part in self._fitting(piece.strip()))
+        return " ".join(self._piece(part, turn, lost) for part in fitting)
+
+    def _fitting(self, text: str) -> Iterator[str]:
+        """Yields a text in parts that the model takes: a ligature (ﷺ) is many tokens."""
+        if len(text) < 2 or self._ids(text).shape[1] <= self._limit:
+            yield text
+            return
+        half = len(text) // 2
+        yield from self._fitting(text[:half])
+        yield from self._fitting(text[half:])
+
+    def _ids(self, text: str) -> torch.Tensor:
+        return self._tokenizer([text], return_tensors="pt")["input_ids"]
 
     @torch.inference_mode()
     def _piece(self, text: str, turn: Turn, lost: list[str]) -> str:
         turn.check()
-        ids = self._tokenizer([text], return_tensors="pt")["input_ids"]
+        ids = self._ids(text)
         # English takes fewer tokens than twice the Chinese; what goes on and on repeats itself.
         longest = min(self._limit - 1, 2 * ids.shape[1] + 32)
 
