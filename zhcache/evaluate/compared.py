@@ -167,7 +167,7 @@ class _Work:
                 Row(metric=metric, value=found.value, error=found.error, by=extractor.name)
             )
         if "fid" in asked:
-            self.notes += distances.fid_notes(len(real), len(made), real.shape[1])
+            self.notes += distances.fid_remarks(real, made)
 
     def judge(self, judge: Judge) -> None:
         """Scores both pictures of each pair."""

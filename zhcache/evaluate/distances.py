@@ -64,25 +64,24 @@ def fid(real: Any, generated: Any) -> float:
     return max(float(apart + (a**2).sum() + (b**2).sum() - 2 * shared), 0.0)
 
 
-def fid_notes(real: int, generated: int, dimensions: int) -> list[Phrase]:
-    """Returns what keeps an FID of sets of these sizes from meaning what published ones mean.
+def fid_remarks(real: Any, generated: Any) -> list[Phrase]:
+    """Returns what keeps the FID of these features from meaning what published ones mean.
 
-    Source of the numbers: two halves of one Gaussian of 2048 dimensions, measured.
+    How far too high it is depends on the features as well, so two halves of ``real`` say it.
     """
+    is_few = min(len(real), len(generated)) < LEAST_FOR_FID
+    halves = fid(real[::2], real[1::2]) if is_few and len(real) >= 4 else None
+    return fid_notes(len(real), len(generated), real.shape[1], halves)
+
+
+def fid_notes(
+    real: int, generated: int, dimensions: int, halves: float | None = None
+) -> list[Phrase]:
+    """Returns what to beware of in an FID of so many pictures; ``halves``: that of one's halves."""
     found: list[Phrase] = []
     least = min(real, generated)
     if least < LEAST_FOR_FID:
-        found.append(
-            note(
-                mark(
-                    "FID of {count} pictures is far too high: of two halves of one set it is 219"
-                    " with 50 pictures, 64 with 1000, 14 with 5000; take {least} or more, or KID"
-                    " or CMMD"
-                ),
-                count=least,
-                least=LEAST_FOR_FID,
-            )
-        )
+        found.append(_few(least, real, halves))
     if real != generated:
         found.append(
             note(
@@ -114,6 +113,17 @@ def fid_notes(real: int, generated: int, dimensions: int) -> list[Phrase]:
             )
         )
     return found
+
+
+def _few(least: int, real: int, halves: float | None) -> Phrase:
+    if halves is None:
+        text = mark("FID of {count} pictures is far too high; take {least} or more, or KID or CMMD")
+        return note(text, count=least, least=LEAST_FOR_FID)
+    text = mark(
+        "FID of {count} pictures is far too high: one set's own halves, of {half} pictures, are"
+        " {halves} apart instead of 0; take {least} or more, or KID or CMMD"
+    )
+    return note(text, count=least, half=real // 2, halves=f"{halves:.4g}", least=LEAST_FOR_FID)
 
 
 def kid(

@@ -42,7 +42,7 @@ def fid(real: Any, generated: Any, extractor: Any = None, *, device: str = "auto
     from zhcache.evaluate import distances
 
     value = distances.fid(one, other)
-    notes = distances.fid_notes(len(one), len(other), one.shape[1])
+    notes = distances.fid_remarks(one, other)
     found = Measure(value, metric="fid", extractor=name, notes=notes)
     for remark in found.remarks:
         warnings.warn(remark, stacklevel=2)

@@ -178,3 +178,11 @@ def test_fid_is_told_to_mean_nothing_where_it_does():
     assert [w[:20] for w in words(50_000, 10_000, 2048)] == ["FID depends on the n"]
     assert [w[:14] for w in words(20_000, 20_000, 64)] == ["these features"]
     assert len(words(50, 60, 512)) == 4
+
+
+def test_how_far_too_high_fid_is_is_measured():
+    one, other = drawn(60, 40, 1, scale=3), drawn(60, 40, 2)
+    told = distances.fid_remarks(one, other)[0]
+    assert float(told.values["halves"]) == pytest.approx(distances.fid(one[::2], one[1::2]), 1e-3)
+    assert (told.values["count"], told.values["half"]) == ("60", "30")
+    assert "halves" not in distances.fid_remarks(one[:3], other)[0].values
