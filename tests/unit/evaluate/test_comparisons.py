@@ -228,6 +228,28 @@ def test_report_needs_nothing_else_and_runs_nothing(sets, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
 
 
+def test_names_of_files_and_models_are_text_in_the_report(tmp_path):
+    hostile = '<img src=x onerror="alert(1)">{0}&'
+    for folder in ("a", "b"):
+        (tmp_path / f"{folder} {hostile}").mkdir()
+        visionkit.noise(1).save(tmp_path / f"{folder} {hostile}" / f"{hostile}.png")
+
+    def looks(batch):
+        return batch.float().flatten(1)[:, :3]
+
+    looks.__qualname__ = hostile
+    folders = [tmp_path / f"{folder} {hostile}" for folder in ("a", "b")]
+    twice = [2 * list(folder.iterdir()) for folder in folders]
+    found = compared.compare(*twice, metrics=["kid"], extractor=looks)
+    found.html(tmp_path / "kid.html")
+    compared.compare(*folders).html(tmp_path / "pairs.html")
+    for name, images in (("kid.html", 0), ("pairs.html", 3)):
+        read = page(tmp_path / name)
+        assert len(read.images) == images
+        assert not any("onerror" in image for image in read.images)
+        assert any(hostile in text for text in read.texts)
+
+
 def test_report_is_in_the_readers_language(sets, tmp_path):
     i18n.use("zh")
     try:
