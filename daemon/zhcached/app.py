@@ -40,6 +40,7 @@ from zhcached.jobs.fetching.gather import Fetcher
 from zhcached.jobs.following.follow import Follows
 from zhcached.jobs.following.ledger import Ledger
 from zhcached.jobs.following.wishes import Following
+from zhcached.jobs.giving import Giving
 from zhcached.jobs.importing.imports import derived_commit
 from zhcached.jobs.perform import Performer
 from zhcached.jobs.planner import Planner
@@ -55,6 +56,7 @@ from zhcached.residency.launch.launch import Launcher, chosen
 from zhcached.residency.pages.pages import Pages
 from zhcached.residency.resident.instances import GPU_CONTEXT
 from zhcached.residency.resident.residents import Residents
+from zhcached.sources.base import Source
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_folders, configured_origins, tiers
 from zhcached.store.listing import newest_from
@@ -98,7 +100,8 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             upkeep = Upkeep(services.residency)
             follows = services.following.follows
             revival = Revival(services.prober, services.prefetcher.health, clock)
-            lasting = (scrub.run(), upkeep.run(), follows.run(), revival.run())
+            giving = services.giving
+            lasting = (scrub.run(), upkeep.run(), follows.run(), revival.run(), giving.run())
             tasks = [asyncio.create_task(task) for task in lasting]
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
@@ -108,6 +111,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             await services.watching.stop()
             scrub.stop()
             services.prober.stop()
+            await asyncio.to_thread(giving.stop)
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
@@ -132,20 +136,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
 async def _join(
     store: Store, config: Config, clock: SystemClock, logs: Path, home: Path
 ) -> Services:
-    quotas = Quotas(clock)
-    transport = Transport(
-        AddressPolicy(configured_origins(config.sources)),
-        connect_timeout_s=config.download.connect_timeout,
-        user_agent=USER_AGENT,
-        quotas=quotas,
-        files=LocalFiles(configured_folders(config.sources)),
-    )
-    sources = build_sources(config.sources, transport)
-    health = Health(store.catalog, config.sources, clock, quotas)
-    stores = tiers(config.sources, transport)
-    known_at = partial(newest_from, store.catalog)
-    prober = Prober(sources, transport, quotas, health, known_at, stores)
-    fetcher = Fetcher(store, transport, config.download, health, stores)
+    sources, prober, fetcher = _line(store, config, clock)
     limits, devices, launcher = config.residency, Devices(), chosen(home)
     variants = Variants(
         store,
@@ -188,6 +179,8 @@ async def _join(
         ledger, config.follow, clock=clock, jobs=jobs, store=store, prefetcher=prefetcher
     )
     pulls = Pulls(fetcher, sources, config.alias, clock, config.serve)
+    giving = Giving(store, fetcher.tiers, pulls.is_public, fetcher.health, clock)
+    fetcher.disproved = giving.replace
     return Services(
         config=config,
         clock=clock,
@@ -206,8 +199,27 @@ async def _join(
         gateway=Gateway(pulls, store, config.serve, clock),
         launcher=launcher,
         following=Following(follows, store, clock),
+        giving=giving,
         watching=Watching(store, jobs, config.watch, clock),
     )
+
+
+def _line(store: Store, config: Config, clock: SystemClock) -> tuple[list[Source], Prober, Fetcher]:
+    """Returns who is asked for models, who looks after them, and what brings their bytes."""
+    quotas = Quotas(clock)
+    transport = Transport(
+        AddressPolicy(configured_origins(config.sources)),
+        connect_timeout_s=config.download.connect_timeout,
+        user_agent=USER_AGENT,
+        quotas=quotas,
+        files=LocalFiles(configured_folders(config.sources)),
+    )
+    sources = build_sources(config.sources, transport)
+    health = Health(store.catalog, config.sources, clock, quotas)
+    stores = tiers(config.sources, transport)
+    known_at = partial(newest_from, store.catalog)
+    prober = Prober(sources, transport, quotas, health, known_at, stores)
+    return sources, prober, Fetcher(store, transport, config.download, health, stores)
 
 
 def _checkpoints(

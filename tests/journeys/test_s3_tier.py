@@ -1,13 +1,15 @@
 """An S3 store of the site beside a hub: real daemons, a store that checks signatures and lies."""
 
+import hashlib
 import random
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from demohub import Hub
-from harness.daemon import Daemon, source
+from harness.daemon import Daemon, source, until
 from simulators.s3 import KEY, S3, SECRET
 
 REPO, WEIGHTS = "org/model", "unet/diffusion_pytorch_model.safetensors"
@@ -43,8 +45,12 @@ def machine(tmp_path, hub):
     """Starts a machine that has the hub and the store."""
     started = []
 
-    def start(store, environ=None, more=""):
-        config = bucket(store.url, more) + source(hub) + '[download]\nstall = "1s"\nretries = 1\n'
+    def start(store, environ=None, more="", **of_hub):
+        config = (
+            bucket(store.url, more)
+            + source(hub, **of_hub)
+            + '[download]\nstall = "1s"\nretries = 1\n'
+        )
         folder = tmp_path / f"machine{len(started)}"
         folder.mkdir()
         daemon = Daemon(folder, config, KEYS if environ is None else environ)
@@ -84,6 +90,7 @@ def test_bytes_come_from_the_store_and_the_word_on_them_from_the_hub(hub, brough
     assert (tested["works"], tested["error"]) == (True, None)
 
 
+@pytest.mark.slow
 def test_store_without_the_model_costs_one_question(brought, s3, machine):
     daemon = machine(s3)
     daemon.json("prefetch", REPO)
@@ -107,8 +114,8 @@ def test_spoilt_bytes_in_the_store_are_found_and_come_from_the_hub(brought, s3, 
 @pytest.mark.parametrize(
     ("environ", "reason"),
     [
-        ({}, "S3_KEY is not set"),
-        ({**KEYS, "S3_KEY": "AKIAOTHER"}, "InvalidAccessKeyId"),
+        pytest.param({}, "S3_KEY is not set", marks=pytest.mark.slow),
+        pytest.param({**KEYS, "S3_KEY": "AKIAOTHER"}, "InvalidAccessKeyId", marks=pytest.mark.slow),
         ({**KEYS, "S3_SECRET": "other"}, "SignatureDoesNotMatch"),
     ],
 )
@@ -124,6 +131,7 @@ def test_key_that_does_not_work_stops_nobody_and_is_told(s3, machine, environ, r
     assert SECRET not in daemon.tail()
 
 
+@pytest.mark.slow
 def test_store_that_is_away_stops_nobody(machine):
     class Away:
         pass
@@ -137,6 +145,7 @@ def test_store_that_is_away_stops_nobody(machine):
     assert "refused" in shown(daemon)["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [(403, "AccessDenied"), (404, "NoSuchKey"), (500, "Internal")])
 def test_blob_that_is_refused_after_it_was_shown_comes_from_the_hub(brought, s3, machine, fault):
     s3.put(BYTES, "zhcache")
@@ -147,6 +156,7 @@ def test_blob_that_is_refused_after_it_was_shown_comes_from_the_hub(brought, s3,
     assert brought() == len(BYTES)
 
 
+@pytest.mark.slow
 def test_store_that_falls_silent_loses_the_file_to_the_hub(brought, s3, machine):
     sha256 = s3.put(BYTES, "zhcache")
     s3.rate = 200_000
@@ -161,3 +171,40 @@ def test_store_that_falls_silent_loses_the_file_to_the_hub(brought, s3, machine)
     check_held(daemon)
     assert brought() > 0
     assert s3.sent(sha256, "zhcache") < len(BYTES)
+
+
+def test_what_one_machine_fetches_the_next_has_from_the_store(hub, brought, s3, machine):
+    hub.add("org/secret", {"a.safetensors": BYTES[:999]}, private=True, token="t0ken")
+    first = machine(s3, {**KEYS, "HUB_TOKEN": "t0ken"}, "write = true\n", token_env='"HUB_TOKEN"')
+    first.json("prefetch", "org/secret")
+    first.json("prefetch", REPO)
+    name = s3.name(hashlib.sha256(BYTES).hexdigest(), "zhcache")
+    until(lambda: name in s3.objects, "the weights are in the store")
+    assert s3.objects[name] == BYTES
+    assert BYTES[:999] not in s3.objects.values()
+    second = machine(s3)
+    came = second.json("prefetch", REPO)
+    check_held(second)
+    assert (came["sources"]["store"], brought()) == (len(BYTES), len(BYTES))
+
+
+@pytest.mark.slow
+def test_daemon_that_stops_while_it_puts_leaves_no_half_object(s3, machine):
+    started, go_on = threading.Event(), threading.Event()
+
+    def hold(asked):
+        if asked.method == "PUT":
+            started.set()
+            go_on.wait(30)
+
+    s3.faults = hold
+    daemon = machine(s3, more="write = true\n")
+    daemon.json("prefetch", REPO)
+    assert started.wait(30)
+    daemon.kill()
+    go_on.set()
+    assert all(name.endswith(hashlib.sha256(c).hexdigest()) for name, c in s3.objects.items())
+    daemon.start()
+    name = s3.name(hashlib.sha256(BYTES).hexdigest(), "zhcache")
+    until(lambda: name in s3.objects, "the restarted daemon has put it")
+    assert s3.objects[name] == BYTES

@@ -11,6 +11,7 @@ from zhcached.clock import Clock
 from zhcached.config import Config
 from zhcached.jobs.asking.probe import Prober
 from zhcached.jobs.following.wishes import Following
+from zhcached.jobs.giving import Giving
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
@@ -48,6 +49,7 @@ class Services:
     gateway: Gateway
     launcher: Launcher
     following: Following
+    giving: Giving
     watching: Watching
     host: Literal["files", "arenas"]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

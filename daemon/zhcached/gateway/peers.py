@@ -85,7 +85,7 @@ class _Desk:
 
     def _manifest(self, repo: RepoId, revision: str) -> Manifest:
         manifest = self._context.store.resolve(repo, revision)
-        if manifest.derived is not None or not self._is_served(manifest):
+        if manifest.derived is not None or not self._context.pulls.may_serve(manifest):
             raise NotFound("{repo} is not served", repo=repo)
         return manifest
 
@@ -105,16 +105,10 @@ class _Desk:
 
     def _may(self, repo: str, commit: str) -> bool:
         try:
-            return self._is_served(self._context.store.manifests.read(parse_repo(repo), commit))
+            manifest = self._context.store.manifests.read(parse_repo(repo), commit)
         except (FileNotFoundError, ZhcacheError):
             return False
-
-    def _is_served(self, manifest: Manifest) -> bool:
-        try:
-            self._context.pulls.check_open(manifest.repo_id)
-        except ZhcacheError:
-            return False
-        return manifest.is_public or manifest.repo in self._context.config.entitled
+        return self._context.pulls.may_serve(manifest)
 
 
 def _json(reply: msgspec.Struct) -> web.Response:

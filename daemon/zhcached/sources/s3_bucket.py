@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SIGNED_FOR: Final = timedelta(minutes=15)
 """Of a signed address; it counts when the request begins, and each range has one of its own."""
 
+RETRIES: Final = 2
+"""Of a request that failed in passing; who asked for it tries again much later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -129,7 +132,9 @@ def store_of(config: SourceConfig, endpoint: str, key: Key) -> S3Store:
         s3_express=False,
         unsigned_payload=False,
         request_payer=False,
-        client_options={"allow_http": True},
+        # One request may carry a large part over a slow line.
+        client_options={"allow_http": True, "timeout": "600s"},
+        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(minutes=5)},
         credential_provider=provide,
     )
 

@@ -42,6 +42,15 @@ def newest_from(catalog: Catalog, source: str) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def fetched(catalog: Catalog) -> list[tuple[str, str, int]]:
+    """Returns (repository, commit, when its manifest was written) of what was not made here."""
+    sql = (
+        "SELECT repo, commit_hash, mtime_ns FROM snapshots"
+        " WHERE derived_of IS NULL AND NOT removing ORDER BY id"
+    )
+    return [(str(repo), str(commit), int(at or 0)) for repo, commit, at in catalog.rows(sql)]
+
+
 def holding(catalog: Catalog, path: str) -> list[str]:
     """Returns the repositories of which a snapshot has a file at ``path``; variants are none."""
     sql = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import msgspec
@@ -40,8 +40,15 @@ TICK_S = 0.2
 log = structlog.get_logger()
 
 
+def _no_matter(_source: str, _sha256: str) -> None:
+    pass
+
+
 class Fetcher:
-    """What all jobs share: the store, the line, its rate, the claims, the tiers."""
+    """What all jobs share: the store, the line, its rate, the claims, the tiers.
+
+    ``disproved`` is told of each source that sent wrong bytes for a sha256, from any thread.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Fetcher:
         self.turns = Turns()
         self.lines = Lines(health, health.clock)
         self.wants = Wants()
+        self.disproved: Callable[[str, str], None] = _no_matter
 
     def make_room(self, size: int) -> None:
         """Makes sure ``size`` bytes fit, collecting garbage once if they do not.
@@ -262,6 +270,8 @@ class Gathering:
             log.info("fetch." + kind.replace(" ", "_"), source=source, plane=plane, detail=detail)
             if kind == "lied" and may_accuse:
                 health.observe(source, Lied(detail), plane)
+                if file.promise.sha256 is not None:
+                    self._fetcher.disproved(source, file.promise.sha256)
             if kind in ("lied", "changed"):
                 self._meter.restart(file.path)
             self._meter.note = f"{source}: {detail}"

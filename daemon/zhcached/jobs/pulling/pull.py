@@ -36,7 +36,7 @@ from zhcached.jobs.queue import Control
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Source
 from zhcached.store.digest import Committed, Promise
-from zhcached.store.snapshots import ManifestFile
+from zhcached.store.snapshots import Manifest, ManifestFile
 
 __all__ = ["Coming", "Here", "Listed", "Pulls"]
 
@@ -160,6 +160,18 @@ class Pulls:
             ZhcacheError: It may not.
         """
         self._listing.check_open(repo)
+
+    def is_public(self, manifest: Manifest) -> bool:
+        """Tells whether everybody may have a snapshot, by what is known here of its repository."""
+        try:
+            self._listing.check_open(manifest.repo_id)
+        except ZhcacheError:
+            return False
+        return manifest.is_public
+
+    def may_serve(self, manifest: Manifest) -> bool:
+        """Tells whether a snapshot may go to clients: it is public, or entitled."""
+        return manifest.repo in self._config.entitled or self.is_public(manifest)
 
     def refs(self, repo: RepoId) -> dict[str, str]:
         """Returns the commits that branches and tags of a repository were last known to mean."""
