@@ -182,12 +182,12 @@ def _within(tokenizer: Any, text: str, limit: int) -> int:
     if getattr(tokenizer, "is_fast", False):
         ends = _ends(tokenizer, text)
         return len(text) if len(ends) <= limit else ends[limit - 1]
-    if len(_ids(tokenizer, text)) <= limit:
-        return len(text)
     # It does not say where its tokens stand: the longest beginning is looked for that fits.
-    return (
-        bisect_right(range(len(text)), limit, key=lambda end: len(_ids(tokenizer, text[:end]))) - 1
-    )
+    end = limit
+    while end < len(text) and len(_ids(tokenizer, text[:end])) <= limit:
+        end *= 2
+    ends = range(min(end, len(text)) + 1)
+    return bisect_right(ends, limit, key=lambda end: len(_ids(tokenizer, text[:end]))) - 1
 
 
 def _ends(tokenizer: Any, text: str) -> list[int]:

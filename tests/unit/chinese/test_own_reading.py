@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 
-from harness import chinesekit
+from harness import chinesekit, promptkit
 from harness.chinesekit import told
 from zhcache.chinese.conditions import in_pieces
 from zhcache.chinese.own import readings
@@ -66,6 +66,33 @@ def test_texts_in_lists_are_told_by_their_place_and_what_is_no_text_is_passed_ov
     assert [(one.argument, one.place) for one in found] == [("prompt", 1), ("negative_prompt", 0)]
     assert readings(pipeline("sd15"), {"prompt": f"\ud800{LONG}"}, None) == []
     assert readings(object(), {"prompt": LONG}, None) == []
+
+
+class KolorsPipeline:
+    """Named as one whose tokenizer does not say where its tokens stand."""
+
+    def __init__(self):
+        from transformers import MarianTokenizer
+
+        self.tokenizer = MarianTokenizer.from_pretrained(str(promptkit.translator()))
+
+    def __call__(self, prompt, max_sequence_length=256):
+        """Is not called; it is known by what it takes."""
+
+
+@pytest.mark.parametrize("times", [1, 4, 6, 40, 400])
+def test_tokenizer_that_does_not_say_where_its_tokens_stand_is_asked_all_the_same(times):
+    pipe, text = KolorsPipeline(), "一只红色的猫在雪里和一只蓝色的桥在河边" * times
+    assert not pipe.tokenizer.is_fast
+    found = readings(pipe, {"prompt": text, "max_sequence_length": 50}, None)
+
+    def count(text):
+        return len(pipe.tokenizer(text)["input_ids"])
+
+    if count(text) <= 50:
+        assert found == []
+    else:
+        assert count(text[: found[0].kept]) <= 50 < count(text[: found[0].kept + 1])
 
 
 def test_tokenizer_of_the_users_own_is_not_asked():
