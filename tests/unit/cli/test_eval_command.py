@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -126,20 +124,11 @@ def test_what_an_extractor_prints_is_no_part_of_the_result(zhcache, sets, tmp_pa
     assert "looking" in ran.err
 
 
-def test_interrupted_it_leaves_the_report_as_it_was(sets, tmp_path):
+def test_interrupted_it_leaves_the_report_as_it_was(zhcache, sets, tmp_path):
     (tmp_path / "r.html").write_text("before")
-    (tmp_path / "mine.py").write_text(
-        "import os, signal\ndef looks(batch):\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return batch.float().mean((2, 3))\n"
-    )
+    (tmp_path / "mine.py").write_text("def looks(batch):\n    raise KeyboardInterrupt\n")
     own = ("--metric", "kid", "--extractor", f"{tmp_path}/mine.py:looks", "--json")
-    words = ["eval", *map(str, sets), *own, "--html", str(tmp_path / "r.html")]
-    done = subprocess.run(
-        [sys.executable, "-m", "zhcache", *words],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (130, "cancelled")
+    ran = zhcache("eval", *sets, *own, "--html", tmp_path / "r.html")
+    assert (ran.code, ran.json["error"]["code"]) == (130, "cancelled")
     assert (tmp_path / "r.html").read_text() == "before"
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "mine.py", "r.html"}
