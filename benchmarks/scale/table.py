@@ -54,9 +54,12 @@ def print_overview() -> None:
         for nodes in COUNTS
     ]
     print(
-        "20 GB; office: 1 Gbit/s up, 10 GbE; data centre: 10 Gbit/s up, nodes 25 GbE, a gateway of"
+        "A model of 20 GB. Office: 1 Gbit/s up, 10 GbE. Warm: an office that has the model, on one"
     )
-    print("100 GbE for each 500 nodes. Time, bytes upstream.\n")
+    print(
+        "machine or in a swarm. Data centre: 10 Gbit/s up, nodes of 25 GbE, a gateway of 100 GbE for"
+    )
+    print("each 500. Time, bytes upstream. Bounds by the narrowest line; swarms at 0.55 of it.\n")
     report.table(
         (
             "nodes",

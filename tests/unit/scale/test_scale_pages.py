@@ -1,4 +1,4 @@
-"""The pages for operators: what they tell to write into files is understood, and the same in both."""
+"""The pages for operators: what they tell to write is understood, and the same in both."""
 
 import re
 from pathlib import Path
