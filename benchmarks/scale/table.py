@@ -56,10 +56,10 @@ def print_overview() -> None:
     print(
         "A model of 20 GB. Office: 1 Gbit/s up, 10 GbE. Warm: an office that has the model, on one"
     )
+    print("machine or in a swarm. Data centre: 10 Gbit/s up, nodes of 25 GbE, a gateway of 100 GbE")
     print(
-        "machine or in a swarm. Data centre: 10 Gbit/s up, nodes of 25 GbE, a gateway of 100 GbE for"
+        "for each 500. Time, bytes upstream. Bounds by the narrowest line; swarms at 0.55 of it.\n"
     )
-    print("each 500. Time, bytes upstream. Bounds by the narrowest line; swarms at 0.55 of it.\n")
     report.table(
         (
             "nodes",
