@@ -80,20 +80,7 @@ def compare(
     if extractor is not None:
         work.look(chosen, extractor_of(extractor, device))
     work.compare_pixels(chosen)
-    named: set[str] = set()
-    for judge in judges:
-        model = Stored(*_reference(judge), device=device) if isinstance(judge, str) else judge
-        if model.name in named:
-            raise UsageError(
-                "{judge} is named twice, and agrees with itself",
-                hint="name another one that is unrelated, or leave one out",
-                judge=model.name,
-            )
-        named.add(model.name)
-        work.judge(Judge(model))
-    if len(judges) == 1:
-        text = mark("one judge alone: what it favours passes for quality; name a second one")
-        work.notes.append(note(text))
+    _judge_all(work, judges, device)
     if joined:
         work.notes += pairs.design_notes(joined)
     result = Result(
@@ -215,6 +202,23 @@ class _Work:
             self._progress(what, done, total)
 
         return step
+
+
+def _judge_all(work: _Work, judges: Sequence[str | Stored], device: str) -> None:
+    named: set[str] = set()
+    for judge in judges:
+        model = Stored(*_reference(judge), device=device) if isinstance(judge, str) else judge
+        if model.name in named:
+            raise UsageError(
+                "{judge} is named twice, and agrees with itself",
+                hint="name another one that is unrelated, or leave one out",
+                judge=model.name,
+            )
+        named.add(model.name)
+        work.judge(Judge(model))
+    if len(judges) == 1:
+        text = mark("one judge alone: what it favours passes for quality; name a second one")
+        work.notes.append(note(text))
 
 
 def _between(metric: str, real: Any, made: Any) -> distances.Estimate:
