@@ -43,10 +43,9 @@ log = structlog.get_logger()
 
 def given_of(manifest: Manifest) -> Iterator[tuple[str, int]]:
     """Yields digest and size of what was fetched of a snapshot; nothing of what was made. Pure."""
-    if manifest.derived is None:
-        for file in manifest.files:
-            if file.converted_from is None:
-                yield file.sha256, file.size
+    for file in manifest.files:
+        if file.converted_from is None:
+            yield file.sha256, file.size
 
 
 @dataclass(slots=True)

@@ -89,10 +89,10 @@ class Uploads:
         """
         name = self._bucket.path(sha256)
         self._ask(Wanted(name=name, file=str(file), size=size, sha256=sha256))
-        line = self._process.stdout.readline() if self._process.stdout else b""
+        assert self._process.stdout is not None
         try:
-            told = msgspec.json.decode(line, type=Told)
-        except msgspec.DecodeError:
+            told = msgspec.json.decode(self._process.stdout.readline(), type=Told)
+        except (msgspec.DecodeError, ValueError):
             raise TransportError("the process that puts blobs has ended") from None
         if told.is_ours:
             raise SpoiltHereError(told.error)
@@ -112,6 +112,8 @@ class Uploads:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
 
     def _ask(self, message: Opening | Wanted) -> None:
         assert self._process.stdin is not None
