@@ -61,12 +61,16 @@ def check_held(daemon):
     assert {name: (path / name).read_bytes() for name in FILES} == FILES
 
 
-def test_site_behind_a_gateway_lists_a_model_once_and_fetches_it_once(hub, make_daemon):
+def test_site_behind_gateways_lists_a_model_once_and_fetches_it_once(hub, make_daemon):
     gateway = make_daemon(source(hub) + SERVE, name="gateway").start()
     # Slow enough that all are there before it is over.
     hub.fault("line", rate=16 * 2**20)
-    config = table("gateway", "huggingface", gateway_of(gateway))
-    nodes = [make_daemon(config, name=f"node-{number}").start() for number in range(3)]
+    nodes, above = [], gateway
+    for number in range(3):
+        config = table("gateway", "huggingface", gateway_of(above)) + SERVE
+        nodes.append(make_daemon(config, name=f"node-{number}").start())
+        # The last one's gateway has a gateway itself.
+        above = nodes[0] if number == 1 else gateway
     with ThreadPoolExecutor(len(nodes)) as asking:
         done = list(asking.map(lambda node: node.json("prefetch", REPO), nodes))
     assert [one["sources"] for one in done] == [{"gateway": sum(map(len, FILES.values()))}] * 3
