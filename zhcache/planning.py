@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -62,6 +62,7 @@ class PlacementCalls(ABC):
         size: tuple[int, int] | None = None,
         batch: int = 1,
         placement: str = "auto",
+        seen: Mapping[tuple[int, int], int] | None = None,
     ) -> Placed:
         """Returns where a held pipeline would be placed, and why. Nothing is loaded.
 
@@ -76,24 +77,27 @@ class PlacementCalls(ABC):
             batch: Images of one call.
             placement: ``"single"``, ``"replicate"``, ``"split"``, ``"parallel"``, ``"offload"``;
                 ``"auto"`` is any but ``"parallel"``.
+            seen: Bytes that a call of one image took beside the weights, by width and height, as
+                ``zhcache monitor`` saw it for instance: what is reckoned is brought to it.
 
         Raises:
             NotFound: It is not held, or not in this variant.
             UsageError: An argument cannot be meant, or a placement not be had of this pipeline.
             NoSpace: It does not fit.
         """
-        from zhcache.placement.activation import Size
+        from zhcache.placement.activation import Seen, Size
         from zhcache.placement.devices import chosen
         from zhcache.placement.heard import machine_of, model_of
         from zhcache.placement.plan import decide
         from zhcache.placement.result import placed
 
-        _check(size, batch)
+        _check(size, batch, seen or {})
         named = devices if devices is None or isinstance(devices, str) else ",".join(devices)
         machine = chosen(named, machine_of(self.devices()))
         heard = self.weights(repo, variant=variant, revision=revision)
         there = self._there(heard, machine)
-        model, asked = model_of(heard, Size(*size) if size else None, batch, there)
+        took = [Seen(Size(*each), count) for each, count in (seen or {}).items()]
+        model, asked = model_of(heard, Size(*size) if size else None, batch, there, took)
         plan = decide(model, machine, placement)
         return placed(
             plan,
@@ -117,11 +121,12 @@ class PlacementCalls(ABC):
         return [one.name for one in machine.devices if one.uuid and one.uuid in uuids]
 
 
-def _check(size: tuple[int, int] | None, batch: int) -> None:
-    is_size = size is None or all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
+def _check(size: tuple[int, int] | None, batch: int, seen: Mapping[tuple[int, int], int]) -> None:
+    is_seen = all(_is_size(each) and type(count) is int for each, count in seen.items())
     wrong = {
-        "size": (size, is_size, f"(width, height) up to {MAX_SIDE}"),
+        "size": (size, size is None or _is_size(size), f"(width, height) up to {MAX_SIDE}"),
         "batch": (batch, type(batch) is int and 0 < batch <= MAX_BATCH, f"1 to {MAX_BATCH}"),
+        "seen": (seen, is_seen, "{(width, height): bytes}"),
     }
     for name, (value, is_right, allowed) in wrong.items():
         if not is_right:
@@ -132,3 +137,7 @@ def _check(size: tuple[int, int] | None, batch: int) -> None:
                 value=repr(value)[:80],
                 allowed=allowed,
             )
+
+
+def _is_size(size: Sequence[int]) -> bool:
+    return len(size) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,7 @@ def plan(
     size: tuple[int, int] | None = None,
     batch: int = 1,
     placement: str = "auto",
+    seen: Mapping[tuple[int, int], int] | None = None,
 ) -> Placed:
     """Returns where a held pipeline would be placed, and why; as ``Client.plan``.
 
@@ -93,4 +94,5 @@ def plan(
             size=size,
             batch=batch,
             placement=placement,
+            seen=seen,
         )

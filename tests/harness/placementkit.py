@@ -15,7 +15,7 @@ GB = 10**9
 GIB = 2**30
 
 CLIP = {"hidden_size": 768, "num_attention_heads": 12, "max_position_embeddings": 77}
-T5 = {"d_model": 4096, "num_heads": 64}
+T5 = {"d_model": 4096}
 QWEN = {"hidden_size": 3584, "num_attention_heads": 28}
 VAE = {"block_out_channels": [128, 256, 512, 512], "sample_size": 1024}
 VAE_VIDEO = {"base_dim": 96}
@@ -31,7 +31,7 @@ PUBLISHED = {
     ),
     "sdxl": (
         "UNet2DConditionModel",
-        {"block_out_channels": [320, 640, 1280], "sample_size": 128},
+        {"block_out_channels": [320, 640, 1280], "sample_size": 128, "plain_first": True},
         {**VAE, "force_upcast": True},
         [CLIP],
         {"text_encoder": 0.246, "text_encoder_2": 1.39, "unet": 5.135, "vae": 0.167},

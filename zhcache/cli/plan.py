@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from zhcache.cli.run import Size
 from zhcache.cli.table import table
 from zhcache.i18n import mark, translate
 from zhcache.placement.result import Placed, PlacedComponent
+from zhcache.placement.sizes import bytes_of
 from zhcache.placement.ways import KINDS
 from zhcache.planning import MAX_BATCH
 from zhcache.progress import size as shown
@@ -23,6 +25,25 @@ _USES = {
     "shard": mark("in pieces"),
     "streamed": mark("from host memory, layer by layer"),
 }
+
+
+class Took(click.ParamType):
+    """``WxH=SIZE``."""
+
+    name = "took"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], int]:
+        """Returns width and height, and bytes."""
+        if isinstance(value, tuple):
+            return value
+        pixels, _, took = str(value).partition("=")
+        count = bytes_of(took)
+        if count is None:
+            text = mark("{value} is not a size and bytes such as 1024x1024=3GiB")
+            self.fail(translate(text, value=repr(value)), param, ctx)
+        return Size().convert(pixels, param, ctx), count
 
 
 @click.command(
@@ -57,6 +78,14 @@ _USES = {
     default="auto",
     help=mark("This placement, or why not; by default the best that is not parallel."),
 )
+@click.option(
+    "--seen",
+    cls=Option,
+    type=Took(),
+    metavar="WxH=SIZE",
+    multiple=True,
+    help=mark("What a call of one image took beside the weights, 1024x1024=3GiB; may be repeated."),
+)
 @output_options
 @pass_session
 def command(
@@ -69,6 +98,7 @@ def command(
     size: tuple[int, int] | None,
     batch: int,
     placement: str,
+    seen: Sequence[tuple[tuple[int, int], int]],
     output: Output,
 ) -> None:
     """Plans it."""
@@ -80,6 +110,7 @@ def command(
         size=size,
         batch=batch,
         placement=placement,
+        seen=dict(seen),
     )
     output.emit(found, ids=[found.placement], text=lambda: _lines(found))
 

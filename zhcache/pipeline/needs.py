@@ -36,12 +36,22 @@ def needs(folder: Path) -> Needs:
         UsageError: It is no pipeline.
         IntegrityError: Its index or a header cannot be read.
     """
-    width = 4 if "float32" in published(folder).dtypes.values() else 2
+    dtypes = published(folder).dtypes
     kinds = components(folder)
     name = next((name for name in _DENOISERS if _config(folder / name)), "")
     kind = kinds[name][1] if name in kinds else ""
     denoiser = _config(folder / name) if name else {}
-    return activation.needs(denoiser, _config(folder / "vae"), kind=kind, width=width)
+    return activation.needs(
+        denoiser,
+        _config(folder / "vae"),
+        kind=kind,
+        width=_width(dtypes.get(name)),
+        vae_width=_width(dtypes.get("vae")),
+    )
+
+
+def _width(dtype: str | None) -> int:
+    return 4 if dtype == "float32" else 2
 
 
 def _config(component: Path) -> Config:

@@ -1,10 +1,10 @@
 """What calls take beside the weights: by family, size of image and batch. Pure.
 
-Every figure is a number of images of the module's own width that live at once, counted over
-diffusers' classes on torch's meta device as the bytes of all tensors that are alive: the
-autoencoder's last stage holds three of its second width, a U-Net's step 26 of its first (guidance
-included), a transformer's block those of ``FAMILIES``. Attention is counted as the fused kernels do
-it, without its scores. Devices run other workspaces beside; ``MARGIN`` is for them.
+Every figure is a number of states of a module's own width that live at once, as they were counted
+over diffusers' classes on torch's meta device (``families``): of a transformer for each token, of a
+U-Net for each latent, of an autoencoder for each pixel, of its second width. Attention is counted
+as the fused kernels do it, without its scores. Devices run other workspaces beside; ``MARGIN`` is
+for them.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zhcache.placement.families import Family, family_of
+from zhcache.placement.families import UNET, Family, family_of
 
 MARGIN = 1.2
 """Of what is counted, for what is not: workspaces of convolutions, the allocator's gaps."""
 
-DECODE_IMAGES = 3
-UNET_STATES = 26
-TEXT_STATES = 12
-"""States of a text encoder's width that live at once: its inner layer is four times as wide."""
+TEXT_STATES = 25
+"""States of a text encoder's width for each token; those of its layers are kept beside."""
 
 GUIDED = 2
+PLAIN_FIRST = "plain_first"
+"""Said of a U-Net without attention at its full resolution, as SDXL's is."""
+
+PLAIN_STATES = 16
+"""States of its step, for each latent."""
+
 SIDE = 1024
 """Pixels, where a pipeline does not say for what size it was made."""
 
@@ -35,8 +39,11 @@ MAX_COUNT = 2**20
 MAX_STAGES = 16
 """Larger numbers, or more stages, are of no model: its configuration came over the network."""
 
-MAX_TOKENS = 1024
-"""Of a prompt; encoders that could read more are not given more."""
+MAX_LAYERS = 256
+"""Of a text encoder."""
+
+LEAST_TEXT = 77
+"""Tokens of a prompt where the denoiser sees none beside the image's: those of CLIP."""
 
 LEAST_SEEN = 0.5
 """What was seen lowers an estimate no further: the next call may be another."""
@@ -47,7 +54,7 @@ _HIDDEN = 4096
 
 _NUMBERS = (
     "sample_size", "num_attention_heads", "attention_head_dim", "dim", "hidden_size", "patch_size",
-    "d_model", "num_heads", "max_position_embeddings", "base_dim",
+    "d_model", "num_hidden_layers", "max_position_embeddings", "base_dim",
 )  # fmt: skip
 _LISTS = ("block_out_channels", "encoder_block_out_channels", "decoder_block_out_channels")
 _FLAGS = ("guidance_embeds", "force_upcast")
@@ -103,6 +110,11 @@ def known(config: Any) -> dict[str, int | bool | list[int]]:
     for name in _FLAGS:
         if config.get(name) is True:
             found[name] = True
+    match config.get("down_block_types"):
+        case [str() as first, *_] if "Attn" not in first:
+            found[PLAIN_FIRST] = True
+        case _:
+            pass
     # A text encoder beside others in one configuration says it one level down.
     inner = config.get("text_config")
     return (
@@ -134,6 +146,7 @@ def needs(
     *,
     kind: str = "",
     width: int,
+    vae_width: int | None = None,
     size: Size | None = None,
 ) -> Needs:
     """Returns what calls take.
@@ -144,6 +157,7 @@ def needs(
         encoders: Of the text encoders.
         kind: The denoiser's class.
         width: Bytes of a number.
+        vae_width: Of the autoencoder's numbers, where they are others.
         size: Of a call; None is the pipeline's own size, one image.
     """
     family = family_of(kind)
@@ -151,12 +165,13 @@ def needs(
     tile = min(vae.get("sample_size") or family.tile or MAX_COUNT, max(size.width, size.height))
     # Sides apart: a long narrow image has long narrow tiles only where it is longer than one.
     tiled = Size(min(tile, size.width), min(tile, size.height))
+    decoded = vae_width or width
     return Needs(
         _step(denoiser, family, size, scale(vae, family), width),
-        _decode(vae, size, family, width),
+        _decode(vae, size, family, decoded),
         # Tiles and images come one after the other.
-        _decode(vae, tiled, family, width),
-        max((_encode(each, width) for each in encoders), default=0),
+        _decode(vae, tiled, family, decoded),
+        max((_encode(each, family, width) for each in encoders), default=0),
     )
 
 
@@ -195,31 +210,32 @@ def _most(one: Needs) -> int:
 def _decode(vae: Config, size: Size, family: Family, width: int) -> int:
     channels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or ()
     widest = channels[1] if len(channels) > 1 else (*channels, vae.get("base_dim", _WIDTH))[0]
-    # Decoded in float32 whatever the weights are.
-    width = 4 if vae.get("force_upcast") else width
-    images = size.batch * family.frames_decoded
-    return DECODE_IMAGES * images * size.width * size.height * widest * width
+    # Pipelines of U-Nets decode in float32 then, whatever the weights are; others do not ask.
+    width = 4 if vae.get("force_upcast") and family.is_unet else width
+    images = size.batch * family.decode_images
+    return images * size.width * size.height * widest * width
 
 
 def _step(denoiser: Config, family: Family, size: Size, per_latent: int, width: int) -> int:
     across, down = (math.ceil(side / per_latent) for side in (size.width, size.height))
     if channels := denoiser.get("block_out_channels"):
-        return UNET_STATES * GUIDED * size.batch * across * down * channels[0] * width
+        states = PLAIN_STATES if denoiser.get(PLAIN_FIRST) else UNET.states
+        return states * GUIDED * size.batch * across * down * channels[0] * width
     heads, each = (denoiser.get(name) for name in ("num_attention_heads", "attention_head_dim"))
     hidden = heads * each if heads and each else denoiser.get("dim") or denoiser.get("hidden_size")
-    # Where a patch is one latent, latents are packed by twos before.
-    patch = max(denoiser.get("patch_size", 2), 2)
+    # Where a patch is one latent, latents are mostly packed by twos before.
+    patch = family.patch or max(denoiser.get("patch_size", 2), 2)
     passes = 1 if denoiser.get("guidance_embeds") or family.is_guided_apart else GUIDED
-    tokens = family.frames_latent * (across // patch) * (down // patch)
+    tokens = family.frames * (across // patch) * (down // patch) + family.text
     return family.states * passes * size.batch * tokens * (hidden or _HIDDEN) * width
 
 
-def _encode(config: Config, width: int) -> int:
+def _encode(config: Config, family: Family, width: int) -> int:
     hidden = config.get("hidden_size") or config.get("d_model") or _HIDDEN
-    heads = config.get("num_attention_heads") or config.get("num_heads") or hidden // 64
-    tokens = min(config.get("max_position_embeddings", MAX_TOKENS), MAX_TOKENS)
-    # T5 adds its positions to the scores, so that these are there, in float32.
-    return TEXT_STATES * tokens * hidden * width + heads * tokens * tokens * 4
+    tokens = min(config.get("max_position_embeddings", MAX_COUNT), family.text or LEAST_TEXT)
+    # Of each layer its result, as some pipelines take that of an inner one, and a cache's keys.
+    states = TEXT_STATES + 2 * min(config.get("num_hidden_layers", 0), MAX_LAYERS)
+    return states * tokens * hidden * width
 
 
 def _is_count(found: Any) -> bool:

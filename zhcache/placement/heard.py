@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from zhcache.placement import activation
-from zhcache.placement.activation import Size
+from zhcache.placement.activation import Needs, Seen, Size, corrected
 from zhcache.placement.devices import CPU, Device, LinkKind, Machine
 from zhcache.placement.families import family_of
 from zhcache.placement.model import Model, phase_of
@@ -28,7 +27,11 @@ def machine_of(heard: DeviceList) -> Machine:
 
 
 def model_of(
-    heard: WeightsList, size: Size | None, batch: int, there: Collection[str] = ()
+    heard: WeightsList,
+    size: Size | None,
+    batch: int,
+    there: Collection[str] = (),
+    seen: Sequence[Seen] = (),
 ) -> tuple[Model, Size]:
     """Returns a pipeline for calls of a size, and that size.
 
@@ -37,6 +40,7 @@ def model_of(
         size: Of a call's images; None is the pipeline's own.
         batch: Images at once.
         there: Names of devices that hold its weights already.
+        seen: What calls of it took, weights left out.
     """
     weighted = {name: one for name, one in heard.parts.items() if one.bytes}
     denoiser = _denoiser(weighted)
@@ -44,20 +48,27 @@ def model_of(
     family = family_of(kind)
     config = denoiser.config if denoiser else {}
     vae = _vae(weighted)
-    own = size or activation.own_size(config, vae, family)
+    vae_config = vae.config if vae else {}
+    own = size or activation.own_size(config, vae_config, family)
     asked = Size(own.width, own.height, batch)
-    calls = activation.needs(
-        config,
-        vae,
-        [one.config for name, one in weighted.items() if phase_of(name) == "encode"],
-        kind=kind,
-        width=4 if any(one.dtype == "float32" for one in weighted.values()) else 2,
-        size=asked,
-    )
+    encoders = [one.config for name, one in weighted.items() if phase_of(name) == "encode"]
+
+    def calls(at: Size) -> Needs:
+        return activation.needs(
+            config,
+            vae_config,
+            encoders,
+            kind=kind,
+            width=_width(denoiser.dtype if denoiser else ""),
+            vae_width=_width(vae.dtype if vae else ""),
+            size=at,
+        )
+
+    needs = corrected(calls(asked), seen, {each.size: calls(each.size) for each in seen})
     heads = config.get("num_attention_heads", 0)
     parts = {name: _part(one) for name, one in weighted.items()}
     heads = heads if isinstance(heads, int) else 0
-    return Model(parts, calls, family, heads, frozenset(there)), asked
+    return Model(parts, needs, family, heads, frozenset(there)), asked
 
 
 def _denoiser(parts: dict[str, WeightsPart]) -> WeightsPart | None:
@@ -66,13 +77,15 @@ def _denoiser(parts: dict[str, WeightsPart]) -> WeightsPart | None:
     return max(found, key=lambda one: one.bytes, default=None)
 
 
-def _vae(parts: dict[str, WeightsPart]) -> dict[str, Any]:
-    if "vae" in parts:
-        return dict(parts["vae"].config)
-    found: Sequence[WeightsPart] = [
+def _vae(parts: dict[str, WeightsPart]) -> WeightsPart | None:
+    found = [
         one for name, one in parts.items() if phase_of(name) == "decode" and "safety" not in name
     ]
-    return dict(found[0].config) if found else {}
+    return parts.get("vae") or next(iter(found), None)
+
+
+def _width(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
 
 
 def _part(one: WeightsPart) -> Part:

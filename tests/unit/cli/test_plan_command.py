@@ -106,6 +106,8 @@ def test_what_this_user_has_warm_already_costs_nothing_more(models, zhcache):
         (["lab/flux", "--devices", ",".join(["8GiB"] * 65)], 2, "more than 64 devices"),
         (["lab/flux", "--size", "0x512"], 2, "size"),
         (["lab/flux", "--batch", "0"], 2, "batch"),
+        (["lab/flux", "--seen", "3GiB"], 2, "1024x1024=3GiB"),
+        (["lab/flux", "--seen", "1x1=much"], 2, "1024x1024=3GiB"),
         (["lab/flux", "--placement", "balanced"], 2, "placement"),
     ],
 )
@@ -115,6 +117,16 @@ def test_what_cannot_be_planned_is_told_with_its_code(models, zhcache, options, 
     assert words in ran.err
 
 
+def test_what_calls_took_is_reckoned_with(models, zhcache):
+    asked = ("plan", "lab/flux", "--devices", "80GiB", "--json")
+    before = zhcache(*asked).json["activation_bytes"]
+    taken = 3 * GIB
+    after = zhcache(*asked, "--seen", "1024x1024=3GiB", "--seen", "512x512=1MiB").json
+    # A fifth is kept for what the next call takes more.
+    assert before < taken < after["activation_bytes"] <= taken * 1.21
+    assert zhcache(*asked, "--seen", "512x512=2MiB").json["activation_bytes"] < before
+
+
 def test_python_asks_the_same(models):
     import zhcache
 
@@ -122,6 +134,7 @@ def test_python_asks_the_same(models):
     assert found.placement == "split"
     assert str(found) == found.reason
     assert zhcache.plan("lab/sd15", devices="8GiB").workers == ["gpu0"]
-    for wrong in ({"size": (0, 1)}, {"size": ("a", 1)}, {"batch": True}, {"batch": 0}):
+    wrongs = [{"size": (0, 1)}, {"size": ("a", 1)}, {"batch": True}, {"batch": 0}]
+    for wrong in (*wrongs, {"seen": {(1, 2): 0.5}}, {"seen": {(1,): 5}}):
         with pytest.raises(zhcache.UsageError, match="cannot be meant"):
             zhcache.plan("lab/sd15", **wrong)

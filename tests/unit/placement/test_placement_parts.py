@@ -59,7 +59,8 @@ def test_calls_grow_with_pixels_and_images():
 def test_an_autoencoder_in_other_words_is_not_taken_for_one_without_stages():
     told = model("qwen").needs
     assert told.step < GIB
-    assert told.decode_tiled < told.decode < 2 * GIB
+    # Its autoencoder is of films: six times as much for a pixel as that of FLUX.1.
+    assert told.decode_tiled < GIB < told.decode < 4 * GIB
 
 
 @given(
