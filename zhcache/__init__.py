@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from zhcache import evaluate, prompts
+    from zhcache import cluster, evaluate, prompts
     from zhcache.client import Client
     from zhcache.errors import (
         AlreadyRunning,
@@ -68,7 +68,7 @@ _ERRORS = (
     "ZhcacheError",
 )
 _HOME.update(dict.fromkeys(_ERRORS, "zhcache.errors"))
-_MODULES = ("evaluate", "prompts")
+_MODULES = ("cluster", "evaluate", "prompts")
 
 __all__ = [
     "AlreadyRunning",
@@ -89,6 +89,7 @@ __all__ = [
     "UsageError",
     "VersionMismatch",
     "ZhcacheError",
+    "cluster",
     "evaluate",
     "load_pipeline",
     "make_private",

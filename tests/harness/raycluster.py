@@ -1,0 +1,125 @@
+"""A user's script on a Ray cluster of two nodes of this machine, each with a zhcached of its own.
+
+Run in a process of its own: Ray takes signals, environment and threads for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = "127.0.0.1"
+_NEWUSER, _NEWNET = 0x10000000, 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
+
+
+def loopback_alone() -> None:
+    """Leaves this process a network of loopback alone: else Ray takes the machine's own address.
+
+    Where that is filtered its driver would hang; and so nothing of it can be reached from outside.
+
+    Raises:
+        OSError: This user may make no namespace.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_NEWNET if uid == 0 else _NEWUSER | _NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    if uid != 0:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    with socket.socket() as channel:
+        fcntl.ioctl(channel, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+@contextmanager
+def cluster(*sockets: str, has_token: bool = True) -> Iterator[tuple[Any, list[Any]]]:
+    """Starts a node for each daemon; the first is the head. Yields the cluster and its nodes."""
+    with tempfile.TemporaryDirectory(prefix="zh-ray-") as folder:
+        token = Path(folder) / "token"
+        token.write_text("0123456789abcdef" * 4)
+        mode = "token" if has_token else "disabled"
+        os.environ.update(
+            RAY_AUTH_MODE=mode,
+            RAY_AUTH_TOKEN_PATH=str(token),
+            RAY_TMPDIR=folder,
+            RAY_USAGE_STATS_ENABLED="0",
+            RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+        )
+        from ray.cluster_utils import Cluster
+
+        started = Cluster()
+        try:
+            yield (
+                started,
+                [
+                    started.add_node(
+                        num_cpus=1,
+                        node_ip_address=HERE,
+                        include_dashboard=False,
+                        object_store_memory=80 * 2**20,
+                        env_vars={"ZHCACHE_SOCKET": socket},
+                    )
+                    for socket in sockets
+                ],
+            )
+        finally:
+            import ray
+
+            ray.shutdown()
+            started.shutdown()
+
+
+def journey(sockets: list[str], out: str, lose_after: int) -> None:
+    """Makes the batch that ``asked`` names; kills the second node once some images are there."""
+    from zhcache import cluster as clustered
+
+    with cluster(*sockets) as (started, nodes):
+        address = started.address
+        say(started=address)
+        served = clustered.serve(REPOS, address=address, device="cpu", depth=8)
+        lost: list[int] = []
+
+        def on_made(_: int, made: clustered.Made) -> None:
+            seen.append(made)
+            if len(seen) == lose_after:
+                lost.append(len(seen))
+                started.remove_node(nodes[1], allow_graceful=False)
+
+        say(app=served.name)
+        seen: list[clustered.Made] = []
+        made = clustered.generate(
+            *batch(), out=out, address=address, device="cpu", on_made=on_made, **ARGUMENTS
+        )
+        say(made=len(made), lost=lost, nodes=sorted({one.node for one in made}))
+
+
+REPOS = ["org/one", "org/two"]
+ARGUMENTS = {"num_inference_steps": 2, "width": 32, "height": 32}
+
+
+def batch(count: int = 100) -> tuple[list[str], list[str]]:
+    """Returns the models and prompts of a batch, mixed."""
+    repos = [REPOS[(number * number // 3) % 2] for number in range(count)]
+    return repos, [f"a red house, number {number}" for number in range(count)]
+
+
+def say(**what: Any) -> None:
+    """Prints a line for whoever started this."""
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    loopback_alone()
+    journey(sys.argv[1:3], sys.argv[3], int(sys.argv[4]))

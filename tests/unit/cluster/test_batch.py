@@ -1,0 +1,139 @@
+"""A batch: in order, made once, gone on with, tried again where its place was lost."""
+
+import json
+import threading
+
+import pytest
+
+from harness.paintkit import Studio
+from simulators.daemon import DaemonSimulator
+from zhcache import cluster
+from zhcache.cluster import batch
+from zhcache.cluster.node import Node
+from zhcache.errors import Busy, DaemonUnreachable, Partial, UsageError
+
+PROMPTS = [f"number {number}" for number in range(12)]
+
+
+class Crew:
+    """Makes images by a studio; says what commits models have."""
+
+    width = 4
+
+    def __init__(self, studio):
+        self.node = Node(open_pipeline=studio.open, warm=studio.warm)
+        self.settled = []
+        self.errors = []
+
+    def settle(self, model):
+        self.settled.append(model.repo)
+        return "5" * 40
+
+    def make(self, task):
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
+        return self.node.submit(task).result(20)
+
+    def close(self):
+        self.node.close()
+
+
+@pytest.fixture
+def crew(monkeypatch):
+    monkeypatch.setattr(batch, "_PAUSE_S", 0.0)
+    made = []
+
+    def begin(*_):
+        made.append(Crew(studio))
+        made[-1].errors = studio_errors
+        return made[-1]
+
+    studio, studio_errors = Studio(), []
+    begin.studio, begin.errors, begin.made = studio, studio_errors, made
+    monkeypatch.setattr(batch, "_crew", begin)
+    return begin
+
+
+def red(made):
+    return [one.image.getpixel((0, 0))[0] for one in made]
+
+
+def test_images_come_in_the_order_of_their_prompts_with_a_seed_each(crew):
+    made = cluster.generate("org/a", PROMPTS, seeds=40, width=4)
+    assert [one.prompt for one in made] == PROMPTS
+    assert [one.seed for one in made] == list(range(40, 52)) == red(made)
+    assert {one.commit for one in made} == {"5" * 40}
+
+
+def test_models_are_settled_once_each(crew):
+    cluster.generate(["org/a", "org/b"] * 6, PROMPTS)
+    assert sorted(crew.made[0].settled) == ["org/a", "org/b"]
+
+
+def test_lost_calls_are_made_again_and_full_queues_waited_for(crew):
+    crew.errors += [DaemonUnreachable("gone"), Busy("full"), None] * 5
+    assert red(cluster.generate("org/a", PROMPTS)) == list(range(12))
+    assert sorted(crew.studio.drawn) == list(range(12))
+
+
+def test_batch_that_failed_goes_on_with_what_is_missing(crew, tmp_path):
+    crew.errors += [None] * 8 + [UsageError("no such thing")]
+    with pytest.raises(Partial, match="no such thing"):
+        cluster.generate("org/a", PROMPTS, out=tmp_path)
+    first = len(crew.studio.drawn)
+    assert 8 <= first < 12
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+    made = cluster.generate("org/a", PROMPTS, out=tmp_path)
+    assert len(crew.studio.drawn) == 12 == len(made)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert [one.path.name for one in made] == [f"{n:05}.png" for n in range(12)]
+    assert crew.made[1].settled == [], "what was begun with one commit goes on with it"
+
+
+def test_batch_that_is_whole_asks_nobody(crew, tmp_path):
+    first = cluster.generate("org/a", PROMPTS, out=tmp_path)
+    assert cluster.generate("org/a", PROMPTS, out=tmp_path) == first
+    assert len(crew.made) == 1
+
+
+def test_first_error_is_itself_where_nothing_was_made(crew):
+    crew.errors += [UsageError("no such argument")] * 4
+    with pytest.raises(UsageError, match="no such argument"):
+        cluster.generate("org/a", PROMPTS)
+
+
+def test_interrupt_ends_calls_that_wait(crew, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.generate("org/a", PROMPTS, out=tmp_path, on_made=stop)
+    assert not any(thread.name.startswith("call") for thread in threading.enumerate())
+    assert len(json.loads(f"[{','.join((tmp_path / 'journal.jsonl').read_text().split())}]")) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompts": "one text"}, "one text"),
+        ({"prompts": ["a", "b"], "seeds": [1]}, "seeds"),
+        ({"prompts": ["a"], "repo": ["org/a", "org/b"]}, "repo"),
+        ({"prompts": ["a"], "num_images_per_prompt": 2}, "num_images_per_prompt"),
+        ({"prompts": ["a"], "image": object()}, "image"),
+        ({"prompts": ["a"], "device": []}, "device"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_begins(crew, given, said):
+    with pytest.raises(UsageError, match=said):
+        cluster.generate(**{"repo": "org/a", **given})
+    assert not crew.made
+
+
+def test_without_an_address_this_machines_daemon_makes_them(tmp_path, monkeypatch, pipeline_dir):
+    with DaemonSimulator(tmp_path / "api.sock") as simulator:
+        monkeypatch.setenv("ZHCACHE_SOCKET", str(simulator.socket))
+        simulator.hold("org/pipe", pipeline_dir)
+        made = cluster.generate("org/pipe", PROMPTS, out=tmp_path / "out", width=4, height=4)
+    assert [one.seed for one in made] == list(range(12))
+    assert len(simulator.worker.requests) == 1
+    assert simulator.worker.requests[0].revision == made[0].commit

@@ -1,0 +1,212 @@
+# pyright: reportMissingImports=false
+"""``zhcache.cluster.serve``: a thin replica on each node of a Ray cluster; and who calls them.
+
+Ray is imported in functions alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from zhcache import __version__
+from zhcache.cluster.joining import ray_of
+from zhcache.cluster.retry import meant
+from zhcache.cluster.task import Model, Picture, Task, key_of
+from zhcache.errors import UsageError
+from zhcache.protocol.failure import to_error
+from zhcache.protocol.messages import ErrorInfo
+
+NAME = "zhcache"
+_STATS_S = 0.5
+"""How often replicas tell how they are."""
+
+_WIDEST = 256
+"""Calls of one batch under way: each has a thread."""
+
+_QUEUED = 1000
+"""Calls that wait in a handle before Serve refuses more."""
+
+
+class Served:
+    """A cluster's replicas, as a batch or a script calls them. Thread-safe.
+
+    Attributes:
+        name: Of the application in Serve.
+        width: Calls that are worth having under way at a time.
+    """
+
+    def __init__(self, name: str, handle: Any, width: int) -> None:
+        self.name = name
+        self.width = width
+        self._handle = handle
+        self._under_way: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def settle(self, model: Model) -> str:
+        """As ``Crew`` says."""
+        return self._ask(self._handle.settle, model.key, wanted=msgspec.to_builtins(model))[
+            "commit"
+        ]
+
+    def make(self, task: Task) -> Picture:
+        """As ``Crew`` says.
+
+        Raises:
+            DaemonUnreachable: The node or replica was lost.
+            Busy: The queues are full.
+            ZhcacheError: What the call ended with.
+        """
+        answer = self._ask(self._handle.make, task.model.key, task=msgspec.to_builtins(task))
+        return Picture(**answer["picture"])
+
+    def close(self) -> None:
+        """Ends the calls that are under way. The replicas stay."""
+        with self._lock:
+            left = list(self._under_way)
+        for response in left:
+            response.cancel()
+
+    def stop(self) -> None:
+        """Ends the replicas. What is warm stays so in the nodes' daemons."""
+        from ray import serve
+
+        serve.delete(self.name)
+
+    def _ask(self, method: Any, model: str, **words: Any) -> dict[str, Any]:
+        response = None
+        try:
+            response = method.remote(model=model, **words)
+            with self._lock:
+                self._under_way.add(response)
+            answer = response.result()
+        except Exception as error:
+            raise meant(error) from error
+        finally:
+            with self._lock:
+                self._under_way.discard(response)
+        if "error" in answer:
+            raise to_error(msgspec.convert(answer["error"], ErrorInfo))
+        return answer
+
+
+def serve(
+    repos: str | Sequence[str],
+    *,
+    address: str = "auto",
+    variant: str | None = None,
+    nodes: int | tuple[int, int] | None = None,
+    device: str | Sequence[str] = "auto",
+    depth: int = 32,
+    spill_s: float = 30.0,
+    age_s: float = 30.0,
+    labels: Mapping[str, str] | None = None,
+    is_open: bool = False,
+) -> Served:
+    """Puts a replica onto each node and returns what calls them; what is served already stays.
+
+    A replica attaches to its node's zhcached, and needs no processor and no GPU of Ray's. Nothing
+    listens for it: calls go by handles.
+
+    Args:
+        repos: Models that are dealt evenly to the nodes. Others may be called as well.
+        address: Of the cluster, as ``ray.init`` takes it.
+        variant: Of those models.
+        nodes: How many; two numbers let Serve choose between them by load. None is all there are.
+        device: Of each node: as ``load_pipeline`` takes it, or several.
+        depth: Calls that a node takes at a time; those beyond wait outside.
+        spill_s: How much earlier a call must begin elsewhere to leave its model's home.
+        age_s: A call that waits so long ends the turn of other models, once that lasted as long.
+        labels: Nodes of Ray that have these labels, as its ``label_selector`` takes them.
+        is_open: Whether a cluster that lets in anybody (no token) will do.
+
+    Raises:
+        UsageError: Ray is not installed.
+        DaemonUnreachable: No cluster answers.
+        NotPermitted: It has no token authentication, or refused this token.
+        ZhcacheError: What else the cluster reported.
+    """
+    models = sorted(
+        {key_of(repo, variant) for repo in ([repos] if isinstance(repos, str) else repos)}
+    )
+    devices = [device] if isinstance(device, str) else list(device)
+    ray = ray_of(address, is_open=is_open)
+    # On loopback too: what no call comes by need not listen.
+    least, most = _bounds(ray, nodes)
+    options: dict[str, Any] = {
+        "max_ongoing_requests": depth,
+        "max_queued_requests": _QUEUED,
+        "max_replicas_per_node": 1,
+        "ray_actor_options": {
+            "num_cpus": 0,
+            **({"label_selector": dict(labels)} if labels else {}),
+        },
+        "request_router_config": {
+            "request_router_class": "zhcache.cluster.router:WarmRouter",
+            "request_router_kwargs": {"models": models, "spill_s": spill_s},
+            "request_routing_stats_period_s": _STATS_S,
+        },
+    }
+    if least == most:
+        options["num_replicas"] = least
+    else:
+        options["autoscaling_config"] = {
+            "min_replicas": least,
+            "max_replicas": most,
+            "target_ongoing_requests": max(depth / 4, 1),
+        }
+    return _deployed(options, devices, age_s, most * depth)
+
+
+def join(address: str, models: Sequence[str], devices: Sequence[str], *, is_open: bool) -> Served:
+    """Returns what is served at a cluster, or serves ``models`` there if nothing is yet.
+
+    Raises:
+        ZhcacheError: As ``serve``.
+    """
+    ray_of(address, is_open=is_open)
+    from ray import serve as ray_serve
+
+    try:
+        there = [n for n in ray_serve.status().applications if n.startswith(f"{NAME}-")]
+        if there:
+            handle = ray_serve.get_app_handle(there[0])
+            return Served(there[0], handle, _WIDEST)
+    except Exception as error:
+        raise meant(error) from error
+    return serve([key.partition("@")[0] for key in models], address=address, device=devices,
+                 is_open=is_open, variant=models[0].partition("@")[2] or None)  # fmt: skip
+
+
+def _bounds(ray: Any, nodes: int | tuple[int, int] | None) -> tuple[int, int]:
+    if nodes is None:
+        nodes = sum(bool(one["Alive"]) for one in ray.nodes())
+    least, most = (nodes, nodes) if isinstance(nodes, int) else nodes
+    if not 0 < least <= most:
+        raise UsageError("nodes={nodes} is no number of nodes", hint="nodes=(1, 4)", nodes=nodes)
+    return least, most
+
+
+def _deployed(options: dict[str, Any], devices: list[str], age_s: float, width: int) -> Served:
+    from ray import serve as ray_serve
+
+    from zhcache.cluster.replica import Replica
+
+    said = json.dumps([__version__, options, devices, age_s], sort_keys=True)
+    # A driver keeps the router of a name that it has talked to, whatever is deployed there.
+    name = f"{NAME}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+    try:
+        ray_serve.start(proxy_location="Disabled")
+        for other in list(ray_serve.status().applications):
+            if other.startswith(f"{NAME}-") and other != name:
+                ray_serve.delete(other)
+        app = ray_serve.deployment(Replica, name="node", **options).bind(devices, age_s)
+        handle = ray_serve.run(app, name=name, route_prefix=None)
+    except Exception as error:
+        raise meant(error) from error
+    return Served(name, handle, min(width, _WIDEST))
