@@ -140,6 +140,11 @@ class Front:
         poller.register(client, select.POLLIN | select.POLLHUP)
         while not over.is_set():
             if poller.poll(10):
+                begun = client.recv(64, socket.MSG_PEEK)
+                if b'"event":"call"' in begun:
+                    # The next one, which waits its turn.
+                    over.wait(0.01)
+                    continue
                 frames.send(worker.line, r.Cancel(id=number))
                 self.cancelled.set()
                 return

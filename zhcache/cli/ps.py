@@ -36,7 +36,10 @@ def command(session: Session, output: Output) -> None:
     output.emit(
         Residents(resident=resident),
         ids=dict.fromkeys(model.repo for model in resident),
-        text=lambda: table(_HEADS, [_row(model) for model in resident], right=(4, 5, 6, 7)),
+        text=lambda: [
+            *table(_HEADS, [_row(model) for model in resident], right=(4, 5, 6, 7)),
+            *(f"{model.repo}: {model.note}" for model in resident if model.note),
+        ],
     )
 
 

@@ -22,7 +22,7 @@ from zhcache.pipeline.options import (
     check_options,
     check_parts,
     check_words,
-    single,
+    places,
 )
 
 if TYPE_CHECKING:
@@ -63,8 +63,13 @@ def load_pipeline(
         revision: Branch, tag or commit; None is the default branch.
         mode: ``"attach"``: in this process. ``"resident"``: a stand-in that is called the same way
             and has a warm worker do it; needs no torch here.
-        device: ``"auto"`` is CUDA where there is one, else the CPU; or a torch device's name.
-        placement: ``"auto"`` or ``"single"``: all on ``device``.
+        device: ``"auto"`` is CUDA where there is one, else the CPU; or a torch device's name; or a
+            list of them, where ``placement`` or ``mode`` has a worker on each.
+        placement: ``"single"``: all on ``device``. ``"replicate"``: a worker of the daemon's on
+            each device of the list, ``["cpu", "cpu"]`` is two; what is returned is the stand-in of
+            ``mode="resident"``, and lists of prompts with a seed for each are made by all of them,
+            with equal images however many they are. ``"auto"``: the latter for a list of several
+            and ``mode="resident"``, else the former.
         chinese: Who reads Chinese prompts; others are never touched. ``"native"``: the pipeline's
             own encoder, which can. ``"encoder"``: a Chinese one in its place.
             ``"adapter:NAME"``: an adapter into its space. ``"translate"``: a translator.
@@ -94,11 +99,12 @@ def load_pipeline(
     check_asked(chinese)
     keep = check_words(chinese_keep)
     bound = None if memory is None else parse(memory)
+    devices, is_replicated = places(device, mode, placement)
     asked = _Asked(
-        repo, variant, revision, single(device), bound, attention, compile, from_pretrained_kwargs
+        repo, variant, revision, devices[0], bound, attention, compile, from_pretrained_kwargs
     )
-    if mode == "resident":
-        return _stand_in(asked, chinese, keep, timeout)
+    if mode == "resident" or is_replicated:
+        return _stand_in(asked, devices, chinese, keep, timeout)
     pipeline, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
     of = held.lease.granted
     return bind(pipeline, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
@@ -119,7 +125,11 @@ class _Asked:
 
 
 def _stand_in(
-    asked: _Asked, chinese: str | None, keep: tuple[str, ...], timeout: float | None
+    asked: _Asked,
+    devices: Sequence[str],
+    chinese: str | None,
+    keep: tuple[str, ...],
+    timeout: float | None,
 ) -> Any:
     from zhcache.resident.open import open_resident
 
@@ -127,7 +137,7 @@ def _stand_in(
         asked.repo,
         variant=asked.variant,
         revision=asked.revision,
-        device=asked.device,
+        device=devices,
         chinese=chinese,
         chinese_keep=keep,
         timeout=timeout,

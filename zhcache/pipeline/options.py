@@ -66,7 +66,7 @@ def check_options(
         parse_variant(variant)
     known = {
         "mode": (mode, ("attach", "resident")),
-        "placement": (placement, ("auto", "single")),
+        "placement": (placement, ("auto", "single", "replicate")),
     }
     for name, (value, allowed) in known.items():
         if value not in allowed:
@@ -90,24 +90,37 @@ def check_words(words: object) -> tuple[str, ...]:
     )
 
 
-def single(device: object) -> str:
-    """Returns the one device that is named.
+def places(device: object, mode: str, placement: str) -> tuple[list[str], bool]:
+    """Returns the devices that are named, and whether a worker on each makes the images.
 
     Raises:
-        UsageError: It is none, or several.
+        UsageError: They are none, or several of which one is to have all.
     """
     # A torch.device is known by its name: in resident mode there is no torch to ask.
-    if isinstance(device, str) or type(device).__module__ == "torch":
-        return str(device)
-    if not isinstance(device, (list, tuple)):
+    is_one = isinstance(device, str) or type(device).__module__ == "torch"
+    named = [device] if is_one else device
+    if not isinstance(named, (list, tuple)) or not named or not all(map(_is_device, named)):
         raise UsageError(
             "{name}={value} cannot be meant",
             hint="it takes {allowed}",
             name="device",
             value=repr(device)[:80],
-            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N'",
+            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N' | a list of them",
         )
-    raise _not_yet(f"device={list(device)!r}", "'auto' | 'cpu' | 'cuda' | 'cuda:N'")
+    devices = [str(one) for one in named]
+    if placement == "replicate" or (placement == "auto" and mode == "resident"):
+        return devices, len(devices) > 1 or placement == "replicate"
+    if len(devices) > 1:
+        raise UsageError(
+            "{count} devices are named, and all would be on one",
+            hint='take placement="replicate", which has a worker on each, or name one',
+            count=len(devices),
+        )
+    return devices, False
+
+
+def _is_device(one: object) -> bool:
+    return isinstance(one, str) or type(one).__module__ == "torch"
 
 
 def _not_yet(option: str, allowed: str) -> UsageError:

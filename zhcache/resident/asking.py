@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zhcache.errors import UsageError
@@ -13,7 +13,7 @@ from zhcache.resident.encode import Encoder
 
 CALLBACK = "callback_on_step_end"
 TENSORS = "callback_on_step_end_tensor_inputs"
-OURS = ("seed", "scheduler", CALLBACK)
+OURS = ("seed", "scheduler", "batch", CALLBACK)
 _SEEDS = range(-(2**63), 2**64)
 _NEEDS = {"np": "numpy", "pt": "torch", "latent": "torch"}
 
@@ -105,10 +105,10 @@ def seeds(value: Any) -> int | list[int] | None:
 
 def encoded(
     number: int,
-    arguments: dict[str, Any],
+    arguments: Mapping[str, Any],
     pipeline: str | None,
     encoder: Encoder,
-    conditions: dict[str, Any] | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> Call:
     """Returns checked arguments as a call; ``encoder`` has what goes beside it.
 
@@ -122,7 +122,8 @@ def encoded(
     Raises:
         UsageError: One of them cannot be sent.
     """
-    plain = {name: v for name, v in arguments.items() if name not in (*OURS, TENSORS)}
+    ours = ("seed", "scheduler", CALLBACK, TENSORS)
+    plain = {name: v for name, v in arguments.items() if name not in ours}
     return Call(
         id=number,
         arguments={name: encoder.encode(value, name) for name, value in plain.items()},
@@ -130,7 +131,7 @@ def encoded(
         scheduler=encoder.encode(arguments.get("scheduler"), "scheduler"),
         wants_steps=arguments.get(CALLBACK) is not None,
         pipeline=pipeline,
-        conditions=encoder.encode(conditions, "conditions"),
+        conditions=encoder.encode(None if conditions is None else dict(conditions), "conditions"),
     )
 
 

@@ -12,7 +12,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,37 +103,58 @@ class Conversation:
         """Whether calls may be made over it, as far as is known here."""
         return self._line.fileno() >= 0 and self._pid == os.getpid()
 
-    def call(
-        self, call: Call, fds: Sequence[int], on_event: Callable[[Queued | Step], object]
-    ) -> tuple[Returned, list[int]]:
-        """Makes ``call``; returns its answer and the descriptors beside it, the caller's.
+    def calls(
+        self,
+        count: int,
+        window: int,
+        make: Callable[[int], tuple[Call, list[int]]],
+        on_event: Callable[[int, Queued | Step], object],
+        on_answer: Callable[[int, Returned, list[int]], object],
+    ) -> None:
+        """Makes ``count`` calls, ``window`` of them at a time, each known by its place.
 
-        Whatever is raised in between, by ``on_event`` or an interrupt, cancels the call.
+        Whatever is raised in between, by one of the calls, a callback or an interrupt, cancels all
+        that are not over.
+
+        Args:
+            count: How many.
+            window: How many are in flight; fewer where the daemon finds them too many.
+            make: Returns a call and what goes beside it, closed here; again if it is refused.
+            on_event: Told what becomes of a call.
+            on_answer: Given a call's answer and the descriptors beside it, closed here.
 
         Raises:
             LineLost: The daemon was gone already.
-            DaemonUnreachable: The daemon went away during the call.
-            ZhcacheError: What the call ended with.
+            DaemonUnreachable: The daemon went away during the calls.
+            ZhcacheError: What one of them ended with.
         """
+        todo, flying = deque(range(count)), dict[int, int]()
         is_answered = False
         try:
-            with self._border(), self._frame():
-                frames.send(self._line, call, fds)
-            while True:
-                with self._border():
-                    # Waited for outside the frame: an interrupt strikes here nearly always.
-                    self._line.recv(1, socket.MSG_PEEK)
-                    with self._frame():
-                        event, beside = self._receive()
+            while todo or flying:
+                while todo and len(flying) < window:
+                    self._send(make, todo, flying)
+                event, beside = self._next()
                 is_answered = True
-                if isinstance(event, Returned) and event.id == call.id:
-                    return event, beside
-                frames.close_all(beside)
-                if isinstance(event, Failed):
-                    raise _Ended(error_of(event.error))  # noqa: TRY301 - not a callback's error
-                if isinstance(event, (Queued, Step)) and event.id == call.id:
-                    on_event(event)
+                try:
+                    place = flying.get(getattr(event, "id", 0))
+                    if isinstance(event, Failed) and (place is not None or not event.id):
+                        flying.pop(event.id, None)
+                        error = error_of(event.error)
+                        if place is None or not flying or not isinstance(error, Busy):
+                            raise _Ended(error)
+                        # Other calls of this user are many; those that fly make place for it.
+                        window = len(flying)
+                        todo.appendleft(place)
+                    elif place is not None and isinstance(event, Returned):
+                        del flying[event.id]
+                        on_answer(place, event, beside)
+                    elif place is not None and isinstance(event, (Queued, Step)):
+                        on_event(place, event)
+                finally:
+                    frames.close_all(beside)
         except _Ended as ended:
+            self._abandon(list(flying))
             raise ended.error from None
         except _Lost as lost:
             self.close()
@@ -144,8 +166,31 @@ class Conversation:
                 reason=str(lost) or "the connection ended",
             ) from lost
         except BaseException:
-            self._abandon(call.id)
+            self._abandon(list(flying))
             raise
+
+    def _send(
+        self,
+        make: Callable[[int], tuple[Call, list[int]]],
+        todo: deque[int],
+        flying: dict[int, int],
+    ) -> None:
+        place = todo[0]
+        call, fds = make(place)
+        # Before it is sent: an interrupt in between must cancel it.
+        flying[call.id] = todo.popleft()
+        try:
+            with self._border(), self._frame():
+                frames.send(self._line, call, fds)
+        finally:
+            frames.close_all(fds)
+
+    def _next(self) -> tuple[Any, list[int]]:
+        with self._border():
+            # Waited for outside the frame: an interrupt strikes here nearly always.
+            self._line.recv(1, socket.MSG_PEEK)
+            with self._frame():
+                return self._receive()
 
     def close(self) -> None:
         """Ends the lease; a second call does nothing. In a forked child only its copy is closed."""
@@ -155,30 +200,34 @@ class Conversation:
                 self._line.shutdown(socket.SHUT_RDWR)
         self._line.close()
 
-    def _abandon(self, call: int) -> None:
-        """Cancels a call; closes the connection unless the call's end is read from it in time."""
+    def _abandon(self, calls: list[int]) -> None:
+        """Cancels calls; closes the connection unless their ends are read from it in time."""
+        if not calls and self._is_between_frames:
+            return
         is_ended = False
         try:
             self._line.settimeout(_GOODBYE_S)
-            # Within a frame of the call's own it would be read as a part of that.
+            # Within a frame of a call's own it would be read as a part of that.
             if self._is_between_frames:
-                frames.send(self._line, Cancel(id=call))
-                self._skip_to_end(call, time.monotonic() + _GOODBYE_S)
+                for call in calls:
+                    frames.send(self._line, Cancel(id=call))
+                self._skip_to_end(set(calls), time.monotonic() + _GOODBYE_S)
                 self._line.settimeout(None)
                 is_ended = True
         except (OSError, EOFError, ZhcacheError):
+            # Whatever it was, the daemon sees the connection end.
             pass
         finally:
             if not is_ended:
                 self.close()
 
-    def _skip_to_end(self, call: int, until: float) -> None:
-        while True:
+    def _skip_to_end(self, calls: set[int], until: float) -> None:
+        while calls:
             self._line.settimeout(max(until - time.monotonic(), 0.001))
             event, beside = self._receive()
             frames.close_all(beside)
-            if isinstance(event, (Returned, Failed)) and event.id == call:
-                return
+            if isinstance(event, (Returned, Failed)):
+                calls.discard(event.id)
 
     @contextlib.contextmanager
     def _frame(self) -> Iterator[None]:

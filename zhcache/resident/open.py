@@ -12,7 +12,7 @@ import msgspec
 from zhcache import paths
 from zhcache.chinese.choose import check_asked
 from zhcache.chinese.reader import Reader
-from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError
+from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError, VersionMismatch
 from zhcache.protocol.residency import Progress, ResidentRequest
 from zhcache.resident.conversation import Conversation
 from zhcache.resident.encode import Encoder
@@ -26,7 +26,7 @@ def open_resident(
     *,
     variant: str | None = None,
     revision: str | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     chinese: str | None = "auto",
     timeout: float | None = None,
     attention: str | None = None,
@@ -43,7 +43,7 @@ def open_resident(
         repo: ``OWNER/NAME``. What is not in the store is fetched first.
         variant: As ``load_pipeline`` takes it.
         revision: Branch, tag or commit; None is the default branch.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a GPU's UUID; several have a worker each.
         chinese: As ``load_pipeline`` takes it.
         timeout: Seconds to wait until it is ready; None waits as long as there is progress.
         attention: A backend of diffusers' ``set_attention_backend``.
@@ -63,11 +63,14 @@ def open_resident(
         ZhcacheError: What else the daemon reported.
     """
     check_asked(chinese)
-    if not isinstance(device, str):
+    devices = [device] if isinstance(device, str) else list(device)
+    if not devices or not all(isinstance(one, str) for one in devices):
         raise UsageError(
-            "device={device} is not in this release of zhcache for mode='resident'",
-            hint="it takes 'auto' | 'cpu' | 'cuda' | 'cuda:N'",
-            device=repr(device),
+            "{name}={value} cannot be meant",
+            hint="it takes {allowed}",
+            name="device",
+            value=repr(device)[:80],
+            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N' | a list of them",
         )
     given = dict(options or {})
     scheduler = given.pop("scheduler", None)
@@ -75,7 +78,8 @@ def open_resident(
         repo=repo,
         revision=revision,
         variant=variant,
-        device=device,
+        device=devices[0],
+        devices=devices if len(devices) > 1 else [],
         options=_encoded_options(given),
         attention=attention,
         compile=compile,
@@ -91,6 +95,12 @@ def open_resident(
         else:
             first = _opened(request, until, tell)
     opened = first.opened
+    if len(opened.devices) != len(request.devices):
+        first.close()
+        raise VersionMismatch(
+            "the daemon knows nothing of several devices",
+            hint="bring it to the version of this client, or name one device",
+        )
     return ResidentPipeline(
         Session(paths.socket_path(), request, first),
         scheduler=scheduler,

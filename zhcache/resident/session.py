@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from zhcache.errors import Cancelled, DaemonUnreachable, UsageError
-from zhcache.protocol.frames import close_all
 from zhcache.protocol.residency import Call, ResidentRequest, Returned
 from zhcache.resident.conversation import Conversation, LineLost
+
+CALLS_OF_A_WORKER = 2
+"""In flight: the one it runs and the next, so that it never waits for this process."""
 
 
 class Session:
@@ -37,14 +39,41 @@ class Session:
         self.opened = first.opened
         _live.add(self)
 
+    @property
+    def workers(self) -> int:
+        """How many workers take its calls."""
+        return len(self.opened.devices) or 1
+
     def call(self, make: Callable[[int], tuple[Call, list[int]]], on_event: Callable[..., object],
              read: Callable[[Returned, list[int]], Any]) -> Any:  # fmt: skip
-        """Makes one call and returns what ``read`` makes of its answer.
+        """Makes one call and returns what ``read`` makes of its answer; raises as ``calls``."""
+        (result,) = self.calls(
+            1,
+            lambda _, number: make(number),
+            lambda _, event: on_event(event),
+            lambda _, answer, fds: read(answer, fds),
+        )
+        return result
+
+    def calls(
+        self,
+        count: int,
+        make: Callable[[int, int], tuple[Call, list[int]]],
+        on_event: Callable[[int, Any], object],
+        read: Callable[[int, Returned, list[int]], Any],
+    ) -> list[Any]:
+        """Makes calls, several at a time, and returns what ``read`` makes of each one's answer.
+
+        Args:
+            count: How many.
+            make: Returns the call of a place under a number, and what goes beside it.
+            on_event: Told of a place what becomes of its call.
+            read: Reads the answer of a place's call.
 
         Raises:
             UsageError: It was released, or this is a callback of a call of its own.
-            Cancelled: It was released during the call.
-            ZhcacheError: What the call ended with.
+            Cancelled: It was released during the calls.
+            ZhcacheError: What one of them ended with; the others are cancelled.
         """
         if self._caller == threading.get_ident():
             raise UsageError(
@@ -53,37 +82,43 @@ class Session:
             )
         with self._lock:
             self._check_open()
-            self._numbers += 1
-            call, fds = make(self._numbers)
             self._caller = threading.get_ident()
+            results: list[Any] = [None] * count
+
+            def numbered(place: int) -> tuple[Call, list[int]]:
+                self._numbers += 1
+                return make(place, self._numbers)
+
+            def on_answer(place: int, answer: Returned, fds: list[int]) -> None:
+                results[place] = read(place, answer, fds)
+
             try:
-                answer, beside = self._ask(call, fds, on_event)
+                self._ask(count, numbered, on_event, on_answer)
             except DaemonUnreachable:
                 if self._is_over:
                     raise Cancelled("the pipeline was released during the call") from None
                 raise
             finally:
                 self._caller = None
-                close_all(fds)
-            try:
-                return read(answer, beside)
-            finally:
-                close_all(beside)
+            return results
 
-    def _ask(self, call: Call, fds: list[int], on_event: Callable[..., object]) -> Any:
+    def _ask(self, count: int, make: Any, on_event: Any, on_answer: Any) -> None:
+        window = CALLS_OF_A_WORKER * self.workers
         if self._conversation.is_open:
             try:
-                return self._conversation.call(call, fds, on_event)
+                self._conversation.calls(count, window, make, on_event, on_answer)
             except LineLost:
                 # The daemon was restarted since the last call and never saw this one. Or it was
                 # released by another thread: then there is no next one.
                 if self._is_over:
                     raise
+            else:
+                return
         self._conversation = Conversation(self._socket, self._request)
         if self._is_over:
             # Released while it was opened: what was closed then was the one before.
             self._conversation.close()
-        return self._conversation.call(call, fds, on_event)
+        self._conversation.calls(count, window, make, on_event, on_answer)
 
     def _check_open(self) -> None:
         if self._is_over:

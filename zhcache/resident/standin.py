@@ -6,18 +6,23 @@ do (its components, their weights, moving them) it refuses with an error that sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from zhcache.chinese.reader import Reader
 from zhcache.chinese.report import ChineseReport
 from zhcache.errors import UsageError
+from zhcache.protocol.prompts import OwnRead
 from zhcache.protocol.residency import Call, Returned, Step
 from zhcache.resident import asking
 from zhcache.resident.decode import Decoder
 from zhcache.resident.encode import Encoder
+from zhcache.resident.gather import gathered
 from zhcache.resident.result import Result
 from zhcache.resident.session import Session
+from zhcache.resident.split import Part, split
+from zhcache.resident.steps import Steps
 
 
 class NotHere(UsageError, AttributeError):
@@ -31,7 +36,8 @@ class ResidentPipeline:
         repo: ``OWNER/NAME``.
         commit: Of the snapshot; all calls meet this one.
         variant: Which variant of it, or None.
-        device: Where it runs: ``cpu`` or a GPU's UUID.
+        device: Where it runs: ``cpu`` or a GPU's UUID; the first where it has several.
+        devices: Where each of its workers runs.
         class_name: The pipeline's class in diffusers.
         parameters: What a call takes.
         memory_report: How it was made to fit, where that was asked for.
@@ -41,6 +47,7 @@ class ResidentPipeline:
     commit: str
     variant: str | None
     device: str
+    devices: tuple[str, ...]
     class_name: str
     parameters: tuple[str, ...]
     memory_report: str
@@ -59,6 +66,7 @@ class ResidentPipeline:
             "commit": opened.commit,
             "variant": opened.variant,
             "device": opened.device,
+            "devices": tuple(opened.devices) or (opened.device,),
             "class_name": class_name or opened.class_name,
             "parameters": () if class_name else tuple(opened.parameters),
             "memory_report": opened.memory_report,
@@ -71,12 +79,17 @@ class ResidentPipeline:
         self.__dict__.update(given)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the pipeline in its worker and returns its output.
+        """Runs the pipeline in its workers and returns its output.
 
         Besides the pipeline's own arguments: ``seed``, one whole number or one for each image,
         means ``torch.Generator("cpu").manual_seed(seed)``; ``scheduler`` names a class of
         diffusers for this call. ``callback_on_step_end`` is called here, with no tensors.
         Ctrl-C, and an error that the callback raises, cancel the call.
+
+        With a seed or a generator for each image, images are made one by one, by all workers there
+        are: each depends on its own prompt and seed alone. ``batch=N`` makes N together, which is
+        faster on a GPU, and other in the last bits. Without seeds a list is divided among the
+        workers. The callback then counts the steps of all images.
 
         Raises:
             UsageError: An argument that is unknown, cannot be meant or cannot be sent.
@@ -86,28 +99,66 @@ class ResidentPipeline:
             NotFound: A text is Chinese, and nothing is there that reads it for this pipeline.
             ZhcacheError: What else the daemon or the pipeline reported.
         """
+        return self._made(args, kwargs, lambda _, __: None)
+
+    def telling(self, on_part: Callable[[int, Any], object], **kwargs: Any) -> Any:
+        """Calls the pipeline, and tells of each part that is made separately once it is there.
+
+        Args:
+            on_part: Given which of the parts it is, counted from 0, and its output.
+            **kwargs: Of the call.
+        """
+        return self._made((), kwargs, on_part)
+
+    def _made(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        on_part: Callable[[int, Any], object],
+    ) -> Any:
         # Of a call that is refused the report is not that of the one before.
         self._reader.forget()
         arguments = self._arguments(args, kwargs)
+        batch = None if "batch" in self.parameters else arguments.pop("batch", None)
         callback = arguments.get(asking.CALLBACK)
         prepared = self._reader.prepare(self.class_name, arguments, raw=True)
         given = arguments if prepared is None else prepared.arguments
         conditions = None if prepared is None else prepared.conditions
-        encoder = Encoder()
+        parts = split(
+            given,
+            self.parameters,
+            workers=self._session.workers,
+            batch=batch,
+            conditions=conditions,
+        ) or [Part(given, conditions, None)]
+        encoders: dict[int, Encoder] = {}
+        steps = Steps(len(parts))
+        own: dict[int, list[OwnRead]] = {}
 
-        def make(number: int) -> tuple[Call, list[int]]:
-            call = asking.encoded(number, given, self._other, encoder, conditions)
+        def make(place: int, number: int) -> tuple[Call, list[int]]:
+            part, encoder = parts[place], Encoder()
+            encoders[place] = encoder
+            call = asking.encoded(number, part.arguments, self._other, encoder, part.conditions)
             return call, encoder.finish()
 
-        def on_event(event: Any) -> None:
-            if callback is not None and isinstance(event, Step):
-                _check_untouched(callback(self, event.step, event.timestep, _NoTensors()))
+        def on_event(place: int, event: Any) -> None:
+            if callback is None or not isinstance(event, Step):
+                return
+            step = steps.count(place, event.step, event.total)
+            if step is not None:
+                _check_untouched(callback(self, step, event.timestep, _NoTensors()))
 
-        def read(answer: Returned, fds: list[int]) -> Any:
-            self._reader.add_own(given, answer.own)
-            return _read(answer, fds, encoder.generators)
+        def read(place: int, answer: Returned, fds: list[int]) -> Any:
+            own[place] = parts[place].own(given, answer.own)
+            made = _read(answer, fds, encoders.pop(place).generators)
+            steps.over(place)
+            on_part(place, made)
+            return made
 
-        return self._session.call(make, on_event, read)
+        results = self._session.calls(len(parts), make, on_event, read)
+        every = {(one.argument, one.place): one for place in sorted(own) for one in own[place]}
+        self._reader.add_own(given, list(every.values()))
+        return results[0] if len(results) == 1 else gathered(results)
 
     def using(self, class_name: str) -> ResidentPipeline:
         """Returns a stand-in for another pipeline class of diffusers over the same components.
@@ -179,7 +230,7 @@ class ResidentPipeline:
 
     def __repr__(self) -> str:
         variant = f" ({self.variant})" if self.variant else ""
-        return f"<resident {self.class_name} {self.repo}{variant} on {self.device}>"
+        return f"<resident {self.class_name} {self.repo}{variant} on {', '.join(self.devices)}>"
 
 
 class _NoTensors(dict[str, Any]):

@@ -41,6 +41,7 @@ from zhcached.workers.compiling import key
 from zhcached.workers.failures import Stopped, described, is_fatal
 from zhcached.workers.loading import Held, load
 from zhcached.workers.prompts import loading as prompts
+from zhcached.workers.cores import keep_to_share
 
 
 class Inbox:
@@ -135,6 +136,8 @@ def _loaded(held: Held | prompts.PromptModel) -> Loaded:
         memory_report=getattr(own, "memory_report", ""),
     )
 
+    if request.device == "cpu":
+        keep_to_share(request.part, request.parts)
 
 def _serve(
     line: socket.socket, held: Held | prompts.PromptModel, call: Call, fds: list[int], inbox: Inbox

@@ -11,7 +11,7 @@ import pytest
 from PIL import ImageChops
 
 from harness.daemon import until
-from zhcache.errors import DaemonUnreachable, UsageError, ZhcacheError
+from zhcache.errors import DaemonUnreachable, UsageError, VersionMismatch, ZhcacheError
 from zhcache.resident import conversation
 from zhcache.resident.open import open_resident
 
@@ -196,8 +196,10 @@ def test_what_only_attach_can_do_says_so(pipe):
     assert "prompt" in pipe.parameters
 
 
-def test_device_list_waits_for_a_later_release_and_no_route_is_refused(front):
+def test_empty_device_list_an_old_daemon_and_no_route_are_refused(front):
     with pytest.raises(UsageError, match="device="):
+        open_resident("org/pipe", device=[])
+    with pytest.raises(VersionMismatch, match="several devices"):
         open_resident("org/pipe", device=["cpu", "cpu"])
     with pytest.raises(UsageError, match="chinese="):
         open_resident("org/pipe", chinese="english")

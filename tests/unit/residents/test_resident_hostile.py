@@ -177,7 +177,7 @@ def test_call_after_the_refusal_touches_nothing_of_the_instance_that_is_gone(mak
     session = house.residents.open(request, os.getuid(), os.getpid(), hears)
     until(lambda: not house.residents.listing(), "the instance is gone")
     # Its descriptor is closed and the number may be anybody's: a ring would be written there.
-    assert session.instance.wakeup.fd < 0
+    assert session.line.instances[0].wakeup.fd < 0
     with pytest.raises(UsageError, match="no pipeline open"):
         session.call(residency.Call(id=1, arguments={}), [], 10)
     session.leave()

@@ -88,6 +88,10 @@ class Call:
         size: What it weighs.
         listener: Who is told of it.
         on_end: Called once, when nothing of it is left.
+        is_repeatable: It may be made again after its worker died in the middle of it.
+
+    Attributes:
+        deaths: How many workers died with it.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class Call:
         size: Size,
         listener: Listener,
         on_end: Callable[[Call], None] = lambda _: None,
+        *,
+        is_repeatable: bool = False,
     ) -> None:
         self.number = number
         self.uid = uid
@@ -107,12 +113,13 @@ class Call:
         self.fds = fds
         self.state: State = Waiting()
         self.position: int | None = None
-        self.is_again = False
+        self.is_repeatable = is_repeatable
+        self.deaths = 0
         self._listener = listener
         self._on_end = on_end
 
     def move(self, state: State) -> None:
-        """Goes on to ``state``; its memory is closed once the worker or nobody has it.
+        """Goes on to ``state``; its memory is closed once no worker will want it.
 
         Raises:
             ValueError: The table does not have this step.
@@ -120,7 +127,8 @@ class Call:
         if type(state) not in STEPS[type(self.state)]:
             raise ValueError(f"a call cannot go from {self.state} to {state}")
         self.state = state
-        if isinstance(state, Ended) or (isinstance(state, Running) and state.is_taken):
+        is_taken = isinstance(state, Running) and state.is_taken
+        if isinstance(state, Ended) or (is_taken and not self.is_repeatable):
             close_all(self.fds)
             self.fds = []
         if isinstance(state, Ended):

@@ -1,66 +1,67 @@
-"""An instance: one resident pipeline, the calls that wait for it and the clients who have it open.
+"""An instance: one worker of a resident pipeline, and the call that is at it.
 
-Decides and tells, launches nothing: its supervisor asks it what to do next and carries it out. All
-of it is guarded by the one lock of ``Residents``.
+Decides and tells, launches nothing: its supervisor asks it what to do next and carries it out. What
+clients have of it, and the calls that wait, are its ``line``'s. All of it is guarded by the one
+lock of ``Residents``.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from zhcache.errors import ZhcacheError
-from zhcache.i18n import mark
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
 from zhcached.clock import Clock
-from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running, Waiting
+from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running
 from zhcached.residency.resident.commands import End, Kill, Order, Rest, Start, Stop
 from zhcached.residency.resident.crashes import Crashes, in_call, overdue
-from zhcached.residency.resident.fairness import Turns
-from zhcached.residency.resident.keeping import Keeping
 from zhcached.residency.resident.kinds import Kind
-from zhcached.residency.resident.tenants import Tenant
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.residency.resident.wakeup import Wakeup
 
-STARTS = residency.Progress(note=mark("a worker starts"))
+if TYPE_CHECKING:
+    from zhcached.residency.resident.line import Line
+
+LIVES = 2
+"""Workers that one call may cost; after them it is the call."""
 
 
 class Instance:
-    """One resident pipeline.
+    """One worker of a line, there or to come.
 
     Args:
         number: Its name in the daemon.
         kind: What its worker is to be.
-        uid: Who asked for it first.
+        line: Whose calls it takes.
         clock: Time.
         timeouts: Limits.
     """
 
-    def __init__(self, number: int, kind: Kind, uid: int, clock: Clock, timeouts: Timeouts) -> None:
+    def __init__(
+        self, number: int, kind: Kind, line: Line, clock: Clock, timeouts: Timeouts
+    ) -> None:
         self.number = number
         self.kind = kind
-        self.uid = uid
-        self.tenants: set[Tenant] = set()
-        self.turns: Turns[Call] = Turns()
+        self.line = line
         self.current: Call | None = None
         self.loaded: residency.Loaded | None = None
         self.pid: int | None = None
-        self.bytes = 0
         self.is_tended = False
         self.is_placed = False
         self.is_ending = False
         self.unwanted = threading.Event()
-        self.used = clock.monotonic()
-        self.kept = Keeping(clock)
+        self.wakeup = Wakeup()
         self.crashes = Crashes(kind.repo, clock, timeouts)
+        self.absence = ""
+        self._absent_until = -math.inf
+        self._weights = 0
+        self._beside = 0
         self._clock = clock
         self._timeouts = timeouts
-        self._progress = STARTS
-        self.wakeup = Wakeup()
 
     # --- what is known of it ---------------------------------------------------------------------
 
@@ -70,72 +71,29 @@ class Instance:
         return f"resident-{self.number}-"
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a call waits or runs."""
-        return self.current is not None or len(self.turns) > 0
+    def part(self) -> tuple[int, int]:
+        """Its number among the workers of its line on its device, and how many those are."""
+        siblings = [one for one in self.line.instances if one.kind.device == self.kind.device]
+        return siblings.index(self), len(siblings)
 
     @property
-    def is_kept(self) -> bool:
-        """Whether it was asked to stay warm."""
-        return bool(self.kept.uids)
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody would be served by its worker."""
-        return bool(self.tenants) or self.is_busy or self.is_kept
-
-    @property
-    def needs_worker(self) -> bool:
-        """Whether somebody waits for its worker right now."""
-        return len(self.turns) > 0 or any(not tenant.is_opened for tenant in self.tenants)
+    def bytes(self) -> int:
+        """What its worker takes. Weights that several share are the first one's."""
+        siblings = (one for one in self.line.instances if one.kind.device == self.kind.device)
+        bearer = next((one for one in siblings if one.is_placed), self)
+        return self._beside + (self._weights if bearer is self else 0)
 
     @property
     def may_go(self) -> bool:
-        """Whether its worker may be ended for another: no call, no client who used it lately."""
-        is_left = not self.tenants or self.kept.unused_s >= self._timeouts.keep_alive
-        return not self.is_busy and not self.needs_worker and is_left
+        """Whether its worker may be ended for another."""
+        return self.line.may_go
 
     @property
-    def has_expired(self) -> bool:
-        """Whether nobody has it, and nobody had it for the time that it is kept."""
-        is_over = self.kept.unused_s >= self._timeouts.keep_alive
-        return not self.tenants and not self.is_busy and not self.is_kept and is_over
+    def is_absent(self) -> bool:
+        """Whether no worker could be had of late, so that none is tried now."""
+        return self._clock.monotonic() < self._absent_until or self.crashes.is_resting
 
-    def expires(self) -> float | None:
-        """Returns when it goes, in seconds since the epoch, if nothing happens; None is never."""
-        if self.tenants or self.is_busy or self.kept.until == math.inf:
-            return None
-        left = self._timeouts.keep_alive - self.kept.unused_s
-        return max(self.kept.until, self._clock.wall() + max(left, 0.0))
-
-    # --- clients and calls -----------------------------------------------------------------------
-
-    def join(self, tenant: Tenant) -> None:
-        """Lets a client in, who is told at once that the worker is ready or what it waits for."""
-        self.tenants.add(tenant)
-        self.touch([tenant])
-        if self.loaded is not None:
-            tenant.open(self.kind, self.loaded)
-        else:
-            tenant.listener.tell(self._progress)
-
-    def leave(self, tenant: Tenant) -> None:
-        """Lets a client go."""
-        self.tenants.discard(tenant)
-        self.touch([tenant])
-
-    def touch(self, tenants: Iterable[Tenant]) -> None:
-        """Notes that it is used now; to wish it warm is no use that keeps it."""
-        self.used = self._clock.monotonic()
-        for tenant in tenants:
-            if not tenant.is_wish:
-                self.kept.use(tenant.uid)
-
-    def end(self) -> None:
-        """Has the worker ended as soon as no call is at it."""
-        self.is_ending = True
-        self.unwanted.set()
-        self.wakeup.ring()
+    # --- its place -------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Notes that a supervisor takes it up."""
@@ -143,51 +101,48 @@ class Instance:
         self.is_ending = False
         self.unwanted.clear()
 
-    def add(self, call: Call) -> None:
-        """Puts a call in line."""
-        self.kept.use(call.uid)
-        self.turns.add(call.uid, call)
-        self._tell_positions()
+    def place(self, weights: int, beside: int) -> None:
+        """Notes that there is room for its worker: bytes of weights, and of what else it takes."""
+        self._weights, self._beside = weights, beside
+        self.is_placed = True
+
+    def left(self) -> None:
+        """Notes that its supervisor ends."""
+        self.is_tended = False
+        self.is_ending = False
+        self.is_placed = False
+        self._weights = self._beside = 0
+
+    def end(self) -> None:
+        """Has the worker ended as soon as no call is at it."""
+        self.is_ending = True
+        self.unwanted.set()
         self.wakeup.ring()
 
-    def drop(self, call: Call, error: ZhcacheError | None) -> None:
-        """Ends a call early; its client is told at once, its worker has some time to stop.
+    def lost(self, error: ZhcacheError) -> bool:
+        """Notes that no worker can be had; tells whether the line has others."""
+        if not self.line.has_others(self):
+            # The next who asks is worth a try, of all of them.
+            for one in self.line.instances:
+                one.present()
+            self.line.refuse(error)
+            return False
+        self.absence = str(error)
+        self._absent_until = self._clock.monotonic() + self._timeouts.rest
+        return True
 
-        Args:
-            call: A call of this instance.
-            error: What its client is told; None where the client is gone.
-        """
-        if isinstance(call.state, Abandoned | Ended):
-            return
-        if error is not None:
-            call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
-        if isinstance(call.state, Waiting):
-            self.turns.remove(call.uid, call)
-            call.move(Ended())
-            self._tell_positions()
-        else:
-            call.move(Abandoned(self._clock.monotonic() + self._timeouts.cancel))
-            self.wakeup.ring()
-
-    def drop_all(self, error: ZhcacheError) -> None:
-        """Ends all calls, told ``error``, and lets nobody wait for the worker any more."""
-        self.refuse(error)
-        if self.current is not None:
-            self.drop(self.current, error)
-
-    def tell_waiting(self, event: residency.Progress) -> None:
-        """Tells those who wait for the worker how far it is, and who comes to wait after them."""
-        self._progress = event
-        for tenant in self.tenants:
-            if not tenant.is_opened:
-                tenant.listener.tell(event)
+    def present(self) -> None:
+        """Forgets that no worker could be had."""
+        self.absence = ""
+        self._absent_until = -math.inf
 
     # --- what the supervisor does -----------------------------------------------------------------
 
     def next_step(self) -> Order:
         """Returns what to do now."""
         is_left = self.current is None or isinstance(self.current.state, Abandoned)
-        if self.is_ending and is_left and not len(self.turns):
+        is_free = not len(self.line.turns) or self.line.is_served_without(self)
+        if self.is_ending and is_left and is_free:
             return End()
         call, now = self.current, self._clock.monotonic()
         if call is None:
@@ -195,7 +150,7 @@ class Instance:
         if isinstance(call.state, Running) and call.state.until is not None:
             if now < call.state.until:
                 return Rest(call.state.until - now)
-            self.drop(call, overdue(self._timeouts.call))
+            self.line.drop(call, overdue(self._timeouts.call))
         if not isinstance(call.state, Abandoned):
             return Rest(None)
         if not call.state.is_told:
@@ -206,24 +161,22 @@ class Instance:
         return Rest(call.state.until - now)
 
     def _start(self) -> Start | Rest:
-        call = self.turns.take()
+        call = self.line.take()
         if call is None:
             return Rest(None)
         limit = self._timeouts.call
         call.move(Running(self._clock.monotonic() + limit if limit else None))
         self.current = call
         call.stand_at(0)
-        self._tell_positions()
+        self.line.tell_positions()
         return Start(call)
 
     def ready(self, loaded: residency.Loaded) -> None:
         """Notes that the worker holds the pipeline, and tells who waited for it."""
         self.loaded = loaded
-        self.bytes = max(self.bytes, loaded.bytes)
-        self.touch(self.tenants)
-        for tenant in self.tenants:
-            if not tenant.is_opened:
-                tenant.open(self.kind, loaded)
+        self._weights = max(self._weights, loaded.bytes - self._beside)
+        self.present()
+        self.line.opened(loaded)
 
     def hear(self, frame: residency.Event, fds: list[int]) -> None:
         """Passes on what the worker says of the running call, descriptors too.
@@ -265,35 +218,24 @@ class Instance:
 
     def _done(self, call: Call) -> None:
         self.current = None
-        self.used = self._clock.monotonic()
-        self.kept.use(call.uid)
-        call.move(Ended())
-        self._tell_positions()
+        self.line.ended(call)
 
     # --- how a worker's life ends ----------------------------------------------------------------
 
     def gone(self) -> None:
         """Notes that there is no worker now, and so no call at it."""
         self.loaded = None
-        self._progress = STARTS
         self.pid = None
+        self.line.gone()
         call, self.current = self.current, None
         if call is not None:
             call.move(Ended())
 
-    def refuse(self, error: ZhcacheError) -> None:
-        """Tells all who wait that there will be no worker; those who had it keep their place."""
-        info = to_info(error)
-        for tenant in [tenant for tenant in self.tenants if not tenant.is_opened]:
-            self.tenants.discard(tenant)
-            tenant.listener.tell(residency.Failed(error=info), is_last=True)
-        for call in self.turns.order():
-            self.drop(call, error)
-
     def fell(self, how: str, *, is_ours: bool = False) -> bool:
         """Notes a worker's death, tells the running call's client, and tells whether to start anew.
 
-        A call of which the worker had begun nothing is put to the next one, but once only.
+        A call of which the worker had begun nothing is put to the next one, but once only. So is
+        one in the middle, where there are several workers: its seed makes the same image again.
 
         Args:
             how: How it died, in words.
@@ -301,25 +243,15 @@ class Instance:
         """
         call = self.current
         if call is not None and isinstance(call.state, Running):
-            if call.state.is_taken or call.is_again:
+            call.deaths += 1
+            if call.deaths >= LIVES or (call.state.is_taken and not call.is_repeatable):
                 error = in_call(self.kind.repo, how)
                 call.tell(residency.Failed(id=call.message.id, error=to_info(error)))
             else:
-                self._put_back(call)
+                self.current = None
+                self.line.put_back(call)
         self.gone()
         if not is_ours and (tired := self.crashes.another(how)) is not None:
-            self.refuse(tired)
+            self.lost(tired)
             return False
-        return self.is_wanted and not self.is_ending
-
-    def _put_back(self, call: Call) -> None:
-        self.current = None
-        call.is_again = True
-        call.move(Waiting())
-        self.turns.put_back(call.uid, call)
-        self._tell_positions()
-
-    def _tell_positions(self) -> None:
-        # One runs or is about to: the first in line has one before it.
-        for ahead, call in enumerate(self.turns.order(), start=1):
-            call.stand_at(ahead)
+        return self.line.is_wanted and not self.is_ending

@@ -1,4 +1,4 @@
-"""All instances of a daemon: one for each kind of pipeline, their supervisors, and their room.
+"""All resident pipelines of a daemon: a line for each, their instances' supervisors and room.
 
 One lock guards all of them; nothing slow is done under it. Supervisors do what takes time, each in
 a thread of its own.
@@ -28,6 +28,7 @@ from zhcached.residency.resident.artifacts import Artifacts
 from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.line import Line
 from zhcached.residency.resident.supervisor import Supervisor
 from zhcached.residency.resident.tenants import processes
 from zhcached.residency.resident.timeouts import Timeouts
@@ -74,31 +75,37 @@ class Instances:
         self._config = config
         self._clock = clock
         self._devices = devices
-        self._by_kind: dict[Kind, Instance] = {}
+        self._by_kinds: dict[tuple[Kind, ...], Line] = {}
         self._numbers = count(1)
         self._threads: set[threading.Thread] = set()
 
     # --- under the lock --------------------------------------------------------------------------
 
+    def lines(self) -> Collection[Line]:
+        """Returns the resident pipelines there are."""
+        return list(self._by_kinds.values())
+
     def all(self) -> Collection[Instance]:
-        """Returns the instances there are."""
-        return list(self._by_kind.values())
+        """Returns the instances of all of them."""
+        return [instance for line in self._by_kinds.values() for instance in line.instances]
 
     def loaded(self, repo: str) -> list[Kind]:
         """Returns the kinds of a repository that a worker holds now."""
         return [s.kind for s in self.all() if s.kind.repo == repo and s.loaded is not None]
 
-    def of(self, kind: Kind, uid: int) -> Instance:
-        """Returns the instance of a kind, made for ``uid`` if there is none."""
-        if kind not in self._by_kind:
-            number = next(self._numbers)
-            self._by_kind[kind] = Instance(number, kind, uid, self._clock, self.timeouts)
-        return self._by_kind[kind]
+    def of(self, kinds: tuple[Kind, ...], uid: int) -> Line:
+        """Returns the line of some kinds, made for ``uid`` if there is none."""
+        if kinds not in self._by_kinds:
+            self._by_kinds[kinds] = Line(kinds, self._numbers, uid, self._clock, self.timeouts)
+        return self._by_kinds[kinds]
 
-    def tend(self, instance: Instance) -> None:
-        """Sees to it that an instance has a supervisor, and so a worker in time."""
-        if instance.is_tended or self.is_closed:
-            return
+    def tend(self, line: Line) -> None:
+        """Sees to it that a line's instances have supervisors, and so workers in time."""
+        for instance in line.instances:
+            if not instance.is_tended and not instance.is_absent and not self.is_closed:
+                self._tend(instance)
+
+    def _tend(self, instance: Instance) -> None:
         instance.begin()
         thread = threading.Thread(
             target=Supervisor(instance, self).run, name=f"resident-{instance.number}", daemon=True
@@ -108,32 +115,25 @@ class Instances:
 
     def left(self, instance: Instance) -> None:
         """Takes notice that an instance's supervisor ends."""
-        instance.is_tended = False
-        instance.is_ending = False
-        instance.is_placed = False
-        instance.bytes = 0
-        if instance.needs_worker:
+        instance.left()
+        if instance.line.needs_worker:
             # Somebody came between the supervisor's last look and now.
-            self.tend(instance)
-        self.drop_if_empty(instance)
+            self.tend(instance.line)
+        self.drop_if_empty(instance.line)
 
-    def drop_if_empty(self, instance: Instance) -> None:
-        """Forgets an instance that has neither client nor worker, nor a death to remember."""
-        if (
-            instance.is_tended
-            or instance.tenants
-            or instance.is_busy
-            or instance.crashes.is_resting
-        ):
+    def drop_if_empty(self, line: Line) -> None:
+        """Forgets a line that has neither client nor worker, nor a death to remember."""
+        if line.is_tended or line.tenants or line.is_busy or line.is_resting:
             return
-        if self._by_kind.get(instance.kind) is instance:
-            del self._by_kind[instance.kind]
-            instance.wakeup.close()
+        if self._by_kinds.get(line.kinds) is line:
+            del self._by_kinds[line.kinds]
+            for instance in line.instances:
+                instance.wakeup.close()
 
     def let_go(self, device: str, need_bytes: int) -> None:
         """Ends idle workers on a device, the longest unused first, until that many bytes go."""
         idle = [s for s in self.all() if s.is_placed and s.kind.device == device and s.may_go]
-        for instance in sorted(idle, key=lambda s: (not s.is_ending, s.is_kept, s.used)):
+        for instance in sorted(idle, key=lambda s: (not s.is_ending, s.line.is_kept, s.line.used)):
             if need_bytes <= 0:
                 return
             need_bytes -= instance.bytes
@@ -153,7 +153,8 @@ class Instances:
         kind = instance.kind
         weights = self._weights(kind)
         is_cpu = kind.device == CPU
-        need = weights if is_cpu else weights + GPU_CONTEXT
+        beside = 0 if is_cpu else GPU_CONTEXT
+        need = weights + beside
         share = self._config.ram if is_cpu else self._config.vram
         capacity = self._devices.capacity(kind.device, share)
         if need > capacity:
@@ -171,12 +172,11 @@ class Instances:
             room = capacity - (self.arenas.bytes_on(CPU) if is_cpu else 0)
             spare = self.arenas.idle_on(CPU) if is_cpu else 0
             with self.lock:
-                if not instance.is_wanted or instance.is_ending:
+                if not instance.line.is_wanted or instance.is_ending:
                     return False
-                decided = self._decide(instance, need, room, spare)
+                decided = self._decide(instance, weights, beside, room, spare)
                 if isinstance(decided, admission.Admit):
-                    instance.bytes = need
-                    instance.is_placed = True
+                    instance.place(weights, beside)
                     return True
                 spared = decided.bytes if isinstance(decided, admission.LetGo) else 0
                 if not spared:
@@ -204,13 +204,16 @@ class Instances:
             thread.join(max(until - time.monotonic(), 0.0))
 
     def _decide(
-        self, instance: Instance, need: int, room: int, spare: int
+        self, instance: Instance, weights: int, beside: int, room: int, spare: int
     ) -> admission.Admit | admission.LetGo | admission.Wait:
         placed = {s.number: s for s in self.all() if s.is_placed and s is not instance}
+        siblings = [s for s in placed.values() if s.line is instance.line]
+        # Workers of one line on one device have the weights together.
+        is_shared = any(s.kind.device == instance.kind.device for s in siblings)
         decided = admission.plan(
-            [_place(other) for other in placed.values()],
+            [_place(other, is_sibling=other in siblings) for other in placed.values()],
             device=instance.kind.device,
-            need_bytes=need,
+            need_bytes=beside if is_shared else weights + beside,
             room_bytes=room,
             workers=self._config.workers,
             spare_bytes=spare,
@@ -221,47 +224,64 @@ class Instances:
                     log.info("resident.let_go", instance=str(placed[number].kind))
                 placed[number].end()
         if isinstance(decided, admission.Wait):
+            _check_others(instance, decided.holders, siblings)
             note = "waits for room: " + ("; ".join(decided.holders[:3]) or "others hold it")
-            instance.tell_waiting(residency.Progress(note=note, holders=list(decided.holders)))
+            instance.line.tell_waiting(residency.Progress(note=note, holders=list(decided.holders)))
         return decided
 
     def _gpu_name(self, uuid: str) -> str:
         return next((gpu.name for gpu in self._devices.list() if gpu.uuid == uuid), uuid)
 
 
-def _place(instance: Instance) -> admission.Place:
+def _check_others(
+    instance: Instance, holders: Collection[str], siblings: Collection[Instance]
+) -> None:
+    """Refuses to wait for room that nobody has but the line's own workers."""
+    if holders and set(holders) <= {holder(one) for one in siblings}:
+        raise NoSpace(
+            "there is no room on {device} for another worker of {repo} beside its own",
+            hint="name fewer devices, or raise workers, ram or vram in [residency] of config.toml",
+            device=instance.kind.device,
+            repo=instance.kind.repo,
+        )
+
+
+def _place(instance: Instance, *, is_sibling: bool) -> admission.Place:
     return admission.Place(
         name=instance.number,
         device=instance.kind.device,
         bytes=instance.bytes,
         holder=holder(instance),
-        used=instance.used,
-        is_idle=instance.may_go,
-        is_kept=instance.is_kept,
+        used=instance.line.used,
+        # None makes room for another of its own line: that would go round for ever.
+        is_idle=instance.may_go and not is_sibling,
+        is_kept=instance.line.is_kept,
         is_ending=instance.is_ending,
     )
 
 
 def holder(instance: Instance) -> str:
     """Returns an instance and who has it, in words."""
-    users = processes(instance.tenants)
-    return f"{instance.kind} of {', '.join(users) or f'uid {instance.uid}'}"
+    users = processes(instance.line.tenants)
+    return f"{instance.kind} of {', '.join(users) or f'uid {instance.line.uid}'}"
 
 
 def line_of(instance: Instance) -> Resident:
     """Returns an instance as it is listed."""
+    line = instance.line
     return Resident(
         repo=instance.kind.repo,
         variant=instance.kind.variant,
         device=instance.kind.device,
         bytes=instance.bytes,
-        leases=len(instance.tenants),
-        uid=instance.uid,
-        expires=instance.expires(),
+        leases=len(line.tenants),
+        uid=line.uid,
+        expires=line.expires(),
         mode="resident",
         commit=instance.kind.commit,
         pid=instance.pid,
         running=int(instance.current is not None),
-        queued=len(instance.turns),
+        queued=len(line.turns),
         role=instance.kind.role,
+        note=instance.absence,
     )

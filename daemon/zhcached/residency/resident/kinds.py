@@ -8,7 +8,8 @@ here, before anything is launched.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ from zhcached.store.snapshots import Manifest
 
 MAX_OPTIONS = 32 * 2**10
 """Bytes of all options as JSON."""
+
+MAX_REPLICAS = 64
+"""Workers of one resident pipeline."""
 
 MAX_DEPTH = 8
 """Lists and tables inside each other."""
@@ -103,6 +107,37 @@ def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
         compile=request.compile,
         memory=request.memory,
     )
+
+
+def replicas_of(
+    request: ResidentRequest, manifest: Manifest, resolve: Callable[[str], str]
+) -> tuple[Kind, ...]:
+    """Returns what each worker is to be where ``request`` asks for several; equal ones are equal.
+
+    Raises:
+        UsageError: They could not make equal images, or it cannot be meant.
+    """
+    if "auto" in request.devices or len(request.devices) > MAX_REPLICAS:
+        raise UsageError(
+            "{devices} are no devices to have a worker on each",
+            hint="name up to {limit} of them: cuda:0 cuda:1, or cpu cpu",
+            devices=repr(request.devices)[:80],
+            limit=MAX_REPLICAS,
+        )
+    devices = sorted(resolve(device) for device in request.devices)
+    if len({device == "cpu" for device in devices}) > 1:
+        raise UsageError(
+            "a CPU and a GPU make images that differ in their last bits",
+            hint="name devices of one kind: cuda:0 cuda:1, or cpu cpu",
+        )
+    if len(devices) > 1 and request.memory not in (None, "low"):
+        raise UsageError(
+            "memory={memory} is not taken with several devices: what each has free differs",
+            hint="take memory='low', or leave it out",
+            memory=repr(request.memory)[:80],
+        )
+    kind = kind_of(request, manifest, devices[0])
+    return tuple(replace(kind, device=device) for device in devices)
 
 
 def check_version(request: ResidentRequest) -> None:

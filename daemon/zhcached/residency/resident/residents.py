@@ -1,9 +1,9 @@
 """Resident pipelines: who has which, and which of them go.
 
-A client opens a kind of pipeline and gets a session at its instance; equal kinds share one
-instance and one worker, whoever asks. A worker is launched when it is first wanted, ended when
-nobody has used it for the time of ``keep_alive``, and earlier for another where room is needed and
-it is idle. Thread-safe.
+A client opens a kind of pipeline, on one device or several, and gets a session at its line; equal
+requests share one line and its workers, whoever asks. Workers are launched when they are first
+wanted, ended when nobody has used the line for the time of ``keep_alive``, and earlier for another
+where room is needed and they are idle. Thread-safe.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.instances import Instances, holder, line_of
 from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.line import Line
 from zhcached.residency.resident.listener import BlockingListener
 from zhcached.residency.resident.seats import Seats
 from zhcached.residency.resident.sessions import Session
@@ -106,7 +107,8 @@ class Residents:
         kinds.check_version(request)
         repo = parse_repo(request.repo)
         # First of all: what is not held is fetched next, which a device that is absent makes vain.
-        self._devices.resolve(request.device)
+        for device in request.devices or [request.device]:
+            self._devices.resolve(device)
         with self._lock:
             warm = self._instances.loaded(str(repo))
         if not warm:
@@ -114,31 +116,33 @@ class Residents:
             self._instances.launcher.prepare()
         held = meant(self._store, request.repo, request.revision, request.variant)
         if request.role == "prompts":
-            kind = prompted.kind_of(request, held, self._store, self._chinese)
+            asked = (prompted.kind_of(request, held, self._store, self._chinese),)
+        elif request.devices:
+            asked = kinds.replicas_of(request, held, self._devices.resolve)
         else:
             prefer = {kind.device for kind in warm if kind.commit == held.commit}
             device = self._devices.resolve(request.device, None, prefer=prefer)
-            kind = kinds.kind_of(request, held, device)
+            asked = (kinds.kind_of(request, held, device),)
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, held.commit, uid=uid, pid=pid, pid_start=-1)
         try:
-            return self._take_session(kind, Tenant(uid, pid, lease, listener, is_wish))
+            return self._take_session(asked, Tenant(uid, pid, lease, listener, is_wish))
         except BaseException:
             self._store.leases.end(lease)
             raise
 
-    def _take_session(self, kind: Kind, tenant: Tenant) -> Session:
+    def _take_session(self, asked: tuple[Kind, ...], tenant: Tenant) -> Session:
         with self._lock:
             if self._instances.is_closed:
                 raise DaemonUnreachable("the daemon is being stopped")
             self._seats.check(tenant.uid)
-            instance = self._instances.of(kind, tenant.uid)
-            instance.crashes.check_rested()
-            self._seats.take(kind, tenant.uid)
-            instance.join(tenant)
-            self._instances.tend(instance)
+            line = self._instances.of(asked, tenant.uid)
+            line.check_rested()
+            self._seats.take(line.kind, tenant.uid)
+            line.join(tenant)
+            self._instances.tend(line)
         return Session(
-            instance,
+            line,
             tenant,
             lock=self._lock,
             allowance=self._allowance,
@@ -146,12 +150,13 @@ class Residents:
             on_leave=self._left_session,
         )
 
-    def _left_session(self, instance: Instance, tenant: Tenant) -> None:
+    def _left_session(self, line: Line, tenant: Tenant) -> None:
         with self._lock:
-            self._seats.give_back(instance.kind, tenant.uid)
-            if instance.has_expired:
-                instance.end()
-            self._instances.drop_if_empty(instance)
+            self._seats.give_back(line.kind, tenant.uid)
+            if line.has_expired:
+                for instance in line.instances:
+                    instance.end()
+            self._instances.drop_if_empty(line)
         self._store.leases.end(tenant.lease)
 
     # --- keeping warm, letting go ----------------------------------------------------------------
@@ -185,11 +190,11 @@ class Residents:
                 if cancelled.is_set():
                     raise Cancelled("warming was cancelled")
             with self._lock:
-                session.instance.kept.want(uid, until)
+                session.line.kept.want(uid, until)
         finally:
             session.leave()
         with self._lock:
-            return line_of(session.instance)
+            return line_of(session.line.instances[0])
 
     def stop(
         self,
@@ -217,34 +222,36 @@ class Residents:
         done = Letting()
         ended: list[Instance] = []
         with self._lock:
-            found = [s for s in self._instances.all() if is_meant(s, repo, variant, device)]
+            found = [s for s in self._instances.lines() if is_meant(s, repo, variant, device)]
             if not found:
                 raise NotFound("no resident pipeline of {repo} is here", repo=repo)
-            for instance in found:
-                if done.is_denied(instance, uid, may_all=may_all, force=force):
+            for line in found:
+                if done.is_denied(line, uid, may_all=may_all, force=force):
                     continue
-                done.freed.append((instance.kind.device, instance.bytes))
-                self._end(instance, Cancelled("the resident pipeline was stopped"))
-                ended.append(instance)
+                done.freed += [(s.kind.device, s.bytes) for s in line.instances if s.is_tended]
+                self._end(line, Cancelled("the resident pipeline was stopped"))
+                ended += line.instances
             is_over = self._lock.wait_for(lambda: not any(s.is_ending for s in ended), STOP_S)
         if not is_over:
             log.warning("resident.slow_to_stop", repo=repo)
         return done
 
-    def _end(self, instance: Instance, error: ZhcacheError) -> None:
-        instance.kept.clear()
-        instance.drop_all(error)
-        if instance.is_tended:
-            instance.end()
+    def _end(self, line: Line, error: ZhcacheError) -> None:
+        line.kept.clear()
+        line.drop_all(error)
+        for instance in line.instances:
+            if instance.is_tended:
+                instance.end()
 
     def expire(self) -> None:
         """Ends the workers whose time is over; called now and then."""
         with self._lock:
-            for instance in self._instances.all():
-                if instance.has_expired and instance.is_tended and not instance.is_ending:
-                    log.info("resident.expired", instance=str(instance.kind))
-                    instance.end()
-                self._instances.drop_if_empty(instance)
+            for line in self._instances.lines():
+                for instance in line.instances:
+                    if line.has_expired and instance.is_tended and not instance.is_ending:
+                        log.info("resident.expired", instance=str(instance.kind))
+                        instance.end()
+                self._instances.drop_if_empty(line)
             # What waits for room looks again: idle time makes workers free to go.
             self._lock.notify_all()
             is_due = self._clock.monotonic() - self._pruned >= PRUNE_S
@@ -261,9 +268,9 @@ class Residents:
         error = DaemonUnreachable("the daemon is being stopped", hint="call again once it is back")
         with self._lock:
             self._instances.is_closed = True
-            for instance in self._instances.all():
-                self._end(instance, error)
-                for tenant in list(instance.tenants):
+            for line in self._instances.lines():
+                self._end(line, error)
+                for tenant in list(line.tenants):
                     failed = residency.Failed(error=to_info(error))
                     tenant.listener.tell(failed, is_last=True)
         self._instances.join(STOP_S)
@@ -281,7 +288,7 @@ class Residents:
         A worker that made room leaves its clients: they have their leases, and it comes back.
         """
         with self._lock:
-            shown = [s for s in self._instances.all() if s.is_tended or s.tenants]
+            shown = [s for s in self._instances.all() if s.is_tended or s.line.tenants]
             return [line_of(instance) for instance in shown]
 
     def leases(self) -> Counter[tuple[str, str, int]]:

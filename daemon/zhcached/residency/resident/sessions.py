@@ -12,7 +12,7 @@ from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import close_all
 from zhcached.residency.resident import sealed
 from zhcached.residency.resident.calls import Allowance, Call, Size
-from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.line import Line
 from zhcached.residency.resident.tenants import Tenant
 
 # Towards workers calls have the daemon's own numbers: no client can speak of another's call.
@@ -20,28 +20,28 @@ _numbers = count(1)
 
 
 class Session:
-    """A client at an instance, until it leaves. Thread-safe.
+    """A client at a line, until it leaves. Thread-safe.
 
     Args:
-        instance: The pipeline.
-        tenant: The client, as the instance knows it.
+        line: The pipeline.
+        tenant: The client, as the line knows it.
         lock: The one lock of ``Residents``.
         allowance: What its user may still ask for.
-        tend: Called under the lock: sees to it that the instance has a supervisor.
+        tend: Called under the lock: sees to it that the line has its supervisors.
         on_leave: Called once, without the lock, after the client's calls were dropped.
     """
 
     def __init__(
         self,
-        instance: Instance,
+        line: Line,
         tenant: Tenant,
         *,
         lock: threading.Condition,
         allowance: Allowance,
-        tend: Callable[[Instance], None],
-        on_leave: Callable[[Instance, Tenant], None],
+        tend: Callable[[Line], None],
+        on_leave: Callable[[Line, Tenant], None],
     ) -> None:
-        self.instance = instance
+        self.line = line
         self._tenant = tenant
         self._lock = lock
         self._allowance = allowance
@@ -73,7 +73,7 @@ class Session:
             raise
 
     def _admit(self, message: residency.Call, fds: list[int], words: int) -> None:
-        instance = self.instance
+        line = self.line
         with self._lock:
             if message.id < 1 or message.id in self._calls:
                 raise UsageError(
@@ -81,15 +81,15 @@ class Session:
                     hint="count calls from 1 on each connection",
                     id=str(message.id)[:40],
                 )
-            if self._tenant not in instance.tenants:
-                # Refused, and told so: the instance may be gone, and nobody would take the call up.
+            if self._tenant not in line.tenants:
+                # Refused, and told so: the line may be gone, and nobody would take the call up.
                 raise UsageError(
                     "a call came over a connection that has no pipeline open",
                     hint="open it again and wait until it is",
                 )
             try:
                 size = Size(words, _sealed_bytes(fds))
-                instance.crashes.check_rested()
+                line.check_rested()
                 self._allowance.take(self._tenant.uid, size)
             except ZhcacheError as error:
                 raise _Refused(error) from error
@@ -101,17 +101,18 @@ class Session:
                 size,
                 self._tenant.listener,
                 on_end=self._ended,
+                is_repeatable=line.is_replicated,
             )
             self._calls[message.id] = call
-            instance.add(call)
-            self._tend(instance)
+            line.add(call)
+            self._tend(line)
 
     def cancel(self, call_id: int) -> None:
         """Ends a call early; one that is over already, or never was, is none to end."""
         with self._lock:
             call = self._calls.pop(call_id, None)
             if call is not None:
-                self.instance.drop(call, Cancelled("the call was cancelled"))
+                self.line.drop(call, Cancelled("the call was cancelled"))
                 self._lock.notify_all()
 
     def leave(self) -> None:
@@ -121,10 +122,10 @@ class Session:
                 return
             self._has_left = True
             for call in list(self._calls.values()):
-                self.instance.drop(call, None)
-            self.instance.leave(self._tenant)
+                self.line.drop(call, None)
+            self.line.leave(self._tenant)
             self._lock.notify_all()
-        self._on_leave(self.instance, self._tenant)
+        self._on_leave(self.line, self._tenant)
 
     def _ended(self, call: Call) -> None:
         self._allowance.give_back(call.uid, call.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.line import Line
 from zhcached.residency.resident.tenants import processes
 
 
@@ -24,29 +24,30 @@ class Letting:
     keepers: set[int] = field(default_factory=set)
     owners: list[str] = field(default_factory=list)
 
-    def is_denied(self, instance: Instance, uid: int, *, may_all: bool, force: bool) -> bool:
-        """Tells whether ``uid`` may not end an instance, and notes for whose sake it stays."""
-        if instance.tenants and not force:
-            self.holders += processes(instance.tenants)
+    def is_denied(self, line: Line, uid: int, *, may_all: bool, force: bool) -> bool:
+        """Tells whether ``uid`` may not end a line's workers, and notes for whose sake it stays."""
+        if line.tenants and not force:
+            self.holders += processes(line.tenants)
             return True
-        strangers = [tenant for tenant in instance.tenants if tenant.uid != uid]
+        strangers = [tenant for tenant in line.tenants if tenant.uid != uid]
         if strangers and not may_all:
             self.owners += processes(strangers)
             return True
-        others = {keeper for keeper in instance.kept.uids if keeper != uid}
+        others = {keeper for keeper in line.kept.uids if keeper != uid}
         if not others or may_all:
             return False
-        instance.kept.withdraw(uid)
+        line.kept.withdraw(uid)
         self.keepers |= others
         return True
 
 
-def is_meant(instance: Instance, repo: str, variant: str | None, device: str | None) -> bool:
-    """Tells whether an instance's worker is one that was asked for."""
-    kind = instance.kind
+def is_meant(line: Line, repo: str, variant: str | None, device: str | None) -> bool:
+    """Tells whether a line has a worker that was asked for."""
+    kind = line.kind
+    tended = [instance for instance in line.instances if instance.is_tended]
     return (
-        instance.is_tended
+        bool(tended)
         and kind.repo == repo
         and variant in (None, kind.variant)
-        and device in (None, kind.device)
+        and (device is None or any(one.kind.device == device for one in tended))
     )

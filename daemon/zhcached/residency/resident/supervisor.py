@@ -61,7 +61,7 @@ class Supervisor:
         except Exception as error:
             log.exception("resident.supervisor_failed", instance=str(self._instance.kind))
             with self._context.lock:
-                self._instance.drop_all(
+                self._instance.line.drop_all(
                     ZhcacheError(
                         "the worker of {repo} could not be tended: {reason}",
                         hint="see `zhcache logs`",
@@ -83,10 +83,14 @@ class Supervisor:
             with context.lock:
                 instance.gone()
         except ZhcacheError as error:
-            log.info("resident.refused", instance=str(instance.kind), error=str(error))
             with context.lock:
                 instance.gone()
-                instance.refuse(error)
+                has_others = instance.lost(error)
+            log.info(
+                "resident.replica_lost" if has_others else "resident.refused",
+                instance=str(instance.kind),
+                error=str(error),
+            )
         except _Unwanted:
             log.info("resident.unwanted", instance=str(instance.kind))
             with context.lock:
@@ -150,6 +154,7 @@ class Supervisor:
 
     def _load(self, line: socket.socket, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
         kind = self._instance.kind
+        part, parts = self._instance.part
         compiled = self._context.artifacts.open(kind) if kind.compile else None
         try:
             request = residency.Load(
@@ -164,6 +169,8 @@ class Supervisor:
                 memory=kind.memory,
                 role=kind.role,
                 repo=kind.repo,
+                part=part,
+                parts=parts,
             )
             fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
             frames.send(line, request, fds)
@@ -200,7 +207,7 @@ class Supervisor:
 
     def _progress(self, progress: residency.Progress) -> None:
         with self._context.lock:
-            self._instance.tell_waiting(progress)
+            self._instance.line.tell_waiting(progress)
 
     # --- calls -----------------------------------------------------------------------------------
 

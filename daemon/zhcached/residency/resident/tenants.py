@@ -30,8 +30,8 @@ class Tenant:
     is_wish: bool = False
     is_opened: bool = False
 
-    def open(self, kind: Kind, loaded: residency.Loaded) -> None:
-        """Tells the client that a worker holds the pipeline."""
+    def open(self, kind: Kind, loaded: residency.Loaded, devices: list[str]) -> None:
+        """Tells the client that a worker holds the pipeline, and where all are if several are."""
         self.is_opened = True
         self.listener.tell(
             residency.Opened(
@@ -44,6 +44,7 @@ class Tenant:
                 parameters=loaded.parameters,
                 bytes=loaded.bytes,
                 memory_report=loaded.memory_report,
+                devices=devices,
             )
         )
 

@@ -1,0 +1,87 @@
+"""A list of prompts over two workers of the real daemon: the same images, whatever happens."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from harness.daemon import source
+
+pytestmark = pytest.mark.journey
+
+OPEN = """
+import hashlib, json, sys
+import zhcache
+def sums(result):
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in result.images]
+PROMPTS = [f"a red house {number}" for number in range(16)]
+GIVEN = dict(seed=list(range(16)), num_inference_steps=2)
+"""
+
+BOTH = (
+    OPEN
+    + """
+pipe = zhcache.load_pipeline("org/pipe", device=["cpu", "cpu"], placement="replicate")
+one = zhcache.load_pipeline("org/pipe", mode="resident", device="cpu")
+many = sums(pipe(PROMPTS, **GIVEN))
+print(json.dumps([len(many), many == sums(one(PROMPTS, **GIVEN)), len(set(many)),
+                  many[5] == sums(one(PROMPTS[5], seed=5, num_inference_steps=2))[0],
+                  list(pipe.devices)]))
+"""
+)
+
+# Long enough that both workers are in the middle of a call when the test kills one.
+KILLED = (
+    OPEN
+    + """
+pipe = zhcache.load_pipeline("org/pipe", device=["cpu", "cpu"], placement="replicate")
+GIVEN["num_inference_steps"] = 4
+before = sums(pipe(PROMPTS, **GIVEN))
+print("ready", flush=True)
+sys.stdin.readline()
+seen, told = [], []
+def step(pipe, number, timestep, tensors):
+    seen.append(number)
+    if number >= 20 and not told:
+        told.append(number)
+        print("midway", flush=True)
+after = sums(pipe(PROMPTS, **GIVEN, callback_on_step_end=step))
+print(json.dumps([before == after, seen[-1] == 63 and seen == sorted(set(seen))]))
+"""
+)
+
+
+@pytest.fixture
+def daemon(hub, make_daemon, pipeline_dir):
+    files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
+    hub.add("org/pipe", files)
+    started = make_daemon(source(hub)).start()
+    started.json("prefetch", "org/pipe")
+    return started
+
+
+def workers(daemon):
+    shown = daemon.json("ps")["resident"]
+    return [one["pid"] for one in shown if one["mode"] == "resident" and one["pid"]]
+
+
+def test_two_workers_make_what_one_makes_and_each_image_is_its_seeds_alone(daemon):
+    out, errors = daemon.script(BOTH).communicate(timeout=240)
+    assert out, (errors, daemon.tail())
+    assert json.loads(out) == [16, True, 16, True, ["cpu", "cpu"]]
+
+
+def test_worker_killed_midway_costs_no_image(daemon):
+    client = daemon.script(KILLED)
+    assert client.stdout.readline() == "ready\n", (client.stderr.read(), daemon.tail())
+    pids = workers(daemon)
+    assert len(pids) == 2
+    client.stdin.write("\n")
+    client.stdin.flush()
+    assert client.stdout.readline() == "midway\n", (client.stderr.read(), daemon.tail())
+    os.kill(pids[0], signal.SIGKILL)
+    out, errors = client.communicate(timeout=240)
+    assert out, (errors, daemon.tail())
+    assert json.loads(out) == [True, True]
+    assert "resident.died" in daemon.tail()
