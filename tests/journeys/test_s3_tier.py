@@ -92,6 +92,9 @@ def test_bytes_come_from_the_store_and_the_word_on_them_from_the_hub(hub, brough
     assert (came["trust"], came["sources"]["store"]) == ("first-use", len(BYTES))
     assert (brought(), s3.sent(sha256, "zhcache")) == (0, len(BYTES) + 1)
     assert shown(daemon)["state"] in ("ok", "unknown")
+    asked = len(s3.asked)
+    daemon.json("prefetch", REPO)
+    assert len(s3.asked) == asked
     tested = daemon.json("sources", "test", "store")["sources"][0]
     assert (tested["works"], tested["error"]) == (True, None)
 

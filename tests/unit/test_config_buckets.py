@@ -66,3 +66,10 @@ def test_origin_is_the_buckets_own_where_its_name_stands_before_the_host(tmp_pat
     read = loaded(tmp_path, endpoint="https://oss.example:8443/", style="host")
     assert bucket_endpoint(read) == "https://models.oss.example:8443"
     assert [str(one) for one in configured_origins([read])] == ["https://models.oss.example:8443"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_near"), [({}, True), ({"near": False}, False), ({"near": True}, True)]
+)
+def test_store_is_near_unless_it_is_said_to_be_far(tmp_path, keys, is_near):
+    assert loaded(tmp_path, **keys).is_near is is_near

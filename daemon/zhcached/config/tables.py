@@ -25,8 +25,8 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ``[[source]]``; what stands from ``bucket`` on is for kind ``s3`` alone.
 
     Attributes:
-        near: A gateway of this site: hubs are asked only for what it cannot tell or send. Peers,
-            folders and stores are near as they are.
+        near: It stands in this site: hubs are asked only for what it cannot tell or send. None is
+            so of peers, folders and stores, and of no others.
         bucket: Where the blobs are.
         prefix: What their names begin with, without a slash at its end.
         region: That requests are signed for.
@@ -42,7 +42,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str
     token_env: str | None = None
     data_origins: tuple[str, ...] = ()
-    near: bool = False
+    near: bool | None = None
     bucket: str = ""
     prefix: str = ""
     region: str = "us-east-1"
@@ -51,6 +51,11 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret_env: str | None = None
     write: bool = False
     entitled: tuple[str, ...] = ()
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it stands in this site."""
+        return self.kind in ("peer", "folder", "s3") if self.near is None else self.near
 
 
 class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -236,6 +236,7 @@ class Prefetcher:
             converted=lambda repo, commit: converted_before(self._store, repo, commit),
             settled=settled,
             tiers=self._fetcher.tiers,
+            is_here=self._store.blobs.has,
         )
 
     def _standing_in(

@@ -194,6 +194,7 @@ def prepare(
     choose: Callable[[Sequence[RemoteFile]], Selection] | None = None,
     settled: Settled | None = None,
     tiers: Sequence[Tier] = (),
+    is_here: Callable[[str], bool] = lambda _: False,
 ) -> Brief:
     """Asks the sources and returns the brief.
 
@@ -208,6 +209,7 @@ def prepare(
         choose: Selects from a listing, in place of what ``request`` says.
         settled: The commit that it must be; no ref is to be moved then.
         tiers: Stores that may have the bytes, by digest alone.
+        is_here: Tells of a sha256 that nobody need be asked for it.
 
     Raises:
         NotFound: No source has the repository or the revision, or the globs leave nothing; or the
@@ -243,7 +245,7 @@ def prepare(
         primary=resolutions[0],
         resolutions={resolution.source: resolution for resolution in resolutions},
         selection=selection,
-        comparison=with_holders(comparison, asked, stores, answers, health),
+        comparison=with_holders(comparison, asked, stores, answers, health, is_here),
         sources={source.name: source for source in asked},
         listings={r.source: {file.path: file for file in r.files} for r in resolutions},
         converted=[file for file in here if _stands_in(file, selection)],

@@ -82,9 +82,7 @@ class Health:
         self._sources = {source.name: source for source in sources}
         self.clock = clock
         self._quotas = quotas
-        self.near = frozenset(
-            one.name for one in sources if one.near or one.kind in ("peer", "folder", "s3")
-        )
+        self.near = frozenset(one.name for one in sources if one.is_near)
         self._slow_below = slow_below
         self._lock = threading.Lock()
         self._notes: dict[str, Phrase] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -27,19 +27,23 @@ def with_holders(
     tiers: Sequence[Tier],
     answers: Answers,
     health: Health,
+    is_here: Callable[[str], bool],
 ) -> Comparison:
     """Returns the comparison with the peers and tiers that have files of it by digest.
+
+    Nobody is asked for what is here: a look at a model that has not changed costs no request.
 
     A peer that did not answer when the sources were asked is not asked again, and a tier that has
     been silent for some time is left to the background: nobody waits for them.
     """
-    digests = {file.promise.sha256 for file in comparison.files} - {None}
+    promised = {file.promise.sha256 for file in comparison.files}
+    digests = {sha256 for sha256 in promised if sha256 and not is_here(sha256)}
     peers = [s for s in sources if isinstance(s, DigestSource) and _lives(s.name, answers)]
     silent = set(health.silent())
     asked = [*peers, *(tier for tier in tiers if tier.name not in silent)]
     if not asked or not digests:
         return comparison
-    held = _held(asked, {digest for digest in digests if digest}, health)
+    held = _held(asked, digests, health)
     return msgspec.structs.replace(
         comparison, files=tuple(_served(file, held) for file in comparison.files)
     )

@@ -249,6 +249,7 @@ class Listing:
                 self._aliases,
                 choose=choose,
                 tiers=self._tiers,
+                is_here=self._store.blobs.has,
             )
             asking.kept = self._keep(repo, revision, brief)
             asking.brief = brief
