@@ -81,31 +81,46 @@ def cluster(*sockets: str, has_token: bool = True) -> Iterator[tuple[Any, list[A
             started.shutdown()
 
 
-def journey(sockets: list[str], out: str, lose_after: int) -> None:
-    """Makes the batch that ``asked`` names; kills the second node once some images are there."""
+def lose(first: str, second: str, out: str) -> None:
+    """Makes a batch; kills the second node once some images are there."""
     from zhcache import cluster as clustered
 
-    with cluster(*sockets) as (started, nodes):
+    with cluster(first, second) as (started, nodes):
         address = started.address
         say(started=address)
         served = clustered.serve(REPOS, address=address, device="cpu", depth=8)
+        say(app=served.name)
+        seen: list[clustered.Made] = []
         lost: list[int] = []
 
         def on_made(_: int, made: clustered.Made) -> None:
             seen.append(made)
-            if len(seen) == lose_after:
+            if len(seen) == LOSE_AFTER:
                 lost.append(len(seen))
                 started.remove_node(nodes[1], allow_graceful=False)
 
-        say(app=served.name)
-        seen: list[clustered.Made] = []
         made = clustered.generate(
             *batch(), out=out, address=address, device="cpu", on_made=on_made, **ARGUMENTS
         )
         say(made=len(made), lost=lost, nodes=sorted({one.node for one in made}))
 
 
+def open_to_all(socket_path: str) -> None:
+    """Joins a cluster without a token, once saying so and once claiming to have one."""
+    from zhcache import cluster as clustered
+    from zhcache.errors import ZhcacheError
+
+    with cluster(socket_path, has_token=False) as (started, _):
+        for mode in ("disabled", "token"):
+            os.environ["RAY_AUTH_MODE"] = mode
+            try:
+                clustered.serve(REPOS, address=started.address)
+            except ZhcacheError as error:
+                say(refused=error.code, message=error.message)
+
+
 REPOS = ["org/one", "org/two"]
+LOSE_AFTER = 30
 ARGUMENTS = {"num_inference_steps": 2, "width": 32, "height": 32}
 
 
@@ -122,4 +137,4 @@ def say(**what: Any) -> None:
 
 if __name__ == "__main__":
     loopback_alone()
-    journey(sys.argv[1:3], sys.argv[3], int(sys.argv[4]))
+    {"lose": lose, "open": open_to_all}[sys.argv[1]](*sys.argv[2:])
