@@ -92,6 +92,8 @@ def test_bytes_come_from_the_store_and_the_word_on_them_from_the_hub(hub, brough
     assert (came["trust"], came["sources"]["store"]) == ("first-use", len(BYTES))
     assert (brought(), s3.sent(sha256, "zhcache")) == (0, len(BYTES) + 1)
     assert shown(daemon)["state"] in ("ok", "unknown")
+    refused = daemon.json("prefetch", REPO, "--source", "store", code=2)
+    assert "bytes alone" in refused["error"]["message"]
     asked = len(s3.asked)
     daemon.json("prefetch", REPO)
     assert len(s3.asked) == asked

@@ -33,7 +33,8 @@ from zhcached.store.store import Store
 
 LOOK_EVERY_S = 2.0
 BATCH = 64
-ASK_S = 20.0
+ASK_S = 5.0
+"""Not longer: the daemon's end waits for it."""
 FIRST_REST_S = 15.0
 LONGEST_REST_S = 1800.0
 UNWRITABLE = mark("cannot be written to: {error}")

@@ -10,6 +10,7 @@ import pytest
 from simulators.s3 import KEY, S3, SECRET
 from zhcached.config import SourceConfig
 from zhcached.errors import KeyRefused, TransportError
+from zhcached.sources import s3_upload
 from zhcached.sources.s3_bucket import Bucket
 from zhcached.sources.s3_put import SpoiltHereError, Uploads, environment
 from zhcached.sources.s3_upload import PART_BYTES
@@ -78,6 +79,14 @@ def test_nothing_of_the_daemons_environment_reaches_the_store(s3, uploads, blob)
 
 def test_process_is_told_no_secret_by_its_environment():
     assert set(environment({**HOSTILE, **ENVIRON, "PATH": "/bin", "HOME": "/root"})) == {"PATH"}
+
+
+def test_process_that_may_not_give_way_to_others_runs_all_the_same(monkeypatch):
+    def forbidden(_):
+        raise PermissionError(1, "the service's unit")
+
+    monkeypatch.setattr(os, "nice", forbidden)
+    s3_upload.give_way()
 
 
 def test_process_shows_no_key_to_others(uploads):
