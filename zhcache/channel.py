@@ -28,6 +28,7 @@ from zhcache.errors import (
 )
 from zhcache.paths import SERVICE_SOCKET
 from zhcache.protocol.messages import ErrorInfo, ErrorReply, Version
+from zhcache.protocol.ready import make_ready
 from zhcache.protocol.version import HEADER, PROTOCOL, PROTOCOL_MIN
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def dial(path: Path) -> socket.socket:
         DaemonUnreachable: Nothing listens there, or the folder is closed to us.
         NotPermitted: A stranger listens there.
     """
+    # What comes over it is decoded in whatever thread of a user's asked.
+    make_ready()
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         line.settimeout(CONNECT_S)
@@ -170,6 +173,7 @@ class Channel:
     """Requests to one daemon. Thread-safe; a forked child opens connections of its own."""
 
     def __init__(self, path: Path) -> None:
+        make_ready()
         self.path = path
         self._http: httpx.Client | None = None
         self._folder = -1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zhcache import paths
 from zhcache.errors import ZhcacheError
+from zhcache.protocol.ready import make_ready
 
 NEEDS = ("aiohttp", "sqlite_utils", "structlog", "prometheus_client", "psutil")
 
@@ -54,6 +55,7 @@ def _run(options: argparse.Namespace) -> None:
     socket_path = (options.socket or paths.socket_path(home=home)).absolute()
     # Nothing the daemon makes is for users outside its group; a stricter umask stays.
     os.umask(os.umask(0o077) | 0o027)
+    make_ready()
     asyncio.run(app.serve(home, socket_path, config.load(paths.config_paths())))
 
 
