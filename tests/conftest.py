@@ -13,6 +13,12 @@ from demohub import Hub
 from harness.daemon import Daemon
 from harness.workers import SharedWorkers
 from zhcache import i18n
+from zhcache.protocol.ready import make_ready
+
+
+def pytest_collection_finish() -> None:
+    """Does what the daemon does at its start, for tests that run parts of it in threads."""
+    make_ready()
 
 
 @pytest.fixture(autouse=True)
