@@ -99,6 +99,13 @@ PUBLISHED = {
         {"text_encoder": 0.704, "text_encoder_2": 3.34, "transformer": 3.02, "vae": 0.168},
     ),
 }
+PIPELINES = {
+    "sd15": "StableDiffusionPipeline",
+    "sdxl": "StableDiffusionXLPipeline",
+    "sd35": "StableDiffusion3Pipeline",
+    "pixart": "PixArtSigmaPipeline",
+    "zimage": "ZImagePipeline",
+}
 SHARE = {None: 1.0, "fp32": 2.0, "fp8": 0.5, "int8": 0.52, "int4": 0.29}
 """Of the 16 bits; quantized are the large linear layers, so that the VAE and norms stay."""
 
@@ -120,7 +127,8 @@ def model(name, variant=None, *, size=None, there=()):
         for part, size in parts.items()
     }
     heads = denoiser.get("num_attention_heads", 0)
-    return Model(held, calls, family_of(kind), heads, frozenset(there))
+    pipeline = PIPELINES.get(name, "")
+    return Model(held, calls, family_of(kind), heads, pipeline, frozenset(there))
 
 
 def weights(repo, name):
@@ -140,7 +148,9 @@ def weights(repo, name):
             dtype="bfloat16",
             config=next(texts, {}) if config is None else config,
         )
-    return WeightsList(repo=repo, commit="0" * 40, variant=None, parts=told)
+    return WeightsList(
+        repo=repo, commit="0" * 40, variant=None, parts=told, pipeline=PIPELINES.get(name, "")
+    )
 
 
 def machine(text, *, host=512, there=()):

@@ -220,7 +220,7 @@ def _step(denoiser: Config, family: Family, size: Size, per_latent: int, width: 
     across, down = (math.ceil(side / per_latent) for side in (size.width, size.height))
     if channels := denoiser.get("block_out_channels"):
         states = PLAIN_STATES if denoiser.get(PLAIN_FIRST) else UNET.states
-        return states * GUIDED * size.batch * across * down * channels[0] * width
+        return states * GUIDED * size.batch * family.frames * across * down * channels[0] * width
     heads, each = (denoiser.get(name) for name in ("num_attention_heads", "attention_head_dim"))
     hidden = heads * each if heads and each else denoiser.get("dim") or denoiser.get("hidden_size")
     # Where a patch is one latent, latents are mostly packed by twos before.

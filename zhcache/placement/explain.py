@@ -22,7 +22,6 @@ _WHY = {
     "sharded": mark("no device has room for {component} whole: its layers lie on {devices}"),
     "guidance": mark("one image on {devices}, each makes one of the two passes of guidance"),
     "ulysses": mark("one image on {devices}, each has a part of its attention heads (Ulysses)"),
-    "ring": mark("one image on {devices}, which hand parts of it round in a ring"),
     "streamed": mark("no split fits: the weights stay in host memory and come layer by layer"),
 }
 _SPLIT = {
@@ -91,5 +90,7 @@ def _beside(way: Way, model: Model, machine: Machine) -> Iterator[Phrase]:
     unused = [name for name in dict.fromkeys(machine.workers) if name not in way.takes]
     if unused and machine.is_named:
         yield said(mark("{devices} is left out"), devices=", ".join(unused))
-    if way.how in ("ulysses", "ring") and machine.joined(list(way.takes)) != "nvlink":
+    if way.how == "ulysses" and (not model.heads or model.heads % len(way.workers)):
+        yield said(mark("its attention heads do not divide among them and are padded"))
+    if way.how == "ulysses" and machine.joined(list(way.takes)) != "nvlink":
         yield said(mark("not all of them are joined by NVLink: more devices help little"))

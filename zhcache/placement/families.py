@@ -6,7 +6,21 @@ that each family is made for; ``tests/unit/placement/test_activation_counted.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+
+DOUBLED = re.compile(
+    r"(StableDiffusion(XL|3)?(ControlNet(Union)?|Adapter)?|Kolors|PixArt(Alpha|Sigma))"
+    r"(Img2Img|Inpaint)?Pipeline"
+)
+"""Pipelines that call their denoiser with the batch twice, and let no processor look across it.
+
+A list, since from outside it cannot be told: those with perturbed or self-attention guidance double
+the batch as well, and compare its halves inside the denoiser.
+"""
+
+DOUBLED_SHOWN = "StableDiffusion*, StableDiffusionXL*, StableDiffusion3*, Kolors*, PixArt*"
+"""The same for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +34,7 @@ class Family:
         is_guided_apart: Its pipeline runs the passes of guidance one after the other.
         decode_images: Images of the autoencoder's width that live at once when it decodes.
         has_plan: diffusers has a plan by which its tokens are shared among devices.
-        is_unet: It is a U-Net: its two passes of guidance can be shared among two devices.
+        is_unet: It is a U-Net.
         size: Width and height it was made for; None where the configuration says it.
         per_latent: Pixels along a side that a latent stands for; 0 where the configuration says it.
         patch: Latents along a side that are one token; 0 where the configuration says it.
@@ -42,9 +56,13 @@ class Family:
     frames: int = 1
 
 
+# What was not counted is taken for the one that holds most of its kind.
 UNET = Family("U-Net", states=26, text=0, is_unet=True)
-# Of a transformer that was not counted, as much as of the one that holds most.
+UNET_FILM = replace(UNET, name="U-Net of films", frames=25, decode_images=24)
 UNKNOWN = Family("transformer", states=22)
+FILM = Family(
+    "transformer of films", states=22, decode_images=64, size=(832, 480), tile=256, frames=21
+)
 FAMILIES = {
     "UNet2DConditionModel": UNET,
     "FluxTransformer2DModel": Family("FLUX.1", states=18, has_plan=True),
@@ -80,8 +98,15 @@ FAMILIES = {
     "HunyuanDiT2DModel": Family("HunyuanDiT", states=17, text=333),
     "ZImageTransformer2DModel": Family("Z-Image", states=17),
     "CogView4Transformer2DModel": Family("CogView4", states=13, text=1024),
+    "LTX2VideoTransformer3DModel": replace(FILM, name="LTX-2", has_plan=True),
+    "HeliosTransformer3DModel": replace(FILM, name="Helios", has_plan=True),
+    "ChronoEditTransformer3DModel": replace(FILM, name="ChronoEdit", has_plan=True),
+    "MiniMaxH3Transformer3DModel": replace(FILM, name="MiniMax-H3", has_plan=True),
     "SanaTransformer2DModel": Family("Sana", states=15, text=300, patch=1, decode_images=4),
 }
+
+
+_FILMS = re.compile(r"3D|Video|Motion|SpatioTemporal")
 
 
 def family_of(kind: str) -> Family:
@@ -89,4 +114,6 @@ def family_of(kind: str) -> Family:
     found = FAMILIES.get(kind)
     if found is not None:
         return found
-    return UNET if "UNet" in kind else UNKNOWN
+    if "UNet" in kind:
+        return UNET_FILM if _FILMS.search(kind) else UNET
+    return FILM if _FILMS.search(kind) else UNKNOWN

@@ -68,7 +68,7 @@ def model_of(
     heads = config.get("num_attention_heads", 0)
     parts = {name: _part(one) for name, one in weighted.items()}
     heads = heads if isinstance(heads, int) else 0
-    return Model(parts, needs, family, heads, frozenset(there)), asked
+    return Model(parts, needs, family, heads, heard.pipeline, frozenset(there)), asked
 
 
 def _denoiser(parts: dict[str, WeightsPart]) -> WeightsPart | None:

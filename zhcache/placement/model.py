@@ -30,6 +30,7 @@ class Model:
         needs: What calls take beside the weights.
         family: Of its denoiser.
         heads: Of its denoiser's attention; 0 where that is not known.
+        pipeline: The class of the pipeline.
         there: Names of devices that hold the weights already, shared.
     """
 
@@ -37,6 +38,7 @@ class Model:
     needs: Needs
     family: Family = UNKNOWN
     heads: int = 0
+    pipeline: str = ""
     there: frozenset[str] = field(default_factory=frozenset)
 
     @cached_property

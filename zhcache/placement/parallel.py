@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from zhcache.errors import UsageError
 from zhcache.placement.devices import CPU, Machine
-from zhcache.placement.families import FAMILIES
+from zhcache.placement.families import DOUBLED, DOUBLED_SHOWN, FAMILIES
 from zhcache.placement.model import Model
 from zhcache.placement.ways import How
 
@@ -34,16 +34,18 @@ def cut_of(model: Model, machine: Machine) -> tuple[How, Sequence[str]]:
             "slices of a divided GPU cannot share one image: they do not reach each other",
             hint="placement=replicate makes an image on each",
         )
-    if model.family.is_unet:
+    if model.family.has_plan:
+        # Heads that do not divide are padded; the ring needs attention that gives its sums.
+        near = machine.joined(names) == "nvlink"
+        return "ulysses", names if near else names[:MAX_OVER_BUS]
+    if DOUBLED.fullmatch(model.pipeline):
         return "guidance", names[:2]
-    if not model.family.has_plan:
-        raise UsageError(
-            "an image of {family} cannot be shared: diffusers has no plan for it",
-            hint="it has one for {families}; placement=replicate makes an image on each device",
-            family=model.family.name,
-            families=", ".join(one.name for one in FAMILIES.values() if one.has_plan),
-        )
-    if machine.joined(names) != "nvlink":
-        names = names[:MAX_OVER_BUS]
-    # Ulysses gives each device whole heads; the ring takes any number.
-    return "ulysses" if model.heads and model.heads % len(names) == 0 else "ring", names
+    raise UsageError(
+        "an image of {kind} cannot be shared: diffusers has no plan for it, and its guidance is not"
+        " one that can be split",
+        hint="plans are there for {families}, guidance is split of {known}; placement=replicate"
+        " makes an image on each device",
+        kind=model.pipeline or model.family.name,
+        families=", ".join(one.name for one in FAMILIES.values() if one.has_plan),
+        known=DOUBLED_SHOWN,
+    )

@@ -247,11 +247,9 @@ def _together(machine: Machine) -> list[Device]:
     if not gpus:
         return []
     first, *others = gpus
-    near = [one for one in others if machine.link(first.name, one.name) != "none"]
-    near.sort(key=lambda one: (machine.distance(first.name, one.name), -one.room))
-    # Each with each: slices of one GPU are joined to the GPUs beside it, not to one another.
+    others.sort(key=lambda one: (machine.distance(first.name, one.name), -one.room))
     taken = [first]
-    for one in near:
+    for one in others:
         if machine.joined([*(each.name for each in taken), one.name]) != "none":
             taken.append(one)
     return taken

@@ -114,5 +114,5 @@ def _streamed(phase: Phase, name: str, shares: Mapping[str, int], model: Model) 
 
 def _processes(way: Way) -> dict[str, int]:
     """Returns how many processes there are on each device."""
-    names = way.workers if way.how in ("copies", "guidance", "ulysses", "ring") else way.takes
+    names = way.workers if way.how in ("copies", "guidance", "ulysses") else way.takes
     return {name: list(names).count(name) for name in names}

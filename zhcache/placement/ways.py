@@ -15,9 +15,7 @@ from zhcache.placement.model import Model, phase_of
 
 Kind = Literal["single", "replicate", "split", "parallel", "offload"]
 KINDS: tuple[Kind, ...] = ("single", "replicate", "split", "parallel", "offload")
-How = Literal[
-    "one", "copies", "apart", "freed", "sharded", "guidance", "ulysses", "ring", "streamed"
-]
+How = Literal["one", "copies", "apart", "freed", "sharded", "guidance", "ulysses", "streamed"]
 Use = Literal["whole", "copy", "shard", "streamed"]
 
 

@@ -61,10 +61,14 @@ class WeightsPart(Message):
 
 
 class WeightsList(Message):
-    """``GET /v1/weights/{repo}``: the components of a held pipeline, in the order of its index."""
+    """``GET /v1/weights/{repo}``: the components of a held pipeline, in the order of its index.
+
+    ``pipeline`` is its class.
+    """
 
     repo: str
     commit: str
     variant: str | None
     parts: dict[str, WeightsPart]
+    pipeline: str = ""
     schema: int = 1

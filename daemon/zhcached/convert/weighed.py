@@ -17,7 +17,7 @@ from zhcache.protocol.placement import WeightsList, WeightsPart
 from zhcached.convert import single_header
 from zhcached.convert.weights import base
 from zhcached.errors import StoreDamaged
-from zhcached.residency.arena.contents import classes
+from zhcached.residency.arena.contents import INDEX, classes
 from zhcached.store.meant import meant, told
 from zhcached.store.snapshots import Manifest, ManifestFile
 from zhcached.store.store import Store
@@ -59,7 +59,13 @@ def weighed(store: Store, repo: str, revision: str | None, variant: str | None) 
             dtype=held.dtype or "",
             config=known(config),
         )
-    return WeightsList(repo=manifest.repo, commit=commit, variant=made, parts=parts)
+    return WeightsList(
+        repo=manifest.repo,
+        commit=commit,
+        variant=made,
+        parts=parts,
+        pipeline=_pipeline(store, manifest),
+    )
 
 
 def _part(
@@ -84,6 +90,12 @@ def _part(
             os.close(fd)
         tensors += [Tensor(name, one.dtype, one.bytes) for name, one in found.items()]
     return part(tensors, is_quantized=is_quantized)
+
+
+def _pipeline(store: Store, manifest: Manifest) -> str:
+    index = next((file for file in manifest.files if file.path == INDEX), None)
+    name = _config(store, index).get("_class_name")
+    return name if isinstance(name, str) else ""
 
 
 def _config(store: Store, file: ManifestFile | None) -> dict[str, Any]:

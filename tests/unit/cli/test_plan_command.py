@@ -97,7 +97,11 @@ def test_what_this_user_has_warm_already_costs_nothing_more(models, zhcache):
     ("options", "code", "words"),
     [
         (["lab/none"], 4, "not in the store"),
-        (["lab/sd35", "--devices", "80GiB,80GiB", "--placement", "parallel"], 2, "no plan for it"),
+        (
+            ["lab/zimage", "--devices", "80GiB,80GiB", "--placement", "parallel"],
+            2,
+            "no plan for it",
+        ),
         (["lab/flux", "--devices", "24GiB", "--placement", "single"], 6, "33.72 GiB are needed"),
         (["lab/flux", "--devices", "cuda:3"], 2, "there is no device cuda:3"),
         (["lab/flux", "--devices", "24GiB,cuda:0"], 2, "cannot be meant"),

@@ -249,3 +249,11 @@ def test_reading_a_prompt_takes_what_is_reckoned(torch, name):
     family = "UNet2DConditionModel" if name == "clip" else "FluxTransformer2DModel"
     told = activation.needs({}, {}, [known(config.to_dict())], kind=family, width=2).encode
     assert counted <= with_margin(told) <= 3 * counted
+
+
+def test_the_families_with_a_plan_are_those_of_diffusers(torch):
+    import diffusers
+
+    kinds = [name for name in dir(diffusers) if "Transformer" in name and "Model" in name]
+    planned = {name for name in kinds if getattr(getattr(diffusers, name), "_cp_plan", None)}
+    assert planned == {name for name, one in FAMILIES.items() if one.has_plan}

@@ -52,6 +52,7 @@ def test_calls_grow_with_pixels_and_images():
     assert wide.decode == 2 * small.decode
     assert wide.decode_tiled == small.decode_tiled
     assert many.step == 4 * small.step
+    assert many.decode == 4 * small.decode
     # In slices: one image after the other.
     assert many.decode_tiled == small.decode_tiled
 

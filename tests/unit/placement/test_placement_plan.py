@@ -75,8 +75,10 @@ def test_the_way_that_costs_least_and_fits(name, variant, devices, how, used, re
 PARALLEL = [
     ("sdxl", "24GiB,24GiB", "guidance", 2),
     ("sd15", "24GiB,24GiB,24GiB", "guidance", 2),
+    ("sd35", "80GiB,80GiB", "guidance", 2),
+    ("pixart", "24GiB,24GiB", "guidance", 2),
     ("flux", "80GiB,80GiB,80GiB,80GiB@nvlink", "ulysses", 4),
-    ("flux", "80GiB,80GiB,80GiB,80GiB,80GiB@nvlink", "ring", 5),
+    ("flux", "80GiB,80GiB,80GiB,80GiB,80GiB@nvlink", "ulysses", 5),
     ("flux", ",".join(["80GiB"] * 8), "ulysses", 4),
     ("qwen", "80GiB,80GiB@nvlink", "ulysses", 2),
 ]
@@ -92,7 +94,13 @@ def test_one_image_is_shared_for_who_asks(name, devices, how, count):
 @pytest.mark.parametrize(
     ("name", "devices", "asked", "kind", "words"),
     [
-        ("sd35", "80GiB,80GiB", "parallel", UsageError, "an image of SD3 cannot be shared"),
+        (
+            "zimage",
+            "80GiB,80GiB",
+            "parallel",
+            UsageError,
+            "image of ZImagePipeline cannot be shared",
+        ),
         ("flux", "80GiB", "parallel", UsageError, "here are not two of them"),
         ("flux", "80GiB,80GiB@none", "parallel", UsageError, "do not reach each other"),
         ("flux", "24GiB,24GiB", "parallel", NoSpace, "33.72 GiB are needed on gpu0"),
@@ -141,7 +149,19 @@ def test_many_images_at_once_take_more_and_are_decoded_one_by_one():
     assert eight.way.takes["gpu0"] > one.way.takes["gpu0"]
 
 
+def test_heads_that_do_not_divide_are_told_of():
+    five = decide(model("flux"), machine(",".join(["80GiB"] * 5) + "@nvlink"), "parallel")
+    assert "are padded" in told(five.reason)
+    assert "joined by NVLink" not in told(five.reason)
+    two = decide(model("flux"), machine("80GiB,80GiB"), "parallel")
+    assert "are padded" not in told(two.reason)
+    assert "joined by NVLink" in told(two.reason)
+
+
 def test_weights_that_are_on_a_device_already_draw_the_pipeline_there():
+    assert decide(model("sd15"), machine(None, there=(9, 8))).way.workers == ("cuda:0",)
+    drawn = decide(model("sd15", there=("cuda:1",)), machine(None, there=(9, 8)))
+    assert drawn.way.workers == ("cuda:1",)
     there = machine("cuda:0,cuda:1", there=(20, 8))
     placed = model("flux", there=("cuda:1",))
     plan = decide(placed, there)

@@ -40,6 +40,7 @@ def models(draw, devices):
         calls,
         draw(st.sampled_from(list(FAMILIES.values()))),
         draw(st.integers(0, 64)),
+        draw(st.sampled_from(["", "StableDiffusionPipeline"])),
         frozenset(draw(st.sets(st.sampled_from(devices)))),
     )
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from zhcache.errors import UsageError
+from zhcache.placement.families import DOUBLED, DOUBLED_SHOWN
 
 CFG: Literal["cfg"] = "cfg"
 ULYSSES: Literal["ulysses"] = "ulysses"
 RING: Literal["ring"] = "ring"
-
-_DOUBLED = re.compile(
-    r"(StableDiffusion(XL|3)?(ControlNet(Union)?|Adapter)?|Kolors|PixArt(Alpha|Sigma))"
-    r"(Img2Img|Inpaint)?Pipeline"
-)
-"""Pipelines that call their denoiser with the batch twice, and let no processor look across it.
-
-A list, since from outside it cannot be told: those with perturbed or self-attention guidance double
-the batch as well, and compare its halves inside the denoiser.
-"""
-
-_KNOWN = "StableDiffusion*, StableDiffusionXL*, StableDiffusion3*, Kolors*, PixArt*"
 
 _WITH_SUMS = frozenset({"flash", "flash_hub", "_native_flash", "_native_cudnn"})
 """Attention backends of diffusers that give the log-sum-exp, by which ring puts parts together."""
@@ -95,7 +83,7 @@ def check_doubled(pipeline: str) -> None:
     Raises:
         UsageError: The class ``pipeline`` is not one.
     """
-    if _DOUBLED.fullmatch(pipeline) is None:
+    if DOUBLED.fullmatch(pipeline) is None:
         raise UsageError(
             "{kind} cannot be run over several devices at once",
             hint=(
@@ -103,7 +91,7 @@ def check_doubled(pipeline: str) -> None:
                 " split, as of {known}; placement='replicate' makes several images at once"
             ),
             kind=pipeline,
-            known=_KNOWN,
+            known=DOUBLED_SHOWN,
         )
 
 
