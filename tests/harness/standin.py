@@ -40,7 +40,9 @@ class StandIn:
     def run(self) -> None:
         load, fds = frames.receive(self.line, residency.ToResidentWorker)
         self.note("loads")
-        how = self.told.get("load", "")
+        # ``part``: only that one of several workers does as it is told.
+        is_meant = self.told.get("part", str(load.part)) == str(load.part)
+        how = self.told.get("load", "") if is_meant else ""
         if how == "crash":
             os._exit(7)
         if how == "refuse":
@@ -105,6 +107,7 @@ class StandIn:
         given = [read_all(fd).decode() for fd in fds]
         fields = {"got": call.arguments, "seed": call.seed, "memory": given, "pid": os.getpid(),
                   "nth": self.calls, "options": self.load.options,
+                  "part": [self.load.part, self.load.parts],
                   "artifacts": [a.decode() for a in self.artifacts]}  # fmt: skip
         out = []
         if do in ("image", "unsealed"):
