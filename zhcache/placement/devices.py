@@ -90,7 +90,7 @@ def chosen(text: str | None, there: Machine) -> Machine:
     """Returns the devices that ``text`` names.
 
     Args:
-        text: None for the GPUs that are there, else the CPU. Or names with commas between them,
+        text: None or ``auto`` for the GPUs that are there, else the CPU. Or names with commas,
             ``cuda:0,cuda:1``. Or sizes of GPUs that are supposed, ``24GiB,24GiB``; behind the last
             ``@nvlink``, ``@pcie``, ``@system`` or ``@none`` for what joins them, else it is PCIe.
         there: The machine's own.
@@ -98,7 +98,7 @@ def chosen(text: str | None, there: Machine) -> Machine:
     Raises:
         UsageError: It cannot be meant, or a device is not there.
     """
-    if text is None:
+    if text in (None, "auto"):
         gpus = [device for device in there.devices if device.name != CPU]
         names = [device.name for device in gpus] or [CPU]
         return replace(there, devices=gpus or [there.host], workers=names)

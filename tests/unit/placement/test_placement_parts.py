@@ -102,7 +102,8 @@ def test_devices_by_name_and_by_size():
     there = machine(None, there=(20, 40))
     assert there.workers == ["cuda:0", "cuda:1"]
     assert not there.is_named
-    by_uuid = chosen("gpu-00000001".upper().replace("GPU", "GPU"), there)
+    assert chosen("auto", there) == chosen(None, there) == there
+    by_uuid = chosen("GPU-00000001", there)
     assert by_uuid.workers == ["cuda:1"]
     assert chosen("cuda", there).workers == ["cuda:0"]
     twice = chosen("cuda:1, cuda:1", there)
