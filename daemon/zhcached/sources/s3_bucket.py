@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from zhcache.errors import UsageError
 from zhcached.config import SourceConfig
 from zhcached.config.buckets import bucket_endpoint
-from zhcached.errors import KeyRefused
+from zhcached.errors import AddressRefused, KeyRefused
 from zhcached.transport.address import Origin
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Bucket:
 
         Raises:
             KeyRefused: As ``key``.
+            AddressRefused: The signed address is not the bucket's.
         """
         key = self.key()
         if key is None:
@@ -94,7 +95,13 @@ class Bucket:
             return f"{self.endpoint}/{middle}{self.path(sha256)}"
         import obstore
 
-        return obstore.sign(self._signer_of(key), "GET", self.path(sha256), SIGNED_FOR)
+        address = obstore.sign(self._signer_of(key), "GET", self.path(sha256), SIGNED_FOR)
+        if Origin.parse(address) != self.origin:
+            # A variable of the environment that a later obstore puts above what it is given.
+            raise AddressRefused(
+                f"{self.origin} was signed for another place", source=self.config.name
+            )
+        return address
 
     def _signer_of(self, key: Key) -> S3Store:
         with self._lock:

@@ -231,3 +231,11 @@ def test_tiers_are_no_sources_that_list(s3):
     assert [one.name for one in registry.build([config, hub], transport, {})] == ["hub"]
     assert [one.name for one in registry.tiers([config, hub], transport, {})] == ["store"]
     transport.close()
+
+
+def test_address_that_was_signed_for_another_place_is_not_asked(s3, tier, monkeypatch):
+    elsewhere = "https://elsewhere.example/models/x?X-Amz-Signature=0"
+    monkeypatch.setattr("obstore.sign", lambda *_: elsewhere)
+    with pytest.raises(AddressRefused):
+        tier(s3).holding([NOWHERE], 5.0)
+    assert s3.asked == []
