@@ -110,6 +110,7 @@ def test_store_without_the_model_costs_one_question(brought, s3, machine):
     assert [asked.status for asked in s3.asked] == [404]
 
 
+@pytest.mark.slow
 def test_spoilt_bytes_in_the_store_are_found_and_come_from_the_hub(brought, s3, machine):
     sha256 = s3.put(BYTES, "zhcache")
     name = s3.name(sha256, "zhcache")
@@ -126,8 +127,8 @@ def test_spoilt_bytes_in_the_store_are_found_and_come_from_the_hub(brought, s3, 
 @pytest.mark.parametrize(
     ("environ", "reason"),
     [
-        pytest.param({}, "S3_KEY is not set", marks=pytest.mark.slow),
-        pytest.param({**KEYS, "S3_KEY": "AKIAOTHER"}, "InvalidAccessKeyId", marks=pytest.mark.slow),
+        ({}, "S3_KEY is not set"),
+        ({**KEYS, "S3_KEY": "AKIAOTHER"}, "InvalidAccessKeyId"),
         ({**KEYS, "S3_SECRET": "other"}, "SignatureDoesNotMatch"),
     ],
 )

@@ -49,6 +49,7 @@ def store_offer(s3, transport, environ=None):
     return Offer("store", lambda: tier.locate_blob(digest), rate=60.0 * MIB)
 
 
+@pytest.mark.slow
 def test_each_range_has_a_signature_of_its_own_and_both_bring_a_part(fetching, s3, hub):
     digest = s3.put(CONTENT)
     s3.rate = 40 * MIB

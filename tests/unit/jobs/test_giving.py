@@ -98,6 +98,7 @@ def test_public_snapshot_is_given_once(s3, machine):
     assert s3.methods().count("PUT") == 3
 
 
+@pytest.mark.slow
 def test_what_the_store_has_is_not_sent_again(s3, machine):
     one = machine()
     s3.put(FILES["unet/model.safetensors"])
@@ -105,6 +106,7 @@ def test_what_the_store_has_is_not_sent_again(s3, machine):
     assert one.giving.once() == 2
 
 
+@pytest.mark.slow
 def test_snapshot_that_grows_is_given_as_it_grows(s3, machine):
     one = machine()
     publish(one.store, {"a": b"first"}, complete=False)
@@ -139,6 +141,7 @@ def test_private_repository_goes_there_by_the_sources_own_word_alone(s3, machine
     assert s3.objects == names(s3, [b"gated"])
 
 
+@pytest.mark.slow
 def test_blob_of_a_private_and_a_public_snapshot_is_public(s3, machine):
     one = machine()
     publish(one.store, {"a": b"shared", "b": b"own"}, private=True)
@@ -168,6 +171,7 @@ def test_store_that_is_only_read_is_given_nothing(s3, machine):
     assert s3.asked == []
 
 
+@pytest.mark.slow
 def test_blob_that_was_spoilt_or_lost_here_is_left_out(s3, machine):
     one = machine()
     publish(one.store, FILES)
@@ -210,6 +214,7 @@ def test_store_that_may_not_be_written_to_is_told_and_tried_again_later(s3, mach
     assert "cannot be written to" not in one.told()
 
 
+@pytest.mark.slow
 def test_store_that_is_away_for_writing_says_nothing_against_reading(s3, machine):
     one = machine()
     publish(one.store, FILES)

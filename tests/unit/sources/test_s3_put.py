@@ -113,6 +113,7 @@ def test_blob_that_was_spoilt_on_this_disk_is_not_put(s3, uploads, blob, content
     assert len(s3.objects) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [SMALL, LARGE])
 def test_key_that_may_only_read_is_told_so(s3, uploads, blob, content):
     s3.readers = True
@@ -126,6 +127,7 @@ def test_key_that_is_not_set_starts_nothing(uploads):
         uploads({"S3_KEY": ""})
 
 
+@pytest.mark.slow
 def test_bucket_that_is_not_there_is_told(uploads, blob):
     with pytest.raises(TransportError, match="NoSuchBucket"):
         uploads(bucket="others").put(*blob(SMALL))
@@ -159,6 +161,7 @@ def stopped_in_the_middle(s3, one, blob, end):
     return errors
 
 
+@pytest.mark.slow
 def test_upload_that_is_abandoned_leaves_no_object(s3, uploads, blob):
     one = uploads()
     assert stopped_in_the_middle(s3, one, blob, one.close)
