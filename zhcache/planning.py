@@ -15,7 +15,6 @@ from zhcache.protocol.messages import Resident
 from zhcache.protocol.placement import DeviceList, WeightsList
 
 if TYPE_CHECKING:
-    from zhcache.placement.devices import Machine
     from zhcache.placement.result import Placed
 
 MAX_SIDE = 16_384
@@ -93,9 +92,10 @@ class PlacementCalls(ABC):
 
         _check(size, batch, seen or {})
         named = devices if devices is None or isinstance(devices, str) else ",".join(devices)
-        machine = chosen(named, machine_of(self.devices()))
         heard = self.weights(repo, variant=variant, revision=revision)
-        there = self._there(heard, machine)
+        uuids = self._there(heard)
+        machine = chosen(named, machine_of(self.devices(), uuids))
+        there = [one.name for one in machine.devices if one.uuid in uuids]
         took = [Seen(Size(*each), count) for each, count in (seen or {}).items()]
         model, asked = model_of(heard, Size(*size) if size else None, batch, there, took)
         plan = decide(model, machine, placement)
@@ -109,16 +109,15 @@ class PlacementCalls(ABC):
             variant=heard.variant,
         )
 
-    def _there(self, heard: WeightsList, machine: Machine) -> list[str]:
-        """Returns the devices that hold the weights already, shared with this user."""
-        uuids = {
+    def _there(self, heard: WeightsList) -> set[str]:
+        """Returns the UUIDs of devices that hold the weights already, shared with this user."""
+        return {
             each.device
             for each in self.resident()
             if each.mode == "attach"
             and each.uid == os.getuid()
             and (each.repo, each.commit, each.variant) == (heard.repo, heard.commit, heard.variant)
         }
-        return [one.name for one in machine.devices if one.uuid and one.uuid in uuids]
 
 
 def _check(size: tuple[int, int] | None, batch: int, seen: Mapping[tuple[int, int], int]) -> None:

@@ -32,12 +32,19 @@ class Device:
         total: Bytes of memory.
         free: Bytes that nobody has now.
         uuid: Of a GPU that is there.
+        most: Bytes of weights that may be there; None is any number.
     """
 
     name: str
     total: int
     free: int
     uuid: str = ""
+    most: int | None = None
+
+    def left(self, weights: int, calls: int) -> int:
+        """Returns the bytes of weights that have room beside these; below 0, what lacks."""
+        left = self.room - weights - calls
+        return left if self.most is None else min(left, self.most - weights)
 
     @property
     def room(self) -> int:

@@ -63,6 +63,14 @@ def over(device: str, need: int, free: int) -> Phrase:
     )  # fmt: skip
 
 
+def over_share(device: str, need: int, most: int) -> Phrase:
+    """Returns that more weights would lie on a device than may be kept there."""
+    return said(
+        mark("{need} of weights are needed on {device}, zhcached keeps {most} there at most"),
+        device=device, need=shown(need), most=shown(most),
+    )  # fmt: skip
+
+
 def left_out(kind: Kind, taken: Kind) -> Phrase:
     """Returns why a kind was not looked at, with another taken."""
     if kind == "parallel":

@@ -13,9 +13,24 @@ from zhcache.placement.sizes import Part
 from zhcache.protocol.placement import DeviceList, WeightsList, WeightsPart
 
 
-def machine_of(heard: DeviceList) -> Machine:
-    """Returns the machine's GPUs, and its memory as ``cpu``."""
-    gpus = [Device(one.name, one.total, one.free, one.uuid) for one in heard.devices]
+def machine_of(heard: DeviceList, there: Collection[str] = ()) -> Machine:
+    """Returns the machine's GPUs, and its memory as ``cpu``.
+
+    Args:
+        heard: What the daemon says.
+        there: UUIDs of those that hold the weights of what is planned: these are to stay.
+    """
+    gpus = [
+        Device(
+            one.name,
+            one.total,
+            # What is kept for nobody is let go for who comes.
+            min(one.free + (0 if one.uuid in there else one.idle), one.total),
+            one.uuid,
+            one.most,
+        )
+        for one in heard.devices
+    ]
     names = {one.uuid: one.name for one in heard.devices}
     host = Device(CPU, heard.host_total, min(heard.host_free, heard.host_total))
     links: dict[frozenset[str], LinkKind] = {

@@ -145,7 +145,7 @@ def _replicate_where_it_fits(model: Model, machine: Machine) -> Iterator[Found]:
     best: Way | None = None
     for is_tiled in _tilings(model):
         every = ways.copies(model, machine, machine.workers, is_tiled=is_tiled)
-        fits = [name for name in machine.workers if every.takes[name] <= machine.named(name).free]
+        fits = [name for name in machine.workers if _has_room(every, machine.named(name))]
         if len(fits) > max(1, len(best.workers) if best else 0):
             best = ways.copies(model, machine, fits, is_tiled=is_tiled)
     if best is not None:
@@ -227,10 +227,21 @@ def _lack(way: Way, machine: Machine) -> Rejected | None:
     """Returns what a way lacks, at the device that lacks most; None where it fits."""
     lacks = {name: need - machine.named(name).free for name, need in way.takes.items()}
     worst = max(lacks, key=lambda name: lacks[name])
-    if lacks[worst] <= 0:
-        return None
-    why = explain.over(worst, way.takes[worst], machine.named(worst).free)
-    return Rejected(way.kind, way.how, why, lacks[worst])
+    if lacks[worst] > 0:
+        why = explain.over(worst, way.takes[worst], machine.named(worst).free)
+        return Rejected(way.kind, way.how, why, lacks[worst])
+    for name, count in way.weights.items():
+        most = machine.named(name).most
+        if most is not None and count > most:
+            why = explain.over_share(name, count, most)
+            return Rejected(way.kind, way.how, why, count - most)
+    return None
+
+
+def _has_room(way: Way, device: Device) -> bool:
+    most = device.most
+    is_kept = most is None or way.weights[device.name] <= most
+    return is_kept and way.takes[device.name] <= device.free
 
 
 def _tilings(model: Model) -> tuple[bool, ...]:
@@ -268,11 +279,22 @@ def _nothing(rejected: Sequence[Rejected]) -> NoSpace | UsageError:
         why = rejected[-1].why
         return UsageError(why.template, hint="zhcache plan REPO says what fits", **why.values)
     least = min(short, key=lambda one: one.short or 0)
+    hint = mark(
+        "make a smaller variant (zhcache prefetch REPO --variant int8), ask for a smaller image, or"
+        " free memory: zhcache ps"
+    )
+    if "most" in least.why.values:
+        return NoSpace(
+            "the pipeline fits in no way that was looked at: as {placement}, {need} of weights are"
+            " needed on {device}, and zhcached keeps {most} there at most",
+            hint="raise [residency] vram in config.toml, or make a smaller variant",
+            placement=least.kind,
+            **least.why.values,
+        )
     return NoSpace(
         "the pipeline fits in no way that was looked at: as {placement}, {need} are needed on"
         " {device}, {free} are free",
-        hint="make a smaller variant (zhcache prefetch REPO --variant int8), ask for a smaller"
-        " image, or free memory: zhcache ps",
+        hint=hint,
         placement=least.kind,
         **least.why.values,
     )

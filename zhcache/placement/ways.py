@@ -43,6 +43,7 @@ class Way:
         how: Which of its kind.
         places: Each component's.
         takes: Bytes of each device at most, margin and reserve included.
+        weights: Bytes of them that are weights, which lie there all the time.
         workers: The devices that make a whole image each; of several, one process for each.
         is_tiled: The autoencoder works in tiles.
     """
@@ -51,6 +52,7 @@ class Way:
     how: How
     places: Mapping[str, Place]
     takes: Mapping[str, int]
+    weights: Mapping[str, int]
     workers: Sequence[str] = field(default_factory=tuple)
     is_tiled: bool = False
 
@@ -62,6 +64,7 @@ def one(model: Model, device: Device, *, is_tiled: bool) -> Way:
         "one",
         {name: Place({device.name: part.bytes}) for name, part in model.parts.items()},
         {device.name: _whole(model, device, 1, is_tiled)},
+        {device.name: _held(model, device.name)},
         (device.name,),
         is_tiled,
     )
@@ -80,7 +83,8 @@ def copies(
     places = {
         name: Place(dict.fromkeys(takes, part.bytes), "copy") for name, part in model.parts.items()
     }
-    return Way(kind, how, places, takes, tuple(workers), is_tiled)
+    weights = {name: _held(model, name) for name in takes}
+    return Way(kind, how, places, takes, weights, tuple(workers), is_tiled)
 
 
 def apart(
@@ -102,7 +106,7 @@ def apart(
         is_away = is_spread and phase_of(name) == "encode"
         for device in devices[1:] if is_away else devices:
             names = [*held[device.name], name]
-            if model.weights(names) + model.calls(names, is_tiled=is_tiled) <= device.room:
+            if device.left(model.weights(names), model.calls(names, is_tiled=is_tiled)) >= 0:
                 held[device.name] = names
                 break
         else:
@@ -120,6 +124,7 @@ def apart(
             for device, names in held.items()
             if names
         },
+        {device: model.weights(names) for device, names in held.items() if names},
         (_first_of(model, where),),
         is_tiled,
     )
@@ -151,6 +156,7 @@ def freed(model: Model, device: Device, host: Device, *, is_tiled: bool) -> Way 
             device.name: model.weights(others) + calls + device.reserve,
             host.name: model.weights(encoders),
         },
+        {device.name: model.weights(others)},
         (device.name,),
         is_tiled,
     )
@@ -169,9 +175,10 @@ def sharded(model: Model, devices: Sequence[Device], *, is_tiled: bool) -> Way |
     cut = max(denoisers, key=lambda name: model.parts[name].bytes)
     held = _rest(model, cut, devices, is_tiled=is_tiled)
     rooms = {
-        device.name: device.room
-        - model.weights(held[device.name])
-        - model.calls([*held[device.name], cut], is_tiled=is_tiled)
+        device.name: device.left(
+            model.weights(held[device.name]),
+            model.calls([*held[device.name], cut], is_tiled=is_tiled),
+        )
         for device in devices
     }
     shares = _shares(model.parts[cut].bytes, model.parts[cut].block, rooms)
@@ -181,16 +188,17 @@ def sharded(model: Model, devices: Sequence[Device], *, is_tiled: bool) -> Way |
         name: Place({at: model.parts[name].bytes}) for at, names in held.items() for name in names
     }
     takes: dict[str, int] = {}
+    weights: dict[str, int] = {}
     for device in devices:
         names = [*held[device.name], *([cut] if device.name in shares else [])]
         if names:
+            weights[device.name] = model.weights(held[device.name]) + shares.get(device.name, 0)
             calls = model.calls(names, is_tiled=is_tiled)
-            weights = model.weights(held[device.name]) + shares.get(device.name, 0)
-            takes[device.name] = weights + calls + device.reserve
+            takes[device.name] = weights[device.name] + calls + device.reserve
     ordered = {
         name: Place(shares, "shard") if name == cut else places[name] for name in model.parts
     }
-    return Way("split", "sharded", ordered, takes, (next(iter(shares)),), is_tiled)
+    return Way("split", "sharded", ordered, takes, weights, (next(iter(shares)),), is_tiled)
 
 
 def streamed(model: Model, device: Device, host: Device, *, is_tiled: bool) -> Way | None:
@@ -211,15 +219,19 @@ def streamed(model: Model, device: Device, host: Device, *, is_tiled: bool) -> W
             + device.reserve,
             host.name: model.bytes,
         },
+        {},
         (device.name,),
         is_tiled,
     )
 
 
 def _whole(model: Model, device: Device, workers: int, is_tiled: bool) -> int:
-    weights = 0 if device.name in model.there else model.bytes
     calls = model.calls(model.parts, is_tiled=is_tiled)
-    return weights + workers * (calls + device.reserve)
+    return _held(model, device.name) + workers * (calls + device.reserve)
+
+
+def _held(model: Model, name: str) -> int:
+    return 0 if name in model.there else model.bytes
 
 
 def _largest_first(model: Model) -> list[str]:
@@ -244,7 +256,7 @@ def _rest(
 
     def left(device: Device, name: str) -> int:
         names = [*held[device.name], name]
-        return device.room - model.weights(names) - model.calls(names, is_tiled=is_tiled)
+        return device.left(model.weights(names), model.calls(names, is_tiled=is_tiled))
 
     for name in _largest_first(model):
         if name != cut:

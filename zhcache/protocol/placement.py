@@ -11,13 +11,19 @@ from zhcache.protocol.base import Message
 
 
 class DeviceInfo(Message):
-    """One GPU: ``name`` is ``cuda:N`` as the caller's ``CUDA_VISIBLE_DEVICES`` counts it."""
+    """One GPU: ``name`` is ``cuda:N`` as the caller's ``CUDA_VISIBLE_DEVICES`` counts it.
+
+    ``most`` are the bytes of weights that the daemon may keep there beside what is in use, as
+    ``[residency] vram`` says; ``idle`` those that it keeps for nobody, and lets go for others.
+    """
 
     name: str
     uuid: str
     model: str
     total: int
     free: int
+    most: int | None = None
+    idle: int = 0
 
 
 class LinkInfo(Message):

@@ -12,7 +12,13 @@ from zhcached.residency.topology import machine
 
 async def devices(call: Call) -> DeviceList:
     """Lists the GPUs that the caller sees by the ``visible`` of its query, and what joins them."""
-    return await asyncio.to_thread(machine, call.request.query.get("visible"))
+    arenas, share = call.services.arenas, call.services.config.residency.vram
+
+    def kept(uuid: str) -> tuple[int, int]:
+        return arenas.bytes_on(uuid), arenas.idle_on(uuid)
+
+    seen = call.request.query.get("visible")
+    return await asyncio.to_thread(machine, seen, share=share, kept=kept)
 
 
 async def weights(call: Call) -> WeightsList:

@@ -93,8 +93,7 @@ class Devices:
         Raises:
             UsageError: There is no such device.
         """
-        total = self.memory(device)[0]
-        return min(total, int(share * total) if share <= 1 else int(share))
+        return shared(self.memory(device)[0], share)
 
     def memory(self, device: str) -> tuple[int, int]:
         """Returns the total and the free bytes of ``device`` now, other programs counted in.
@@ -112,6 +111,11 @@ class Devices:
             hint="see `nvidia-smi`: it may have been lost or its driver unloaded",
             device=device,
         )
+
+
+def shared(total: int, share: float) -> int:
+    """Returns the bytes that a share of ``total`` is: a fraction up to 1, bytes above it."""
+    return min(total, int(share * total) if share <= 1 else int(share))
 
 
 def same(one: str, other: str) -> bool:

@@ -6,23 +6,35 @@ MIG User Guide, "CUDA Device Enumeration": a process is shown one slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
 from zhcache.protocol.placement import DeviceInfo, DeviceList, LinkInfo
-from zhcached.residency.devices import CPU, Devices, visible
+from zhcached.residency.devices import CPU, Devices, shared, visible
 from zhcached.residency.nvml import Gpu, listed, opened
 
 _SLICE = "MIG-"
 
 
-def machine(environ_visible: str | None = None, devices: Devices | None = None) -> DeviceList:
+Kept = Callable[[str], tuple[int, int]]
+"""Returns the bytes of weights that are kept on a GPU, and those of them that nobody uses."""
+
+
+def machine(
+    environ_visible: str | None = None,
+    devices: Devices | None = None,
+    *,
+    share: float = 1.0,
+    kept: Kept = lambda uuid: (0, 0),
+) -> DeviceList:
     """Returns the GPUs that a process sees, what joins them, and the machine's memory.
 
     Args:
         environ_visible: The process's ``CUDA_VISIBLE_DEVICES``; None where it is not set.
         devices: The machine's devices.
+        share: Of a GPU's memory that weights may be kept in: a fraction up to 1, bytes above it.
+        kept: Tells what is there of them.
     """
     devices = devices or Devices()
     total, free = devices.memory(CPU)
@@ -30,9 +42,7 @@ def machine(environ_visible: str | None = None, devices: Devices | None = None) 
     uuids = {gpu.uuid for gpu in seen}
     return DeviceList(
         devices=[
-            DeviceInfo(
-                name=f"cuda:{n}", uuid=gpu.uuid, model=gpu.name, total=gpu.total, free=gpu.free
-            )
+            _info(f"cuda:{n}", gpu, shared(gpu.total, share), *kept(gpu.uuid))
             for n, gpu in enumerate(seen)
         ],
         links=[link for link in links() if {link.one, link.other} <= uuids],
@@ -45,6 +55,18 @@ def links() -> Sequence[LinkInfo]:
     """Returns what joins each two of the GPUs; of those the driver does not speak of, nothing."""
     with opened() as nvml:
         return list(_links(nvml, list(listed(nvml)))) if nvml else []
+
+
+def _info(name: str, gpu: Gpu, most: int, held: int, idle: int) -> DeviceInfo:
+    return DeviceInfo(
+        name=name,
+        uuid=gpu.uuid,
+        model=gpu.name,
+        total=gpu.total,
+        free=gpu.free,
+        most=max(most - held + idle, 0),
+        idle=idle,
+    )
 
 
 def _links(nvml: Any, found: Sequence[tuple[Gpu, Any]]) -> Iterator[LinkInfo]:

@@ -73,6 +73,19 @@ def test_links_decide_what_can_be_split(models, zhcache):
     assert zhcache("plan", "lab/flux", "--json").json["how"] == "streamed"
 
 
+def test_what_the_daemon_keeps_for_nobody_is_let_go(models, zhcache):
+    models.machine = gpus(20)
+    (gpu,) = models.machine.devices
+    gpu.idle = 30 * GIB
+    found = zhcache("plan", "lab/flux", "--json").json
+    assert (found["placement"], found["devices"][0]["free"]) == ("single", 50 * GIB)
+    gpu.most = 24 * GIB
+    ran = zhcache("plan", "lab/flux", "--placement", "single")
+    assert ran.code == 6
+    assert "zhcached keeps 24.00 GiB there at most" in ran.err
+    assert "[residency] vram" in ran.err
+
+
 def test_what_this_user_has_warm_already_costs_nothing_more(models, zhcache):
     import os
 

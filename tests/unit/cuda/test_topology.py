@@ -60,6 +60,14 @@ def test_who_sees_some_is_told_of_these(monkeypatch):
     assert topology.machine("", devices).devices == []
 
 
+def test_weights_have_what_is_not_in_use_of_their_share():
+    devices = Devices(lambda: [Gpu("GPU-0", 0, "H100", 100, 60)], lambda: 64)
+    (found,) = topology.machine(None, devices, share=0.8, kept=lambda uuid: (40, 30)).devices
+    assert (found.most, found.idle) == (70, 30)
+    (full,) = topology.machine(None, devices, share=20, kept=lambda uuid: (40, 0)).devices
+    assert (full.most, full.idle) == (0, 0)
+
+
 def test_without_a_driver_nothing_is_joined():
     import ctypes
 

@@ -5,6 +5,7 @@ import pytest
 from harness.placementkit import GIB, machine, model
 from zhcache.errors import NoSpace, UsageError, fill
 from zhcache.placement.activation import Needs
+from zhcache.placement.devices import Device, Machine
 from zhcache.placement.model import Model
 from zhcache.placement.plan import decide
 from zhcache.placement.simulate import simulate
@@ -180,6 +181,27 @@ def test_host_memory_is_as_scarce_as_that_of_devices():
     with pytest.raises(NoSpace, match=r"31.42 GiB are needed on cpu, 16.00 GiB are free"):
         decide(model("flux"), machine("24GiB", host=16), "offload")
     assert decide(model("flux"), machine("28GiB", host=16)).way.how == "freed"
+
+
+def kept_to(most, *free):
+    return [
+        Device(f"cuda:{n}", 80 * GIB, each * GIB, most=most * GIB) for n, each in enumerate(free)
+    ]
+
+
+def test_weights_keep_to_their_share_of_a_device():
+    host = Device("cpu", 512 * GIB, 512 * GIB)
+    one = Machine(kept_to(30, 80), ["cuda:0"], host)
+    plan = decide(model("flux"), one)
+    assert plan.way.how == "freed"
+    assert "zhcached keeps 30.00 GiB there at most" in told([plan.rejected[0].why])
+    with pytest.raises(NoSpace, match=r"31.42 GiB of weights are needed on cuda:0") as failed:
+        decide(model("flux"), one, "single")
+    assert "[residency] vram" in failed.value.hint
+    two = Machine(kept_to(30, 80, 80), ["cuda:0", "cuda:1"], host, is_named=True)
+    assert decide(model("flux"), two).way.how == "apart"
+    cut = Machine(kept_to(18, 80, 80), ["cuda:0", "cuda:1"], host, is_named=True)
+    assert decide(model("flux"), cut).way.how == "sharded"
 
 
 def test_a_pipeline_without_weights_is_none():

@@ -1,5 +1,7 @@
 """Whatever the sizes and devices: a plan is never found over memory when it is played through."""
 
+from collections import Counter
+
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ from zhcache.placement.devices import Device, Machine
 from zhcache.placement.families import FAMILIES
 from zhcache.placement.model import Model
 from zhcache.placement.plan import decide
-from zhcache.placement.simulate import simulate
+from zhcache.placement.simulate import events, simulate
 from zhcache.placement.sizes import Part
 from zhcache.placement.ways import KINDS, Place, Way
 
@@ -48,7 +50,7 @@ def models(draw, devices):
 @st.composite
 def cases(draw):
     gpus = [
-        Device(f"cuda:{n}", 80 * GIB, free)
+        Device(f"cuda:{n}", 80 * GIB, free, most=draw(st.none() | st.integers(0, 80 * GIB)))
         for n, free in enumerate(draw(st.lists(st.integers(0, 80 * GIB), max_size=5)))
     ]
     host = Device("cpu", 512 * GIB, draw(st.integers(0, 512 * GIB)))
@@ -76,6 +78,14 @@ def test_no_plan_is_found_over_memory(case):
         assert peak <= machine.named(device).free, (device, at, plan.way)
         # Nothing is used that the plan does not speak of.
         assert peak <= plan.way.takes.get(device, 0), (device, at, plan.way)
+    loaded = Counter[str]()
+    for event in events(plan.way, model, machine):
+        loaded[event.device] += event.bytes * event.at.startswith("load ")
+    for device in machine.devices:
+        count = loaded[device.name]
+        # On the host they may wait.
+        assert device == machine.host or count <= plan.way.weights.get(device.name, 0)
+        assert device.most is None or count <= device.most
     assert plan.way.places.keys() == model.parts.keys()
     if placement == "auto":
         assert plan.way.kind != "parallel"
@@ -96,7 +106,7 @@ def test_the_simulator_finds_a_plan_that_forgets_what_lies_there():
     model = Model({"unet": Part(4 * GIB), "vae": Part(GIB)}, Needs(GIB, 2 * GIB, 2 * GIB))
     machine = Machine([Device("cuda:0", 8 * GIB, 8 * GIB)], ["cuda:0"], Device("cpu", 1, 1))
     places = {name: Place({"cuda:0": part.bytes}) for name, part in model.parts.items()}
-    peak, at = simulate(Way("single", "one", places, {"cuda:0": 0}), model, machine)["cuda:0"]
+    peak, at = simulate(Way("single", "one", places, {"cuda:0": 0}, {}), model, machine)["cuda:0"]
     assert at == "decode"
     assert peak == 5 * GIB + int(2 * GIB * 1.2) + machine.devices[0].reserve
 
@@ -106,5 +116,5 @@ def test_the_simulator_finds_a_piece_that_is_nowhere():
     gpus = [Device(f"cuda:{n}", 8 * GIB, 8 * GIB) for n in range(2)]
     machine = Machine(gpus, ["cuda:0", "cuda:1"], Device("cpu", 1, 1))
     shares = {"transformer": Place({"cuda:0": 3 * GIB, "cuda:1": 3 * GIB}, "shard")}
-    way = Way("split", "sharded", shares, {"cuda:0": 4 * GIB, "cuda:1": 4 * GIB})
+    way = Way("split", "sharded", shares, {"cuda:0": 4 * GIB, "cuda:1": 4 * GIB}, {})
     assert simulate(way, model, machine)["cuda:0"][0] > way.takes["cuda:0"]
