@@ -65,7 +65,7 @@ def cases(draw):
     return draw(models(names)), machine, draw(st.sampled_from(["auto", *KINDS]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases())
 def test_no_plan_is_found_over_memory(case):
     model, machine, placement = case
@@ -91,7 +91,7 @@ def test_no_plan_is_found_over_memory(case):
         assert plan.way.kind != "parallel"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases())
 def test_what_fits_on_one_device_is_never_split_or_offloaded(case):
     model, machine, _ = case
