@@ -6,6 +6,7 @@ Run in a process of its own: Ray takes signals, environment and threads for itse
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import fcntl
 import json
 import os
@@ -13,12 +14,15 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 HERE = "127.0.0.1"
+STUCK_S = 300.0
+"""After which it says where it is and ends."""
+
 _NEWUSER, _NEWNET = 0x10000000, 0x40000000
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 
@@ -106,17 +110,37 @@ def lose(first: str, second: str, out: str) -> None:
 
 
 def open_to_all(socket_path: str) -> None:
-    """Joins a cluster without a token, once saying so and once claiming to have one."""
+    """Uses a cluster without a token: refused, then told that it will do, then as if it had one."""
+    import ray
+
     from zhcache import cluster as clustered
-    from zhcache.errors import ZhcacheError
 
     with cluster(socket_path, has_token=False) as (started, _):
-        for mode in ("disabled", "token"):
-            os.environ["RAY_AUTH_MODE"] = mode
-            try:
-                clustered.serve(REPOS, address=started.address)
-            except ZhcacheError as error:
-                say(refused=error.code, message=error.message)
+        address = started.address
+        asked = {"address": address, "is_open": True, **ARGUMENTS}
+        refused(lambda: clustered.serve(REPOS, address=address))
+        served = clustered.serve(
+            REPOS[0], address=address, nodes=(1, 2), depth=2, queue=2, device="cpu", is_open=True
+        )
+        refused(lambda: clustered.generate(REPOS[0], ["x"], device="cuda:7", **asked))
+        made = clustered.generate(REPOS[0], ["x"] * 12, **asked)
+        say(made=[one.seed for one in made])
+        refused(lambda: clustered.generate("org/none", ["x"], **asked))
+        served.stop()
+        # The last word: what Ray took from the environment before it keeps.
+        ray.shutdown()
+        os.environ["RAY_AUTH_MODE"] = "token"
+        refused(lambda: clustered.serve(REPOS, address=address))
+
+
+def refused(call: Callable[[], object]) -> None:
+    """Says with what a call is refused."""
+    from zhcache.errors import ZhcacheError
+
+    try:
+        call()
+    except ZhcacheError as error:
+        say(refused=error.code, message=error.message)
 
 
 REPOS = ["org/one", "org/two"]
@@ -136,5 +160,6 @@ def say(**what: Any) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(STUCK_S, exit=True)
     loopback_alone()
     {"lose": lose, "open": open_to_all}[sys.argv[1]](*sys.argv[2:])

@@ -108,8 +108,8 @@ def generate(
         if missing := [i for i in range(len(tasks)) if i not in found]:
             crew = _crew(address, sorted({t.model.key for t in tasks}), devices, is_open)
             try:
-                tasks = _settled(tasks, done, crew)
-                batch = _Batch(tasks, missing, crew, folder, on_made)
+                commits = _settled(tasks, done, crew)
+                batch = _Batch(tasks, commits, missing, crew, folder, on_made)
                 batch.run(found)
             finally:
                 crew.close()
@@ -156,8 +156,8 @@ def _tasks(
     ]
 
 
-def _settled(tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew) -> list[Task]:
-    """Returns the tasks with the commits that they mean: a branch may mean others elsewhere.
+def _settled(tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew) -> dict[Model, str]:
+    """Returns the commits that the models mean: a branch may mean others on other machines.
 
     What the journal names goes first, so that a batch that goes on does so with the same weights.
     """
@@ -165,12 +165,7 @@ def _settled(tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew) -> lis
     for model in dict.fromkeys(task.model for task in tasks):
         if model not in commits:
             commits[model] = crew.settle(model)
-    return [
-        msgspec.structs.replace(
-            task, model=msgspec.structs.replace(task.model, revision=commits[task.model])
-        )
-        for task in tasks
-    ]
+    return commits
 
 
 class _Batch:
@@ -179,12 +174,14 @@ class _Batch:
     def __init__(
         self,
         tasks: Sequence[Task],
+        commits: Mapping[Model, str],
         missing: Sequence[int],
         crew: Crew,
         folder: Folder | None,
         on_made: Callable[[int, Made], object],
     ) -> None:
         self._tasks = tasks
+        self._commits = commits
         self._missing = missing
         self._crew = crew
         self._folder = folder
@@ -226,11 +223,13 @@ class _Batch:
 
     def _made(self, task: Task) -> Picture:
         """Returns one task's image, however often that must be tried."""
+        model = msgspec.structs.replace(task.model, revision=self._commits[task.model])
+        settled = msgspec.structs.replace(task, model=model)
         tries, pause = 0, _PAUSE_S
         while True:
             tries += 1
             try:
-                return self._crew.make(task)
+                return self._crew.make(settled)
             except Exception as error:
                 judged = verdict(error, tries)
                 if judged == "later":

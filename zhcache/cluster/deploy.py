@@ -23,14 +23,12 @@ from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorInfo
 
 NAME = "zhcache"
+_SERVING = ("RUNNING", "DEPLOYING")
 _STATS_S = 0.5
 """How often replicas tell how they are."""
 
 _WIDEST = 256
 """Calls of one batch under way: each has a thread."""
-
-_QUEUED = 1000
-"""Calls that wait in a handle before Serve refuses more."""
 
 
 class Served:
@@ -64,6 +62,10 @@ class Served:
         """
         answer = self._ask(self._handle.make, task.model.key, task=msgspec.to_builtins(task))
         return Picture(**answer["picture"])
+
+    def devices(self) -> list[str]:
+        """Returns the devices that the replicas use."""
+        return self._ask(self._handle.devices, "")["devices"]
 
     def close(self) -> None:
         """Ends the calls that are under way. The replicas stay."""
@@ -103,6 +105,7 @@ def serve(
     nodes: int | tuple[int, int] | None = None,
     device: str | Sequence[str] = "auto",
     depth: int = 32,
+    queue: int = 1000,
     spill_s: float = 30.0,
     age_s: float = 30.0,
     labels: Mapping[str, str] | None = None,
@@ -120,6 +123,8 @@ def serve(
         nodes: How many; two numbers let Serve choose between them by load. None is all there are.
         device: Of each node: as ``load_pipeline`` takes it, or several.
         depth: Calls that a node takes at a time; those beyond wait outside.
+        queue: Calls of one script that wait outside; more are refused as ``Busy``, which a batch
+            waits for.
         spill_s: How much earlier a call must begin elsewhere to leave its model's home.
         age_s: A call that waits so long ends the turn of other models, once that lasted as long.
         labels: Nodes of Ray that have these labels, as its ``label_selector`` takes them.
@@ -140,7 +145,7 @@ def serve(
     least, most = _bounds(ray, nodes)
     options: dict[str, Any] = {
         "max_ongoing_requests": depth,
-        "max_queued_requests": _QUEUED,
+        "max_queued_requests": queue,
         "max_replicas_per_node": 1,
         "ray_actor_options": {
             "num_cpus": 0,
@@ -173,14 +178,31 @@ def join(address: str, models: Sequence[str], devices: Sequence[str], *, is_open
     from ray import serve as ray_serve
 
     try:
-        there = [n for n in ray_serve.status().applications if n.startswith(f"{NAME}-")]
-        if there:
-            handle = ray_serve.get_app_handle(there[0])
-            return Served(there[0], handle, _WIDEST)
+        told = ray_serve.status().applications
+        there = [name for name, app in told.items() if _is_ours(name) and app.status in _SERVING]
+        served = [Served(n, ray_serve.get_app_handle(n), _WIDEST) for n in there[:1]]
     except Exception as error:
         raise meant(error) from error
+    if served:
+        _check_devices(served[0], list(devices))
+        return served[0]
     return serve([key.partition("@")[0] for key in models], address=address, device=devices,
                  is_open=is_open, variant=models[0].partition("@")[2] or None)  # fmt: skip
+
+
+def _is_ours(app: str) -> bool:
+    return app.startswith(f"{NAME}-")
+
+
+def _check_devices(served: Served, wanted: list[str]) -> None:
+    """Refuses devices that what is served there does not use: replicas are everybody's."""
+    if wanted != ["auto"] and (used := served.devices()) != wanted:
+        raise UsageError(
+            "the cluster is served with device={used}, not {wanted}",
+            hint="leave device out, or call zhcache.cluster.serve with it first",
+            used=used,
+            wanted=wanted,
+        )
 
 
 def _bounds(ray: Any, nodes: int | tuple[int, int] | None) -> tuple[int, int]:
@@ -203,7 +225,7 @@ def _deployed(options: dict[str, Any], devices: list[str], age_s: float, width: 
     try:
         ray_serve.start(proxy_location="Disabled")
         for other in list(ray_serve.status().applications):
-            if other.startswith(f"{NAME}-") and other != name:
+            if _is_ours(other) and other != name:
                 ray_serve.delete(other)
         app = ray_serve.deployment(Replica, name="node", **options).bind(devices, age_s)
         handle = ray_serve.run(app, name=name, route_prefix=None)

@@ -172,13 +172,13 @@ class Folder:
 
 
 def digest(task: Task) -> str:
-    """Returns what tells a task from every other, its model's revision left out.
+    """Returns what tells a task from every other, its model as it was asked for.
 
-    The commit may move between two runs of a batch; what is here stays, and says of which it is.
+    What a branch means may move between two runs of a batch, which goes on as it began.
     """
     model = task.model
     said: list[Any] = [
-        model.repo, model.variant, model.chinese, task.prompt, task.seed,
+        model.repo, model.revision, model.variant, model.chinese, task.prompt, task.seed,
         sorted(task.arguments.items()),
     ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(said)).hexdigest()

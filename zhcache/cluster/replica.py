@@ -55,6 +55,10 @@ class Replica:
         except ZhcacheError as error:
             return _refusal(error)
 
+    async def devices(self, model: str) -> Answer:
+        """Says which devices it uses: ``{"devices": ...}``."""
+        return {"devices": [lane.device for lane in self._node.lanes]}
+
     async def record_routing_stats(self) -> dict[str, Any]:
         """Tells the routers how the node is; Serve asks for it and passes it on."""
         await asyncio.to_thread(self._node.look)

@@ -47,7 +47,9 @@ def meant(error: BaseException) -> ZhcacheError:
     """Returns what an error of Ray's means."""
     if isinstance(error, ZhcacheError):
         return error
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    # What user code raised comes with its traceback before it, whose end is what it said.
+    reason = said[-1] if _is_one_of(error, frozenset({"RayTaskError"})) else said[0]
     if _is_one_of(error, FULL):
         return Busy("the cluster's queues are full: {reason}", reason=reason)
     if _is_one_of(error, LOST):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from harness.paintkit import task
 from zhcache.cluster.folder import JOURNAL, Folder
-from zhcache.cluster.task import Picture
+from zhcache.cluster.task import Model, Picture
 from zhcache.errors import Busy, NoSpace, UsageError
 
 TASKS = [task("org/a", seed, num_inference_steps=2) for seed in range(3)]
@@ -62,7 +62,9 @@ def test_file_that_is_gone_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"prompt": "y"}, {"seed": 9}, {"arguments": {}}], ids=lambda c: next(iter(c))
+    "change",
+    [{"prompt": "y"}, {"seed": 9}, {"arguments": {}}, {"model": Model(repo="a", revision="v2")}],
+    ids=lambda c: next(iter(c)),
 )
 def test_folder_of_another_batch_is_refused(tmp_path, change):
     fill(tmp_path, 1)

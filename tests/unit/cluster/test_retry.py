@@ -46,6 +46,11 @@ def test_error_of_the_same_name_from_elsewhere_is_not_rays():
     assert told.message == "the cluster failed: ActorDiedError: x"
 
 
+def test_what_user_code_raised_is_the_end_of_its_traceback():
+    told = meant(of_ray("RayTaskError")("ray::f()\n  File x\nTypeError: no such argument"))
+    assert told.message == "the cluster failed: RayTaskError: TypeError: no such argument"
+
+
 def test_our_own_errors_are_themselves():
     mine = errors.NotFound("no such model")
     assert meant(mine) is mine
