@@ -138,6 +138,7 @@ class ResidentRequest(Message):
     arguments of ``from_pretrained``, encoded as ``zhcache.resident.values`` does. ``memory`` is
     ``auto``, ``low`` or a number of bytes. With the role ``prompts`` the worker holds what reads
     Chinese prompts, on the CPU, and its calls take texts (``zhcache.protocol.prompts``).
+    ``devices`` has one entry for each worker, repeats allowed; empty is one worker on ``device``.
     """
 
     repo: str
@@ -149,6 +150,7 @@ class ResidentRequest(Message):
     compile: bool = False
     memory: str | None = None
     role: Role = "pipeline"
+    devices: list[str] = []
     op: Literal["resident"] = "resident"
     protocol: int = PROTOCOL
 
@@ -218,7 +220,8 @@ class SmallFiles(Event):
 class Opened(Event):
     """Answer to ``resident``: the worker holds the pipeline.
 
-    Of a variant ``commit`` is the one that it was made of.
+    Of a variant ``commit`` is the one that it was made of. ``devices`` are those of all workers
+    where several were asked for; ``device`` is then the first.
     """
 
     lease: str
@@ -230,6 +233,7 @@ class Opened(Event):
     bytes: int = 0
     variant: str | None = None
     memory_report: str = ""
+    devices: list[str] = []
 
 
 class Queued(Event):
@@ -302,7 +306,9 @@ class Load(Event):
     """Daemon to a resident worker: become the pipeline in ``folder``, which is one of ``repo``.
 
     Arenas, where there are any, come beside this frame in their order; ``artifacts`` says that one
-    more descriptor follows them, with what an earlier worker compiled.
+    more descriptor follows them, with what an earlier worker compiled. ``part`` is the worker's
+    number among the ``parts`` that share the cores. ``devices`` are those that make one image
+    together, ``device`` the first of them; the arenas are then those of them all.
     """
 
     folder: str
@@ -316,6 +322,9 @@ class Load(Event):
     memory: str | None = None
     role: Role = "pipeline"
     repo: str = ""
+    part: int = 0
+    parts: int = 1
+    devices: list[str] = []
 
 
 class Loaded(Event):
@@ -347,7 +356,7 @@ class Launch(Event):
     daemon's code: what daemon and worker say to each other is no protocol with a past.
     """
 
-    kind: Literal["fill", "resident", "check", "convert"]
+    kind: Literal["fill", "resident", "parallel", "check", "convert"]
     name: str
     build: str
 

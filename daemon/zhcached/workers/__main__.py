@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m zhcached.workers", description=__doc__)
-    parser.add_argument("role", choices=("spawner", "fill", "resident", "check", "convert"))
+    parser.add_argument(
+        "role", choices=("spawner", "fill", "resident", "parallel", "check", "convert")
+    )
     parser.add_argument("--read", type=Path, action="append", default=[], help="may be read")
     parser.add_argument("--scratch", type=Path, help="where workers may write")
     parser.add_argument("--control", type=int, help="descriptor from which connections come")

@@ -41,6 +41,7 @@ def restrict(
     lists: Iterable[Path] = (),
     writes: Iterable[Path],
     devices: Iterable[Path],
+    may_meet: bool = False,
 ) -> None:
     """Lets this process open nothing but what is below these; what is not there is passed over.
 
@@ -51,6 +52,7 @@ def restrict(
         lists: Folders of which only the names may be read.
         writes: Folders in which anything may be done.
         devices: What may be read, written and controlled, and not made.
+        may_meet: Leaves TCP alone, for a process in a network that is its own.
 
     Raises:
         OSError: The kernel has no Landlock, or ``no_new_privs`` is not set.
@@ -63,7 +65,7 @@ def restrict(
     handled |= _TRUNCATE if known >= 3 else 0
     handled |= _IOCTL_DEV if known >= 5 else 0
     words = [handled]
-    words += [_TCP_BIND_AND_CONNECT] if known >= 4 else []
+    words += [0 if may_meet else _TCP_BIND_AND_CONNECT] if known >= 4 else []
     words += [_ABSTRACT_SOCKETS_AND_SIGNALS] if known >= 6 else []
     attributes = struct.pack(f"={len(words)}Q", *words)
     ruleset = _checked(_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0)

@@ -12,6 +12,7 @@ from zhcache.protocol import frames
 from zhcache.protocol.conversion import Convert, Extract, Unpickle
 from zhcache.protocol.residency import Fill, Load
 from zhcached.workers import check, sandbox
+from zhcached.workers.parallel import leading
 
 FAILED = 1
 LINE_CLOSED = 0
@@ -21,12 +22,14 @@ def live(kind: str, line_fd: int, scratch: Path, reads: Sequence[Path], parent: 
     """Does the worker's work in this process; returns its exit code.
 
     Args:
-        kind: ``fill``, ``convert``, ``resident`` or ``check``.
+        kind: ``fill``, ``convert``, ``resident``, ``parallel`` or ``check``.
         line_fd: The line to the front, which is closed at the end.
         scratch: A folder of its own.
         reads: What may be read besides programs.
         parent: The process that made this one, with which it dies.
     """
+    if kind == "parallel":
+        return leading.live(line_fd, scratch, reads, parent)
     sandbox.die_with(parent)
     sandbox.name(f"zhcache-{kind}")
     lacking = sandbox.enter(scratch, reads)

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import diffusers
 import numpy
@@ -31,17 +32,41 @@ from zhcache.protocol.residency import (
     Load,
     Loaded,
     Progress,
+    Returned,
     Step,
     Taken,
     ToResidentWorker,
 )
 from zhcache.resident.blob import BlobWriter
-from zhcached.workers.calling import parameters, perform
+from zhcached.workers.calling import OnStep, parameters, perform
 from zhcached.workers.compiling import key
+from zhcached.workers.cores import keep_to_share
 from zhcached.workers.failures import Stopped, described, is_fatal
 from zhcached.workers.loading import Held, load
 from zhcached.workers.prompts import loading as prompts
-from zhcached.workers.cores import keep_to_share
+
+SENDING = threading.Lock()
+"""Held while a frame is sent to the front."""
+
+
+class Crew(Protocol):
+    """Several processes that make each call together, led by this one."""
+
+    def load(self, request: Load, fds: Sequence[int], note: Callable[[str], None]) -> Held:
+        """As ``zhcached.workers.loading.load``."""
+        ...
+
+    def perform(
+        self,
+        held: Held,
+        call: Call,
+        fds: Sequence[int],
+        *,
+        is_cancelled: Callable[[], bool],
+        on_step: OnStep,
+    ) -> tuple[Returned, list[int]]:
+        """As ``zhcached.workers.calling.perform``."""
+        ...
 
 
 class Inbox:
@@ -89,29 +114,37 @@ class Inbox:
             self._calls.put(None)
 
 
-def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
+def run(
+    line: socket.socket,
+    request: Load,
+    fds: Sequence[int] = (),
+    crew: Crew | None = None,
+) -> None:
     """Loads what ``request`` names, then serves calls until the front closes ``line``.
 
     Args:
         line: To the front; ``request`` has been read from it.
         request: What to hold.
         fds: What came beside it; closed here.
+        crew: Who loads and calls, where it is not this process alone.
     """
     _own_randomness()
+    if request.device == "cpu":
+        keep_to_share(request.part, request.parts)
     try:
-        held = _load(request, fds, lambda words: _send(line, Progress(note=words)))
+        held = _load(request, fds, lambda words: _send(line, Progress(note=words)), crew)
     except Exception as error:  # noqa: BLE001 - whatever diffusers raises is told, not died of
         _send(line, Failed(error=to_info(described(error, request.device))))
         return
     finally:
         frames.close_all(fds)
     _send(line, _loaded(held))
-    _keep_quiet()
+    keep_quiet()
     inbox = Inbox(line)
     while (arrived := inbox.next()) is not None:
         call, beside = arrived
         try:
-            is_over = _serve(line, held, call, beside, inbox)
+            is_over = _serve(line, held, call, beside, inbox, crew)
         finally:
             frames.close_all(beside)
         if is_over:
@@ -120,9 +153,11 @@ def run(line: socket.socket, request: Load, fds: Sequence[int] = ()) -> None:
 
 
 def _load(
-    request: Load, fds: Sequence[int], note: Callable[[str], None]
+    request: Load, fds: Sequence[int], note: Callable[[str], None], crew: Crew | None
 ) -> Held | prompts.PromptModel:
-    return prompts.load(request) if request.role == "prompts" else load(request, fds, note)
+    if request.role == "prompts":
+        return prompts.load(request)
+    return load(request, fds, note) if crew is None else crew.load(request, fds, note)
 
 
 def _loaded(held: Held | prompts.PromptModel) -> Loaded:
@@ -136,11 +171,14 @@ def _loaded(held: Held | prompts.PromptModel) -> Loaded:
         memory_report=getattr(own, "memory_report", ""),
     )
 
-    if request.device == "cpu":
-        keep_to_share(request.part, request.parts)
 
 def _serve(
-    line: socket.socket, held: Held | prompts.PromptModel, call: Call, fds: list[int], inbox: Inbox
+    line: socket.socket,
+    held: Held | prompts.PromptModel,
+    call: Call,
+    fds: list[int],
+    inbox: Inbox,
+    crew: Crew | None,
 ) -> bool:
     """Answers one call; returns whether the worker is of no further use."""
 
@@ -156,7 +194,8 @@ def _serve(
         if isinstance(held, prompts.PromptModel):
             answer, beside = held.perform(call, is_cancelled)
         else:
-            answer, beside = perform(held, call, fds, is_cancelled=is_cancelled, on_step=on_step)
+            made = perform if crew is None else crew.perform
+            answer, beside = made(held, call, fds, is_cancelled=is_cancelled, on_step=on_step)
     except (Exception, Stopped) as error:  # noqa: BLE001 - a call's error is its caller's
         told = described(error, str(held.device))
         is_over = is_fatal(error)
@@ -209,7 +248,8 @@ def _own_randomness() -> None:
     numpy.random.seed()
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
+    """Has the libraries tell errors alone."""
     # Their warnings quote prompts, the part that was cut off for instance, and this process's
     # words are the daemon's log.
     diffusers.utils.logging.set_verbosity_error()
@@ -217,7 +257,8 @@ def _keep_quiet() -> None:
 
 
 def _send(line: socket.socket, event: Event, fds: Sequence[int] = ()) -> None:
-    frames.send(line, event, fds)
+    with SENDING:
+        frames.send(line, event, fds)
 
 
-__all__ = ["run"]
+__all__ = ["SENDING", "keep_quiet", "run"]

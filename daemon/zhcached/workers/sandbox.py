@@ -69,12 +69,13 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
+def enter(scratch: Path, reads: Iterable[Path], *, may_meet: bool = False) -> list[str]:
     """Shuts this process in; returns what this kernel cannot keep it from, in words.
 
     Args:
         scratch: A folder of its own, the only one it may write to.
         reads: What it may read besides its own programs.
+        may_meet: It is in a network of its own, whose loopback it may use.
 
     Raises:
         OSError: The kernel refuses what it says that it can do.
@@ -99,11 +100,12 @@ def enter(scratch: Path, reads: Iterable[Path]) -> list[str]:
             lists=[Path("/dev")],
             writes=[scratch],
             devices=[*map(Path, _DEVICES), *Path("/dev").glob("nvidia*"), _THREADS, pipes],
+            may_meet=may_meet,
         )
     else:
         lacking.append("files: the kernel has no Landlock")
     if seccomp.is_known():
-        seccomp.refuse(may_connect=pipes.exists())
+        seccomp.refuse(may_connect=pipes.exists(), may_meet=may_meet)
     else:
         lacking.append("the network: no filter of system calls is known here")
     # Something in this environment starts one with every interpreter.

@@ -20,7 +20,8 @@ _MODE_FILTER = 2
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW = 0x7FFF0000
 _REFUSE = 0x00050000 | errno.EPERM
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 32
+_NEXT, _TO_ALLOW, _TO_REFUSE = "next", "allow", "refuse"
 # x32 has numbers of its own for all of these, beside those of x86-64 and on the same kernel entry.
 _X32 = 0x40000000
 
@@ -63,6 +64,10 @@ _SOCKET = {"x86_64": 41, "aarch64": 198}
 _CONNECT = {"x86_64": 42, "aarch64": 203}
 
 
+_Step = tuple[int, int, str, str]
+"""Operation, value, where it goes if the comparison holds, and where if not."""
+
+
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
@@ -74,11 +79,14 @@ def is_known() -> bool:
     return platform.machine() in _ARCHITECTURES and os.access(listed, os.R_OK)
 
 
-def refuse(*, may_connect: bool) -> None:
+def refuse(*, may_connect: bool, may_meet: bool = False) -> None:
     """Puts the filter on this thread and all that come from it.
 
     Args:
         may_connect: Whether Unix sockets may be connected to, as CUDA MPS needs it.
+        may_meet: Whether there may be sockets of IPv4, and the kernel's table of interfaces be
+            read, as ranks need it that meet over a loopback of their own. Unix sockets may then
+            not be made, so that to connect means nobody outside.
 
     Raises:
         OSError: The kernel does not take it; ``no_new_privs`` must be set.
@@ -86,7 +94,7 @@ def refuse(*, may_connect: bool) -> None:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter of system calls is known for {machine}")
-    code = _assembled(machine, may_connect=may_connect)
+    code = _assembled(machine, may_connect=may_connect, may_meet=may_meet)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -95,25 +103,41 @@ def refuse(*, may_connect: bool) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _assembled(machine: str, *, may_connect: bool) -> bytes:
+def _assembled(machine: str, *, may_connect: bool, may_meet: bool) -> bytes:
     numbers = sorted(_REFUSED[machine].values())
-    if not may_connect:
+    if not (may_connect or may_meet):
         numbers.append(_CONNECT[machine])
-    # Jumps count from the next instruction; the last two are "allow" and "refuse". What follows a
-    # check is as long as the checks that are left, the three of socket() and the load before it.
-    body: list[tuple[int, int, bool | None]] = [(_LOAD, _NUMBER, None), (_AT_LEAST, _X32, True)]
-    body += [(_EQUAL, number, True) for number in numbers]
-    length = 2 + len(body) + 3
-    code = [_one(_LOAD, _ARCHITECTURE)]
-    code.append(_one(_EQUAL, _ARCHITECTURES[machine], 0, length - 1))
-    for place, (operation, value, refuses) in enumerate(body, start=2):
-        to_refusal = length - place if refuses else 0
-        code.append(_one(operation, value, to_refusal, 0))
-    code.append(_one(_EQUAL, _SOCKET[machine], 0, 2))
-    code.append(_one(_LOAD, _FIRST_ARGUMENT))
-    code.append(_one(_EQUAL, socket.AF_UNIX, 0, 1))
-    code += [_one(_RETURN, _ALLOW), _one(_RETURN, _REFUSE)]
-    return b"".join(code)
+    families = [socket.AF_INET] if may_meet else [socket.AF_UNIX]
+    if may_connect and may_meet:
+        families.append(socket.AF_UNIX)
+    steps: list[_Step] = [
+        (_LOAD, _ARCHITECTURE, _NEXT, _NEXT),
+        (_EQUAL, _ARCHITECTURES[machine], _NEXT, _TO_REFUSE),
+        (_LOAD, _NUMBER, _NEXT, _NEXT),
+        (_AT_LEAST, _X32, _TO_REFUSE, _NEXT),
+        *((_EQUAL, number, _TO_REFUSE, _NEXT) for number in numbers),
+        (_EQUAL, _SOCKET[machine], _NEXT, _TO_ALLOW),
+        (_LOAD, _FIRST_ARGUMENT, _NEXT, _NEXT),
+        *((_EQUAL, family, _TO_ALLOW, _NEXT) for family in families),
+    ]
+    if may_meet:
+        # getifaddrs(3), which asks by it; gloo looks for the loopback's name.
+        steps += [
+            (_EQUAL, socket.AF_NETLINK, _NEXT, _TO_REFUSE),
+            (_LOAD, _THIRD_ARGUMENT, _NEXT, _NEXT),
+            (_EQUAL, socket.NETLINK_ROUTE, _TO_ALLOW, _NEXT),
+        ]
+    # What has gone through all of them is refused, hence this order.
+    ends = [_one(_RETURN, _REFUSE), _one(_RETURN, _ALLOW)]
+    places = {_TO_REFUSE: len(steps), _TO_ALLOW: len(steps) + 1}
+    return b"".join(
+        [
+            _one(operation, value, *(places.get(way, place) - place for way in (if_so, if_not)))
+            # Jumps count from the next instruction.
+            for place, (operation, value, if_so, if_not) in enumerate(steps, start=1)
+        ]
+        + ends
+    )
 
 
 def _one(operation: int, value: int, if_so: int = 0, if_not: int = 0) -> bytes:

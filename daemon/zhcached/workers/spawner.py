@@ -30,6 +30,7 @@ from zhcache.protocol import frames
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.residency import Ended, Failed, Launch, Launched
 from zhcached.workers import birth, doors, sandbox, template
+from zhcached.workers.ending import in_words
 
 MAX_WORKERS = 256
 ASKING_S = 5.0
@@ -42,6 +43,8 @@ MAX_GENERATIONS = 64
 """The children of an orphan are orphans once it is dead: so often is looked for more."""
 
 _PREFIX = "worker-"
+
+OURS = "was ended by the daemon"
 
 
 @dataclass
@@ -195,7 +198,8 @@ class Spawner:
             with contextlib.suppress(KeyError, ValueError):
                 self._events.unregister(each)
         os.close(life.pidfd)
-        _say(life.channel, Ended(how=_in_words(status, unwanted=life.unwanted)))
+        how = OURS if life.unwanted else in_words(status)
+        _say(life.channel, Ended(how=how))
         life.channel.close()
         if self._adopts:
             _bury_orphans(self._lives.keys())
@@ -266,14 +270,3 @@ def _say(channel: socket.socket, word: msgspec.Struct) -> None:
 def _note(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def _in_words(status: int, *, unwanted: bool) -> str:
-    if unwanted:
-        return "was ended by the daemon"
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL:
-        return "was killed by SIGKILL, as the kernel does when memory runs out"
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with status {code}"

@@ -15,7 +15,7 @@ from zhcache.forkserver.untouched import untouched
 from zhcache.i18n import mark
 from zhcache.pipeline.quantized import hushed
 
-_NAMES = ("fill", "resident", "convert", "unpickle", "single")
+_NAMES = ("fill", "resident", "convert", "unpickle", "single", "parallel.crew")
 _ROLES = tuple(f"zhcached.workers.{role}" for role in _NAMES)
 # Their modules bring what nearly every family uses; another family imports its own, once a worker.
 _USUAL = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline")

@@ -23,7 +23,7 @@ from zhcached.residency.launch import abilities
 from zhcached.residency.launch.hired import Hired
 from zhcached.residency.launch.template import Template, environment
 
-Kind = Literal["fill", "resident", "convert"]
+Kind = Literal["fill", "resident", "parallel", "convert"]
 
 LAUNCH_S = 180.0
 """How long a spawner may take to answer: its first answer comes after its imports, which take a
