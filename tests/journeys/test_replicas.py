@@ -52,6 +52,36 @@ print(json.dumps([before == after, seen[-1] == 63 and seen == sorted(set(seen))]
 )
 
 
+# Each step waits for a line, where the test has something to do first.
+TROUBLE = (
+    OPEN
+    + """
+PROMPTS, GIVEN = PROMPTS[:6], dict(seed=list(range(6)), num_inference_steps=2)
+pipe = zhcache.load_pipeline("org/pipe", device=["cpu", "cpu"], mode="resident")
+before = sums(pipe(PROMPTS, **GIVEN))
+try:
+    pipe(PROMPTS, **GIVEN, guidance_scale="much")
+    print("made", flush=True)
+except zhcache.ZhcacheError as error:
+    print("refused" if "not supported between" in str(error) else error, flush=True)
+def step(pipe, number, timestep, tensors):
+    if number == 0:
+        print("midway", flush=True)
+try:
+    pipe(PROMPTS, seed=list(range(6)), num_inference_steps=900, callback_on_step_end=step)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sys.stdin.readline()
+print(sums(pipe(PROMPTS, **GIVEN)) == before, flush=True)
+sys.stdin.readline()
+print(sums(pipe(PROMPTS, **GIVEN)) == before, flush=True)
+together = sums(pipe(PROMPTS, **GIVEN, batch=4))
+one = zhcache.load_pipeline("org/pipe", mode="resident", device=["cpu"])
+print(together == sums(one(PROMPTS, **GIVEN, batch=4)), len(sums(pipe(PROMPTS, num_inference_steps=2))), flush=True)
+"""
+)
+
+
 @pytest.fixture
 def daemon(hub, make_daemon, pipeline_dir):
     files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
@@ -85,3 +115,30 @@ def test_worker_killed_midway_costs_no_image(daemon):
     assert out, (errors, daemon.tail())
     assert json.loads(out) == [True, True]
     assert "resident.died" in daemon.tail()
+
+
+def test_error_interrupt_and_restart_leave_a_set_that_makes_the_same(daemon):
+    client = daemon.script(TROUBLE)
+
+    def told():
+        line = client.stdout.readline().strip()
+        assert line, (client.stderr.read(), daemon.tail())
+        return line
+
+    def go_on():
+        client.stdin.write("\n")
+        client.stdin.flush()
+
+    assert [told(), told()] == ["refused", "midway"]
+    client.send_signal(signal.SIGINT)
+    assert told() == "interrupted"
+    shown = [one for one in daemon.json("ps")["resident"] if one["mode"] == "resident"]
+    assert [(one["running"], one["queued"]) for one in shown] == [(0, 0), (0, 0)]
+    go_on()
+    assert told() == "True"
+    daemon.stop()
+    daemon.start()
+    go_on()
+    assert told() == "True"
+    assert told() == "True 6"
+    client.communicate(timeout=60)

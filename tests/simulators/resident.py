@@ -60,7 +60,7 @@ class Worker:
             line,
             r.Opened(
                 lease="l1", repo=request.repo, commit=commit, device="cpu",
-                class_name="TinyPipeline", parameters=PARAMETERS,
+                class_name="TinyPipeline", parameters=PARAMETERS, devices=request.devices,
             ),
         )  # fmt: skip
         while True:

@@ -81,6 +81,10 @@ class Reader:
         """Empties the report, for a call that is not even prepared."""
         self._tell(ChineseReport())
 
+    def resume(self, report: ChineseReport) -> None:
+        """Takes up the report of a call again that was prepared before others."""
+        self._tell(report)
+
     def prepare(
         self, class_name: str, arguments: Mapping[str, Any], *, raw: bool
     ) -> Prepared | None:

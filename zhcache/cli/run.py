@@ -12,8 +12,9 @@ from typing import Any
 import click
 import msgspec
 
-from zhcache.chinese.report import NO_CHINESE, NOT_READ, UNREAD, ChineseReport, ChineseWarning
+from zhcache.chinese.report import ChineseReport, ChineseWarning
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
+from zhcache.cli.drawn import Drawn, Image
 from zhcache.cli.picture import STDOUT, Place
 from zhcache.cli.presence import ensure
 from zhcache.cli.report import report
@@ -27,41 +28,20 @@ from zhcache.errors import (
     ZhcacheError,
 )
 from zhcache.i18n import mark, translate
-from zhcache.resident.result import first_image, is_black
 
 MAX_NUMBER = 10_000
 MAX_SIDE = 16_384
 _RANDOM_SEEDS = 2**32
 
 
-class Read(msgspec.Struct, kw_only=True):
-    """What became of one text of a call, where that is told; as ``chinese_report`` tells it."""
-
-    argument: str
-    text: str
-    route: str
-    used: str
-    chunks: int = 1
-    cut: str = ""
-
-
-class Image(msgspec.Struct, kw_only=True):
-    """One image. ``nsfw`` says that the pipeline's safety checker made it black."""
-
-    path: str
-    prompt: str
-    seed: int
-    nsfw: bool = False
-    chinese: list[Read] = []
-
-
 class Ran(msgspec.Struct, kw_only=True):
-    """What ``run --json`` prints."""
+    """What ``run --json`` prints. ``devices`` are all of them where there were several."""
 
     repo: str
     commit: str
     variant: str | None = None
     device: str
+    devices: list[str] = []
     images: list[Image]
     seconds: float
     schema: int = 1
@@ -104,7 +84,15 @@ class Size(click.ParamType):
     help=mark("Images of each prompt, with seeds that count up."),
 )
 @click.option("--scheduler", cls=Option, metavar="CLASS", help=mark("A scheduler of diffusers."))
-@click.option("--device", cls=Option, metavar="D", default="auto", help=mark("auto, cpu, cuda:N."))
+@click.option(
+    "--device",
+    "devices",
+    cls=Option,
+    metavar="D",
+    multiple=True,
+    default=("auto",),
+    help=mark("auto, cpu, cuda:N; may be repeated, a worker on each makes images."),
+)
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
 @click.option(
@@ -141,7 +129,7 @@ def command(
     output: Output,
     **options: Any,
 ) -> int:
-    """Makes them one after the other: each is the image that its seed means, whatever else is."""
+    """Makes them, each in a call of its own: it is the image that its seed means."""
     wanted = list(_prompts(prompts))
     if not wanted:
         raise UsageError("there is no prompt", hint='zhcache run OWNER/NAME "a red house"')
@@ -152,23 +140,24 @@ def command(
         )
     place = Place(target, repo.rpartition("/")[2], len(wanted) * number)
     started = time.monotonic()
-    made: list[Image] = []
     with Steps(len(wanted) * number, is_quiet=output.is_quiet) as steps:
         pipe = _open(session, repo, options, output, steps)
         with pipe:
             given = _arguments(options)
             todo = [(prompt, first + k) for prompt in wanted for k in range(number)]
-            failure = _make(pipe, todo, given, place, steps, made, output)
+            drawn = Drawn(place, _about(pipe, given), output)
+            failure = _make(pipe, todo, given, steps, drawn)
     ran = Ran(
         repo=pipe.repo,
         commit=pipe.commit,
         variant=pipe.variant,
         device=pipe.device,
-        images=made,
+        devices=list(pipe.devices) if len(pipe.devices) > 1 else [],
+        images=drawn.images,
         seconds=round(time.monotonic() - started, 3),
     )
     if failure is not None:
-        if not made:
+        if not drawn.images:
             raise failure
         report(failure, is_json=output.is_json)
     if output.is_json:
@@ -196,7 +185,8 @@ def _open(
     """Returns the stand-in for a resident pipeline, fetched first if it is not in the store."""
     from zhcache.resident.open import open_resident
 
-    chosen = {name: options[name] for name in ("device", "revision", "variant")}
+    chosen = {name: options[name] for name in ("revision", "variant")}
+    chosen["device"] = options["devices"]
     chosen["chinese"] = None if options["chinese"] == "none" else options["chinese"]
     chosen["chinese_keep"] = options["keep"]
     try:
@@ -221,67 +211,58 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def _about(pipe: Any, given: dict[str, Any]) -> dict[str, str]:
+    """Returns what every image's file says of how it was made."""
+    about = {"repo": pipe.repo, "commit": pipe.commit, **{k: str(v) for k, v in given.items()}}
+    return {**about, "variant": pipe.variant} if pipe.variant else about
+
+
 def _make(
     pipe: Any,
     todo: Sequence[tuple[str, int]],
     given: dict[str, Any],
-    place: Place,
     steps: Steps,
-    made: list[Image],
-    output: Output,
+    drawn: Drawn,
 ) -> ZhcacheError | None:
     """Makes and saves the images; returns what ended it early, if something did."""
-    about = {"repo": pipe.repo, "commit": pipe.commit, **{k: str(v) for k, v in given.items()}}
-    if pipe.variant:
-        about["variant"] = pipe.variant
-    told: set[tuple[str, ChineseReport]] = set()
-    for prompt, seed in todo:
-        try:
-            with (
-                steps.image(pipe.parameters, given.get("num_inference_steps")) as callback,
-                warnings.catch_warnings(),
-            ):
-                # Told below, in the reader's language and without a line of code.
-                warnings.simplefilter("ignore", ChineseWarning)
-                result = pipe(prompt=prompt, seed=seed, **given, **callback)
-            read = pipe.chinese_report
-            said = {"prompt": prompt, "seed": str(seed), **about}
-            if read.texts:
-                said["chinese"] = str(read)
-            path = place.save(first_image(result), seed, said)
-        except ZhcacheError as error:
-            return error
-        made.append(
-            Image(
-                path=str(path),
-                prompt=prompt,
-                seed=seed,
-                nsfw=is_black(result),
-                chinese=[Read(**vars(one)) for one in read.texts],
-            )
-        )
-        if (prompt, read) not in told:
-            told.add((prompt, read))
-            _tell(read, output)
-        if made[-1].nsfw:
-            # Even where only ids are wanted: else a black image passes for what was asked.
-            text = mark(
-                "the pipeline's safety checker made {path} black; try another seed or prompt"
-            )
-            click.echo(translate(text, path=path), err=True)
-        if not output.is_json and not place.is_stdout:
-            click.echo(str(path))
+    try:
+        with warnings.catch_warnings():
+            # Told by ``Drawn``, in the reader's language and without a line of code.
+            warnings.simplefilter("ignore", ChineseWarning)
+            if len(pipe.devices) > 1 and len(todo) > 1:
+                _make_together(pipe, todo, given, steps, drawn)
+                return None
+            for prompt, seed in todo:
+                with steps.image(pipe.parameters, given.get("num_inference_steps")) as callback:
+                    result = pipe(prompt=prompt, seed=seed, **given, **callback)
+                drawn.add(prompt, seed, result, pipe.chinese_report)
+    except ZhcacheError as error:
+        return error
     return None
 
 
-def _tell(read: ChineseReport, output: Output) -> None:
-    """Says how a prompt's Chinese was read, and, even where only ids are wanted, what was cut."""
-    for one in read.texts:
-        if one.route == "translate":
-            output.say(mark("{prompt} was translated: {used}"), prompt=one.text, used=one.used)
-        elif one.route in ("encoder", "adapter") and one.text:
-            output.say(mark("{prompt} was read by {used}"), prompt=one.text, used=one.used)
-        if one.route == UNREAD:
-            click.echo(translate(NO_CHINESE, prompt=one.text), err=True)
-        if one.cut:
-            click.echo(translate(NOT_READ, cut=one.cut), err=True)
+def _make_together(
+    pipe: Any,
+    todo: Sequence[tuple[str, int]],
+    given: dict[str, Any],
+    steps: Steps,
+    drawn: Drawn,
+) -> None:
+    """Makes the images on all devices; they are saved in order, as soon as those before are."""
+    early: dict[int, tuple[Any, ChineseReport]] = {}
+
+    def on_result(place: int, result: Any, read: ChineseReport) -> None:
+        early[place] = result, read
+        steps.done()
+        while (place := len(drawn.images)) in early:
+            drawn.add(*todo[place], *early.pop(place))
+
+    with steps.images(pipe.parameters, given.get("num_inference_steps")) as callback:
+        calls = [{"prompt": prompt, "seed": seed, **given, **callback} for prompt, seed in todo]
+        try:
+            pipe.several(calls, on_result)
+        except ZhcacheError:
+            # What was made behind the one that failed is kept as well.
+            for place in sorted(early):
+                drawn.add(*todo[place], *early[place])
+            raise

@@ -65,6 +65,27 @@ class Steps:
         yield {_CALLBACK: self._stepped(total)} if wanted else {}
         self.clear()
 
+    @contextlib.contextmanager
+    def images(self, parameters: Sequence[str], total: int | None) -> Iterator[dict[str, Any]]:
+        """Shows the steps of all images, made by several workers at once, as those of one call.
+
+        Args:
+            parameters: As ``image`` takes them.
+            total: How many steps each image will have, if that is known.
+        """
+        self._image = 1
+        self._write(self._text())
+        wanted = self._is_shown and _CALLBACK in parameters
+        every = total * self._images if total else None
+        yield {_CALLBACK: self._stepped(every)} if wanted else {}
+        self.clear()
+
+    def done(self) -> None:
+        """Notes that one of several images is made."""
+        self._image = min(self._image + 1, self._images)
+        # What is printed next is to begin at the line's start.
+        self.clear()
+
     def _stepped(self, total: int | None) -> Callable[..., dict[str, Any]]:
         def stepped(pipe: object, step: int, timestep: float, tensors: object) -> dict[str, Any]:
             of = f"/{total}" if total else ""

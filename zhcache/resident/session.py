@@ -47,28 +47,29 @@ class Session:
     def call(self, make: Callable[[int], tuple[Call, list[int]]], on_event: Callable[..., object],
              read: Callable[[Returned, list[int]], Any]) -> Any:  # fmt: skip
         """Makes one call and returns what ``read`` makes of its answer; raises as ``calls``."""
-        (result,) = self.calls(
+        results: list[Any] = []
+        self.calls(
             1,
             lambda _, number: make(number),
             lambda _, event: on_event(event),
-            lambda _, answer, fds: read(answer, fds),
+            lambda _, answer, fds: results.append(read(answer, fds)),
         )
-        return result
+        return results[0]
 
     def calls(
         self,
         count: int,
         make: Callable[[int, int], tuple[Call, list[int]]],
         on_event: Callable[[int, Any], object],
-        read: Callable[[int, Returned, list[int]], Any],
-    ) -> list[Any]:
-        """Makes calls, several at a time, and returns what ``read`` makes of each one's answer.
+        read: Callable[[int, Returned, list[int]], object],
+    ) -> None:
+        """Makes calls, several at a time.
 
         Args:
             count: How many.
             make: Returns the call of a place under a number, and what goes beside it.
             on_event: Told of a place what becomes of its call.
-            read: Reads the answer of a place's call.
+            read: Given the answer of a place's call, and the descriptors beside it.
 
         Raises:
             UsageError: It was released, or this is a callback of a call of its own.
@@ -83,24 +84,19 @@ class Session:
         with self._lock:
             self._check_open()
             self._caller = threading.get_ident()
-            results: list[Any] = [None] * count
 
             def numbered(place: int) -> tuple[Call, list[int]]:
                 self._numbers += 1
                 return make(place, self._numbers)
 
-            def on_answer(place: int, answer: Returned, fds: list[int]) -> None:
-                results[place] = read(place, answer, fds)
-
             try:
-                self._ask(count, numbered, on_event, on_answer)
+                self._ask(count, numbered, on_event, read)
             except DaemonUnreachable:
                 if self._is_over:
                     raise Cancelled("the pipeline was released during the call") from None
                 raise
             finally:
                 self._caller = None
-            return results
 
     def _ask(self, count: int, make: Any, on_event: Any, on_answer: Any) -> None:
         window = CALLS_OF_A_WORKER * self.workers

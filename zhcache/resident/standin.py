@@ -6,7 +6,7 @@ do (its components, their weights, moving them) it refuses with an error that sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +14,8 @@ from zhcache.chinese.reader import Reader
 from zhcache.chinese.report import ChineseReport
 from zhcache.errors import UsageError
 from zhcache.protocol.prompts import OwnRead
-from zhcache.protocol.residency import Call, Returned, Step
+from zhcache.protocol.residency import Call, Returned
+from zhcache.protocol.residency import Step as StepDone
 from zhcache.resident import asking
 from zhcache.resident.decode import Decoder
 from zhcache.resident.encode import Encoder
@@ -99,66 +100,100 @@ class ResidentPipeline:
             NotFound: A text is Chinese, and nothing is there that reads it for this pipeline.
             ZhcacheError: What else the daemon or the pipeline reported.
         """
-        return self._made(args, kwargs, lambda _, __: None)
-
-    def telling(self, on_part: Callable[[int, Any], object], **kwargs: Any) -> Any:
-        """Calls the pipeline, and tells of each part that is made separately once it is there.
-
-        Args:
-            on_part: Given which of the parts it is, counted from 0, and its output.
-            **kwargs: Of the call.
-        """
-        return self._made((), kwargs, on_part)
-
-    def _made(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        on_part: Callable[[int, Any], object],
-    ) -> Any:
         # Of a call that is refused the report is not that of the one before.
         self._reader.forget()
+        return self._made(args, kwargs)
+
+    def several(
+        self,
+        calls: Sequence[Mapping[str, Any]],
+        on_result: Callable[[int, Any, ChineseReport], object],
+    ) -> None:
+        """Makes several calls, by all workers there are; each is as it would be made alone.
+
+        Args:
+            calls: The arguments of each. The callback of the first is told the steps of all.
+            on_result: Given which call it was, its output and what became of its texts, in the
+                order in which they end.
+
+        Raises:
+            ZhcacheError: What one of them ended with; the others are cancelled.
+        """
+        reports: dict[int, ChineseReport] = {}
+
+        def part(place: int) -> Part:
+            made = self._prepared(self._arguments((), dict(calls[place])))
+            reports[place] = self._reader.report
+            return made
+
+        def on_made(place: int, given: Part, made: Any, own: Sequence[OwnRead]) -> None:
+            self._reader.resume(reports.pop(place))
+            self._reader.add_own(given.arguments, own)
+            on_result(place, made, self._reader.report)
+
+        callback = calls[0].get(asking.CALLBACK) if calls else None
+        self._run(len(calls), part, callback, on_made)
+
+    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = self._arguments(args, kwargs)
         batch = None if "batch" in self.parameters else arguments.pop("batch", None)
-        callback = arguments.get(asking.CALLBACK)
-        prepared = self._reader.prepare(self.class_name, arguments, raw=True)
-        given = arguments if prepared is None else prepared.arguments
-        conditions = None if prepared is None else prepared.conditions
+        whole = self._prepared(arguments)
         parts = split(
-            given,
+            whole.arguments,
             self.parameters,
             workers=self._session.workers,
             batch=batch,
-            conditions=conditions,
-        ) or [Part(given, conditions, None)]
-        encoders: dict[int, Encoder] = {}
-        steps = Steps(len(parts))
+            conditions=whole.conditions,
+        ) or [whole]
         own: dict[int, list[OwnRead]] = {}
 
+        def on_made(place: int, part: Part, made: Any, read: Sequence[OwnRead]) -> None:
+            own[place] = part.own(whole.arguments, read)
+            results[place] = made
+
+        results: list[Any] = [None] * len(parts)
+        self._run(len(parts), parts.__getitem__, arguments.get(asking.CALLBACK), on_made)
+        every = {(one.argument, one.place): one for place in sorted(own) for one in own[place]}
+        self._reader.add_own(whole.arguments, list(every.values()))
+        return results[0] if len(results) == 1 else gathered(results)
+
+    def _prepared(self, arguments: dict[str, Any]) -> Part:
+        """Returns a whole call, its Chinese read."""
+        prepared = self._reader.prepare(self.class_name, arguments, raw=True)
+        if prepared is None:
+            return Part(arguments, None, None)
+        return Part(prepared.arguments, prepared.conditions, None)
+
+    def _run(
+        self,
+        count: int,
+        part: Callable[[int], Part],
+        callback: Any,
+        on_made: Callable[[int, Part, Any, Sequence[OwnRead]], object],
+    ) -> None:
+        """Makes ``count`` calls, each read by ``part`` when its turn comes."""
+        flying: dict[int, tuple[Part, Encoder]] = {}
+        steps = Steps(count)
+
         def make(place: int, number: int) -> tuple[Call, list[int]]:
-            part, encoder = parts[place], Encoder()
-            encoders[place] = encoder
-            call = asking.encoded(number, part.arguments, self._other, encoder, part.conditions)
+            flying[place] = given, encoder = part(place), Encoder()
+            call = asking.encoded(number, given.arguments, self._other, encoder, given.conditions)
             return call, encoder.finish()
 
         def on_event(place: int, event: Any) -> None:
-            if callback is None or not isinstance(event, Step):
+            if callback is None or not isinstance(event, StepDone):
                 return
             step = steps.count(place, event.step, event.total)
             if step is not None:
                 _check_untouched(callback(self, step, event.timestep, _NoTensors()))
 
-        def read(place: int, answer: Returned, fds: list[int]) -> Any:
-            own[place] = parts[place].own(given, answer.own)
-            made = _read(answer, fds, encoders.pop(place).generators)
+        def read(place: int, answer: Returned, fds: list[int]) -> None:
+            given, encoder = flying.pop(place)
+            made = _read(answer, fds, encoder.generators)
             steps.over(place)
-            on_part(place, made)
-            return made
+            on_made(place, given, made, answer.own)
 
-        results = self._session.calls(len(parts), make, on_event, read)
-        every = {(one.argument, one.place): one for place in sorted(own) for one in own[place]}
-        self._reader.add_own(given, list(every.values()))
-        return results[0] if len(results) == 1 else gathered(results)
+        self._session.calls(count, make, on_event, read)
 
     def using(self, class_name: str) -> ResidentPipeline:
         """Returns a stand-in for another pipeline class of diffusers over the same components.

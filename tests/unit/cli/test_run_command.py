@@ -83,6 +83,16 @@ def test_number_counts_seeds_up_for_each_prompt(zhcache, worker):
     assert (shown["schema"], shown["repo"], shown["device"]) == (1, REPO, "cpu")
 
 
+def test_several_devices_make_the_images_together_and_in_order(zhcache, worker):
+    shown = zhcache(
+        "run", REPO, "a", "b", "c", "--seed", "5", "--device", "cpu", "--device", "cpu", "--json"
+    ).json
+    assert worker.requests[0].devices == ["cpu", "cpu"]
+    assert [(i["prompt"], i["seed"]) for i in shown["images"]] == [("a", 5), ("b", 5), ("c", 5)]
+    assert sorted(call.arguments["prompt"] for call in worker.calls) == ["a", "b", "c"]
+    assert shown["devices"] == ["cpu", "cpu"]
+
+
 def test_seed_is_random_and_told_when_none_is_given(zhcache, worker):
     seeds = {zhcache("run", REPO, "a", "--json").json["images"][0]["seed"] for _ in range(3)}
     assert len(seeds) == 3
