@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class Worker:
     field_name: str = "images"
     nsfw: bool | None = None
     go_on: threading.Event = field(default_factory=threading.Event)
+    _sending: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -82,19 +84,19 @@ class Worker:
         self.cancelled.append(message.id)
         failed = r.Failed(error=to_info(Cancelled("the call was cancelled")), id=message.id)
         with suppress(OSError):
-            frames.send(line, failed)
+            self._send(line, failed)
         self.was_cancelled.set()
 
     def _answer(self, line: socket.socket, call: r.Call) -> None:
         error = self.errors.pop(0) if self.errors else None
         for step in range(2 if call.wants_steps else 0):
-            frames.send(line, r.Step(id=call.id, step=step, total=2, timestep=1.0))
+            self._send(line, r.Step(id=call.id, step=step, total=2, timestep=1.0))
         self.called.set()
         self.go_on.wait(20)
         if self.cancelled:
             return
         if error is not None:
-            frames.send(line, r.Failed(error=to_info(error), id=call.id))
+            self._send(line, r.Failed(error=to_info(error), id=call.id))
             return
         encoder = Encoder()
         size = call.arguments.get("width", 8), call.arguments.get("height", 8)
@@ -103,5 +105,10 @@ class Worker:
         named = {self.field_name: [image], "nsfw_content_detected": verdict}
         fields = {name: encoder.encode(value, name) for name, value in named.items()}
         fds = encoder.finish()
-        frames.send(line, r.Returned(id=call.id, class_name="Out", fields=fields, seconds=0.1), fds)
+        self._send(line, r.Returned(id=call.id, class_name="Out", fields=fields, seconds=0.1), fds)
         frames.close_all(fds)
+
+    def _send(self, line: socket.socket, event: r.Event, fds: Sequence[int] = ()) -> None:
+        # Calls are answered by threads of their own, several at once.
+        with self._sending:
+            frames.send(line, event, fds)
