@@ -76,6 +76,17 @@ def test_lost_calls_are_made_again_and_full_queues_waited_for(crew):
     assert sorted(crew.studio.drawn) == list(range(12))
 
 
+def test_waiting_for_room_uses_up_no_tries(crew):
+    crew.errors += [Busy("full")] * 20 + [DaemonUnreachable("gone")]
+    assert red(cluster.generate("org/a", PROMPTS[:1])) == [0]
+
+
+def test_place_that_is_lost_again_and_again_ends_the_batch(crew):
+    crew.errors += [DaemonUnreachable("gone")] * 40
+    with pytest.raises(DaemonUnreachable):
+        cluster.generate("org/a", PROMPTS[:4])
+
+
 def test_batch_that_failed_goes_on_with_what_is_missing(crew, tmp_path):
     crew.errors += [None] * 8 + [UsageError("no such thing")]
     with pytest.raises(Partial, match="no such thing"):
@@ -104,10 +115,12 @@ def test_first_error_is_itself_where_nothing_was_made(crew):
 
 def test_interrupt_ends_calls_that_wait(crew, tmp_path):
     def stop(*_):
+        crew.studio.go_on.clear()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cluster.generate("org/a", PROMPTS, out=tmp_path, on_made=stop)
+    assert not crew.studio.is_stuck
     assert not any(thread.name.startswith("call") for thread in threading.enumerate())
     assert len(json.loads(f"[{','.join((tmp_path / 'journal.jsonl').read_text().split())}]")) == 1
 

@@ -54,10 +54,10 @@ def test_calls_are_ordered_by_model_and_each_is_loaded_once(make_node):
 
 
 def test_what_another_client_brought_there_is_warm_too(make_node):
-    studio = Studio(slots=2)
+    studio = Studio(slots=3)
     studio.use("b")
     node = make_node(studio)
-    futures = held(studio, node, "b", "a", "b")
+    futures = held(studio, node, "c", "a", "b")
     studio.go_on.set()
     wait(futures, 20)
     assert studio.drawn == [0, 2, 1]
@@ -85,6 +85,19 @@ def test_two_devices_share_the_models_and_load_none_twice(make_node):
     wait(futures, 20)
     assert sorted(studio.loads) == ["a", "b"]
     assert sorted(studio.drawn) == list(range(6))
+
+
+def test_model_that_another_device_is_loading_is_left_to_it(make_node):
+    studio = Studio()
+    node = make_node(studio, "cpu", "cpu")
+    studio.may_open.clear()
+    futures = [node.submit(task("a", 0))]
+    assert studio.opening.acquire(timeout=20)
+    futures += [node.submit(task("a", 1)), node.submit(task("b", 2))]
+    assert studio.opening.acquire(timeout=20)
+    studio.may_open.set()
+    wait(futures, 20)
+    assert studio.opened == ["a", "b"]
 
 
 def test_status_tells_what_waits_and_what_is_warm(make_node):
@@ -116,10 +129,11 @@ def test_end_cancels_what_waits_and_releases_what_is_open(make_node):
     studio = Studio()
     node = make_node(studio)
     running, waiting = held(studio, node, "a", "a")
-    studio.go_on.set()
     node.close()
-    assert waiting.done()
-    assert running.result(20)
+    for future in (running, waiting):
+        with pytest.raises(Cancelled):
+            future.result(0)
+    assert not studio.is_stuck
     assert studio.released == ["a"]
     with pytest.raises(Cancelled):
         node.submit(task()).result(20)
