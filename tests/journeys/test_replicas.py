@@ -17,6 +17,7 @@ def sums(result):
     return [hashlib.sha256(image.tobytes()).hexdigest() for image in result.images]
 PROMPTS = [f"a red house {number}" for number in range(16)]
 GIVEN = dict(seed=list(range(16)), num_inference_steps=2)
+LARGE = dict(seed=[1, 2], num_inference_steps=2, width=256, height=256)
 """
 
 BOTH = (
@@ -27,6 +28,8 @@ one = zhcache.load_pipeline("org/pipe", mode="resident", device="cpu")
 many = sums(pipe(PROMPTS, **GIVEN))
 print(json.dumps([len(many), many == sums(one(PROMPTS, **GIVEN)), len(set(many)),
                   many[5] == sums(one(PROMPTS[5], seed=5, num_inference_steps=2))[0],
+                  # So large that the number of threads shows in the last bits.
+                  sums(pipe(PROMPTS[:2], **LARGE)) == sums(one(PROMPTS[:2], **LARGE)),
                   list(pipe.devices)]))
 """
 )
@@ -77,7 +80,8 @@ sys.stdin.readline()
 print(sums(pipe(PROMPTS, **GIVEN)) == before, flush=True)
 together = sums(pipe(PROMPTS, **GIVEN, batch=4))
 one = zhcache.load_pipeline("org/pipe", mode="resident", device=["cpu"])
-print(together == sums(one(PROMPTS, **GIVEN, batch=4)), len(sums(pipe(PROMPTS, num_inference_steps=2))), flush=True)
+unseeded = sums(pipe(PROMPTS, num_inference_steps=2))
+print(together == sums(one(PROMPTS, **GIVEN, batch=4)), len(unseeded), flush=True)
 """
 )
 
@@ -99,7 +103,7 @@ def workers(daemon):
 def test_two_workers_make_what_one_makes_and_each_image_is_its_seeds_alone(daemon):
     out, errors = daemon.script(BOTH).communicate(timeout=240)
     assert out, (errors, daemon.tail())
-    assert json.loads(out) == [16, True, 16, True, ["cpu", "cpu"]]
+    assert json.loads(out) == [16, True, 16, True, True, ["cpu", "cpu"]]
 
 
 def test_worker_killed_midway_costs_no_image(daemon):
