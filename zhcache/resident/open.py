@@ -13,7 +13,7 @@ from zhcache import paths
 from zhcache.chinese.choose import check_asked
 from zhcache.chinese.reader import Reader
 from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError, VersionMismatch
-from zhcache.protocol.residency import Placement, Progress, ResidentRequest
+from zhcache.protocol.residency import Progress, ResidentRequest
 from zhcache.resident.conversation import Conversation
 from zhcache.resident.encode import Encoder
 from zhcache.resident.session import Session
@@ -36,7 +36,6 @@ def open_resident(
     on_progress: Callable[[Progress], object] | None = None,
     unaided: bool = False,
     chinese_keep: Sequence[str] = (),
-    placement: Placement = "replicate",
 ) -> ResidentPipeline:
     """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
 
@@ -54,7 +53,6 @@ def open_resident(
         on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
         chinese_keep: As ``load_pipeline`` takes it.
-        placement: What several devices are for; with ``parallel`` one worker has them all.
 
     Raises:
         UsageError: An option that cannot be meant.
@@ -65,15 +63,7 @@ def open_resident(
         ZhcacheError: What else the daemon reported.
     """
     check_asked(chinese)
-    devices = [device] if isinstance(device, str) else list(device)
-    if not devices or not all(isinstance(one, str) for one in devices):
-        raise UsageError(
-            "{name}={value} cannot be meant",
-            hint="it takes {allowed}",
-            name="device",
-            value=repr(device)[:80],
-            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N' | a list of them",
-        )
+    devices = _named(device)
     given = dict(options or {})
     scheduler = given.pop("scheduler", None)
     request = ResidentRequest(
@@ -81,8 +71,7 @@ def open_resident(
         revision=revision,
         variant=variant,
         device=devices[0],
-        devices=devices if len(devices) > 1 or placement == "parallel" else [],
-        placement=placement,
+        devices=devices if len(devices) > 1 else [],
         options=_encoded_options(given),
         attention=attention,
         compile=compile,
@@ -97,18 +86,36 @@ def open_resident(
             first = Conversation(paths.socket_path(), request, on_progress=tell, until=until)
         else:
             first = _opened(request, until, tell)
+    _check_several(request, first)
     opened = first.opened
-    if (len(opened.devices), opened.placement) != (len(request.devices), placement):
-        first.close()
-        raise VersionMismatch(
-            "the daemon knows nothing of several devices",
-            hint="bring it to the version of this client, or name one device",
-        )
     return ResidentPipeline(
         Session(paths.socket_path(), request, first),
         scheduler=scheduler,
         reader=Reader(chinese, opened.repo, opened.commit, opened.variant, chinese_keep),
     )
+
+
+def _named(device: str | Sequence[str]) -> list[str]:
+    devices = [device] if isinstance(device, str) else list(device)
+    if not devices or not all(isinstance(one, str) for one in devices):
+        raise UsageError(
+            "{name}={value} cannot be meant",
+            hint="it takes {allowed}",
+            name="device",
+            value=repr(device)[:80],
+            allowed="'auto' | 'cpu' | 'cuda' | 'cuda:N' | a list of them",
+        )
+    return devices
+
+
+def _check_several(request: ResidentRequest, first: Conversation) -> None:
+    opened = first.opened
+    if len(opened.devices) != len(request.devices):
+        first.close()
+        raise VersionMismatch(
+            "the daemon knows nothing of several devices",
+            hint="bring it to the version of this client, or name one device",
+        )
 
 
 def _opened(
