@@ -58,13 +58,15 @@ class Launcher:
     def __init__(self, **told: str) -> None:
         self.told = told
         self.started: list[Any] = []
+        self.kinds: list[str] = []
         self.prepared = 0
 
     def prepare(self) -> None:
         self.prepared += 1
 
     def launch(self, kind: str, name: str):
-        assert kind == "resident", name
+        assert kind in ("resident", "parallel"), name
+        self.kinds.append(kind)
         ours, theirs = socket.socketpair()
         arguments = [f"{key}={value}" for key, value in self.told.items()]
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -105,6 +107,7 @@ class Arenas:
 
     def __init__(self) -> None:
         self.held: list[str] = []
+        self.fds: list[int] = []
         self.uids: set[int] = set()
         self.bytes = 0
 
@@ -113,8 +116,8 @@ class Arenas:
         self.uids.add(uid)
         on_progress(residency.Progress(note="fills"))
         table = residency.Table(component="unet", library="x", class_name="Y", tensors=[])
-        self.fd = sealed(b"weights")
-        return [(residency.Arena(key="k", device=device, bytes=7, table=table), self.fd)]
+        self.fds.append(sealed(b"weights"))
+        return [(residency.Arena(key="k", device=device, bytes=7, table=table), self.fds[-1])]
 
     def bytes_on(self, device):
         return self.bytes
@@ -123,9 +126,9 @@ class Arenas:
         return 0
 
     def released(self, lease_id):
-        if lease_id in self.held:
+        while lease_id in self.held:
             self.held.remove(lease_id)
-            os.close(self.fd)
+            os.close(self.fds.pop())
 
 
 class Client:

@@ -107,7 +107,8 @@ class StandIn:
         given = [read_all(fd).decode() for fd in fds]
         fields = {"got": call.arguments, "seed": call.seed, "memory": given, "pid": os.getpid(),
                   "nth": self.calls, "options": self.load.options,
-                  "part": [self.load.part, self.load.parts],
+                  "part": [self.load.part, self.load.parts], "devices": self.load.devices,
+                  "arenas": [arena.device for arena in self.load.arenas],
                   "artifacts": [a.decode() for a in self.artifacts]}  # fmt: skip
         out = []
         if do in ("image", "unsealed"):

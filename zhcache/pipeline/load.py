@@ -68,8 +68,10 @@ def load_pipeline(
         placement: ``"single"``: all on ``device``. ``"replicate"``: a worker of the daemon's on
             each device of the list, ``["cpu", "cpu"]`` is two; what is returned is the stand-in of
             ``mode="resident"``, and lists of prompts with a seed for each are made by all of them,
-            with equal images however many they are. ``"auto"``: the latter for a list of several
-            and ``mode="resident"``, else the former.
+            with equal images however many they are. ``"parallel"``: one worker makes each image
+            on all devices of the list together, faster than on one where the model allows it;
+            ``pipe.memory_report`` says how; a stand-in as well. ``"auto"``: ``"replicate"`` for a
+            list of several and ``mode="resident"``, else ``"single"``.
         chinese: Who reads Chinese prompts; others are never touched. ``"native"``: the pipeline's
             own encoder, which can. ``"encoder"``: a Chinese one in its place.
             ``"adapter:NAME"``: an adapter into its space. ``"translate"``: a translator.
@@ -99,12 +101,12 @@ def load_pipeline(
     check_asked(chinese)
     keep = check_words(chinese_keep)
     bound = None if memory is None else parse(memory)
-    devices, is_replicated = places(device, mode, placement)
+    devices, is_by_workers = places(device, mode, placement)
     asked = _Asked(
         repo, variant, revision, devices[0], bound, attention, compile, from_pretrained_kwargs
     )
-    if mode == "resident" or is_replicated:
-        return _stand_in(asked, devices, chinese, keep, timeout)
+    if mode == "resident" or is_by_workers:
+        return _stand_in(asked, devices, placement, chinese, keep, timeout)
     pipeline, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
     of = held.lease.granted
     return bind(pipeline, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
@@ -127,6 +129,7 @@ class _Asked:
 def _stand_in(
     asked: _Asked,
     devices: Sequence[str],
+    placement: str,
     chinese: str | None,
     keep: tuple[str, ...],
     timeout: float | None,
@@ -138,6 +141,7 @@ def _stand_in(
         variant=asked.variant,
         revision=asked.revision,
         device=devices,
+        placement="parallel" if placement == "parallel" else "replicate",
         chinese=chinese,
         chinese_keep=keep,
         timeout=timeout,

@@ -66,7 +66,7 @@ def check_options(
         parse_variant(variant)
     known = {
         "mode": (mode, ("attach", "resident")),
-        "placement": (placement, ("auto", "single", "replicate")),
+        "placement": (placement, ("auto", "single", "replicate", "parallel")),
     }
     for name, (value, allowed) in known.items():
         if value not in allowed:
@@ -91,7 +91,7 @@ def check_words(words: object) -> tuple[str, ...]:
 
 
 def places(device: object, mode: str, placement: str) -> tuple[list[str], bool]:
-    """Returns the devices that are named, and whether a worker on each makes the images.
+    """Returns the devices that are named, and whether workers of the daemon's make the images.
 
     Raises:
         UsageError: They are none, or several of which one is to have all.
@@ -110,10 +110,17 @@ def places(device: object, mode: str, placement: str) -> tuple[list[str], bool]:
     devices = [str(one) for one in named]
     if placement == "replicate" or (placement == "auto" and mode == "resident"):
         return devices, len(devices) > 1 or placement == "replicate"
+    if placement == "parallel":
+        if len(devices) == 1:
+            raise UsageError(
+                "one device has no other to share an image with",
+                hint='name several: device=["cuda:0", "cuda:1"], or leave placement out',
+            )
+        return devices, True
     if len(devices) > 1:
         raise UsageError(
             "{count} devices are named, and all would be on one",
-            hint='take placement="replicate", which has a worker on each, or name one',
+            hint='take placement="replicate", a worker on each, or "parallel", or name one',
             count=len(devices),
         )
     return devices, False

@@ -131,6 +131,10 @@ Role = Literal["pipeline", "prompts"]
 """What a worker holds: a pipeline, or what reads prompts for others."""
 
 
+Placement = Literal["replicate", "parallel"]
+"""What several devices are for: several images at once, or one image faster."""
+
+
 class ResidentRequest(Message):
     """``op: resident``: a pipeline held by a worker. The connection is the lease.
 
@@ -139,6 +143,7 @@ class ResidentRequest(Message):
     ``auto``, ``low`` or a number of bytes. With the role ``prompts`` the worker holds what reads
     Chinese prompts, on the CPU, and its calls take texts (``zhcache.protocol.prompts``).
     ``devices`` has one entry for each worker, repeats allowed; empty is one worker on ``device``.
+    With ``placement`` ``parallel`` they make one image together, and are one worker.
     """
 
     repo: str
@@ -151,6 +156,7 @@ class ResidentRequest(Message):
     memory: str | None = None
     role: Role = "pipeline"
     devices: list[str] = []
+    placement: Placement = "replicate"
     op: Literal["resident"] = "resident"
     protocol: int = PROTOCOL
 
@@ -221,7 +227,7 @@ class Opened(Event):
     """Answer to ``resident``: the worker holds the pipeline.
 
     Of a variant ``commit`` is the one that it was made of. ``devices`` are those of all workers
-    where several were asked for; ``device`` is then the first.
+    where several were asked for; ``device`` is then the first. ``placement`` is the request's.
     """
 
     lease: str
@@ -234,6 +240,7 @@ class Opened(Event):
     variant: str | None = None
     memory_report: str = ""
     devices: list[str] = []
+    placement: Placement = "replicate"
 
 
 class Queued(Event):

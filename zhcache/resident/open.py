@@ -13,7 +13,7 @@ from zhcache import paths
 from zhcache.chinese.choose import check_asked
 from zhcache.chinese.reader import Reader
 from zhcache.errors import DaemonUnreachable, Incomplete, NotFound, UsageError, VersionMismatch
-from zhcache.protocol.residency import Progress, ResidentRequest
+from zhcache.protocol.residency import Placement, Progress, ResidentRequest
 from zhcache.resident.conversation import Conversation
 from zhcache.resident.encode import Encoder
 from zhcache.resident.session import Session
@@ -36,6 +36,7 @@ def open_resident(
     on_progress: Callable[[Progress], object] | None = None,
     unaided: bool = False,
     chinese_keep: Sequence[str] = (),
+    placement: Placement = "replicate",
 ) -> ResidentPipeline:
     """Returns a stand-in for ``repo``'s pipeline in a worker, which is started if need be.
 
@@ -53,6 +54,7 @@ def open_resident(
         on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
         chinese_keep: As ``load_pipeline`` takes it.
+        placement: What several devices are for; with ``parallel`` one worker has them all.
 
     Raises:
         UsageError: An option that cannot be meant.
@@ -71,7 +73,8 @@ def open_resident(
         revision=revision,
         variant=variant,
         device=devices[0],
-        devices=devices if len(devices) > 1 else [],
+        devices=devices if len(devices) > 1 or placement == "parallel" else [],
+        placement=placement,
         options=_encoded_options(given),
         attention=attention,
         compile=compile,
@@ -110,7 +113,7 @@ def _named(device: str | Sequence[str]) -> list[str]:
 
 def _check_several(request: ResidentRequest, first: Conversation) -> None:
     opened = first.opened
-    if len(opened.devices) != len(request.devices):
+    if (len(opened.devices), opened.placement) != (len(request.devices), request.placement):
         first.close()
         raise VersionMismatch(
             "the daemon knows nothing of several devices",

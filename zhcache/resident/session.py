@@ -42,7 +42,7 @@ class Session:
     @property
     def workers(self) -> int:
         """How many workers take its calls."""
-        return len(self.opened.devices) or 1
+        return len(self.opened.devices) or 1 if self.opened.placement == "replicate" else 1
 
     def call(self, make: Callable[[int], tuple[Call, list[int]]], on_event: Callable[..., object],
              read: Callable[[Returned, list[int]], Any]) -> Any:  # fmt: skip
@@ -99,7 +99,7 @@ class Session:
                 self._caller = None
 
     def _ask(self, count: int, make: Any, on_event: Any, on_answer: Any) -> None:
-        window = CALLS_OF_A_WORKER * self.workers
+        window = 1
         if self._conversation.is_open:
             try:
                 self._conversation.calls(count, window, make, on_event, on_answer)

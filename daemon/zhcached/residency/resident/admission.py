@@ -7,7 +7,7 @@ warm, each time the one longest unused. Where that is not enough, it is said who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -17,8 +17,8 @@ class Place:
 
     Attributes:
         name: The instance's number.
-        device: Where it is.
-        bytes: What it takes there.
+        devices: Where it is.
+        bytes: What it takes of each of them.
         holder: Who uses it, in words.
         used: When it was last used, in seconds of a monotonic clock.
         is_idle: Nobody's call is at it and nobody would miss it now.
@@ -27,7 +27,7 @@ class Place:
     """
 
     name: int
-    device: str
+    devices: Collection[str]
     bytes: int
     holder: str
     used: float
@@ -75,9 +75,9 @@ def plan(
         workers: How many workers there may be on all devices.
         spare_bytes: What arenas would give up there, which ``room_bytes`` is without.
     """
-    over_bytes = sum(p.bytes for p in places if p.device == device) + need_bytes - room_bytes
+    over_bytes = sum(p.bytes for p in places if device in p.devices) + need_bytes - room_bytes
     over_count = len(places) + 1 - workers
-    ending = sum(p.bytes for p in places if p.is_ending and p.device == device)
+    ending = sum(p.bytes for p in places if p.is_ending and device in p.devices)
     spared = max(0, min(over_bytes - ending, spare_bytes))
     over_bytes -= spared
     going: list[Place] = []
@@ -86,7 +86,7 @@ def plan(
         key=lambda p: (not p.is_ending, p.is_kept, p.used),
     )
     for place in candidates:
-        if over_bytes > 0 and place.device == device:
+        if over_bytes > 0 and device in place.devices:
             going.append(place)
             over_bytes -= place.bytes
     # Bytes first: who goes for them leaves a worker's place as well.
@@ -97,7 +97,7 @@ def plan(
             over_count -= 1
     if over_bytes > 0 or over_count > 0:
         blocking = [
-            p.holder for p in places if p not in going and (over_count > 0 or p.device == device)
+            p.holder for p in places if p not in going and (over_count > 0 or device in p.devices)
         ]
         return Wait(tuple(sorted(set(blocking))))
     return LetGo(tuple(p.name for p in going), spared) if going or spared else Admit()

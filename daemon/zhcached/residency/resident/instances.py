@@ -132,7 +132,7 @@ class Instances:
 
     def let_go(self, device: str, need_bytes: int) -> None:
         """Ends idle workers on a device, the longest unused first, until that many bytes go."""
-        idle = [s for s in self.all() if s.is_placed and s.kind.device == device and s.may_go]
+        idle = [s for s in self.all() if s.is_placed and device in s.kind.devices and s.may_go]
         for instance in sorted(idle, key=lambda s: (not s.is_ending, s.line.is_kept, s.line.used)):
             if need_bytes <= 0:
                 return
@@ -154,27 +154,23 @@ class Instances:
         weights = self._weights(kind)
         is_cpu = kind.device == CPU
         beside = 0 if is_cpu else GPU_CONTEXT
-        need = weights + beside
-        share = self._config.ram if is_cpu else self._config.vram
-        capacity = self._devices.capacity(kind.device, share)
-        if need > capacity:
-            raise NoSpace(
-                "{repo} takes {need} bytes on {device}, and {room} may be used there",
-                hint="raise residency.ram or residency.vram in config.toml",
-                repo=kind.repo,
-                need=need,
-                device=kind.device,
-                room=capacity,
-            )
+        capacities = {
+            device: self._capacity(kind, device, weights + beside) for device in kind.devices
+        }
         while True:
             # Asked without the lock, since arenas ask here in turn. On a GPU our own weights are
             # arenas: whoever else has some there is waited for when they are asked for.
-            room = capacity - (self.arenas.bytes_on(CPU) if is_cpu else 0)
+            taken = self.arenas.bytes_on(CPU) if is_cpu else 0
             spare = self.arenas.idle_on(CPU) if is_cpu else 0
             with self.lock:
                 if not instance.line.is_wanted or instance.is_ending:
                     return False
-                decided = self._decide(instance, weights, beside, room, spare)
+                decided: admission.Admit | admission.LetGo | admission.Wait = admission.Admit()
+                for device, capacity in capacities.items():
+                    room = capacity - taken
+                    decided = self._decide(instance, device, weights, beside, room, spare)
+                    if not isinstance(decided, admission.Admit):
+                        break
                 if isinstance(decided, admission.Admit):
                     instance.place(weights, beside)
                     return True
@@ -183,6 +179,20 @@ class Instances:
                     self.lock.wait(WAIT_S)
             if spared:
                 self.arenas.let_go(CPU, spared)
+
+    def _capacity(self, kind: Kind, device: str, need: int) -> int:
+        share = self._config.ram if device == CPU else self._config.vram
+        capacity = self._devices.capacity(device, share)
+        if need > capacity:
+            raise NoSpace(
+                "{repo} takes {need} bytes on {device}, and {room} may be used there",
+                hint="raise residency.ram or residency.vram in config.toml",
+                repo=kind.repo,
+                need=need,
+                device=device,
+                room=capacity,
+            )
+        return capacity
 
     def _weights(self, kind: Kind) -> int:
         repo = parse_repo(kind.repo)
@@ -204,15 +214,15 @@ class Instances:
             thread.join(max(until - time.monotonic(), 0.0))
 
     def _decide(
-        self, instance: Instance, weights: int, beside: int, room: int, spare: int
+        self, instance: Instance, device: str, weights: int, beside: int, room: int, spare: int
     ) -> admission.Admit | admission.LetGo | admission.Wait:
         placed = {s.number: s for s in self.all() if s.is_placed and s is not instance}
         siblings = [s for s in placed.values() if s.line is instance.line]
         # Workers of one line on one device have the weights together.
-        is_shared = any(s.kind.device == instance.kind.device for s in siblings)
+        is_shared = any(device in s.kind.devices for s in siblings)
         decided = admission.plan(
             [_place(other, is_sibling=other in siblings) for other in placed.values()],
-            device=instance.kind.device,
+            device=device,
             need_bytes=beside if is_shared else weights + beside,
             room_bytes=room,
             workers=self._config.workers,
@@ -249,7 +259,7 @@ def _check_others(
 def _place(instance: Instance, *, is_sibling: bool) -> admission.Place:
     return admission.Place(
         name=instance.number,
-        device=instance.kind.device,
+        devices=instance.kind.devices,
         bytes=instance.bytes,
         holder=holder(instance),
         used=instance.line.used,

@@ -48,7 +48,8 @@ _NO_TAGS = {"image", "tensor", "generator"}
 class Kind:
     """What one worker holds. ``options`` are JSON with sorted keys: equal ones are equal.
 
-    ``commit`` is the snapshot's own; a variant is known by its name and ``made_of``.
+    ``commit`` is the snapshot's own; a variant is known by its name and ``made_of``. ``sharing``
+    are the devices that make one image together, ``device`` the first of them; empty is one alone.
     """
 
     repo: str
@@ -61,6 +62,12 @@ class Kind:
     compile: bool = False
     memory: str | None = None
     role: Role = "pipeline"
+    sharing: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> list[str]:
+        """Each device that it takes something of, once."""
+        return sorted({self.device, *self.sharing})
 
     @property
     def is_prompts(self) -> bool:
@@ -73,7 +80,7 @@ class Kind:
 
     def __str__(self) -> str:
         variant = f" ({self.variant or self.role})" if self.variant or self.is_prompts else ""
-        return f"{self.repo}{variant} on {self.device}"
+        return f"{self.repo}{variant} on {' and '.join(self.sharing or [self.device])}"
 
 
 def kind_of(request: ResidentRequest, manifest: Manifest, device: str) -> Kind:
@@ -138,6 +145,38 @@ def replicas_of(
         )
     kind = kind_of(request, manifest, devices[0])
     return tuple(replace(kind, device=device) for device in devices)
+
+
+def together_of(
+    request: ResidentRequest, manifest: Manifest, resolve: Callable[[str], str]
+) -> Kind:
+    """Returns what the worker is to be whose devices make one image together.
+
+    Raises:
+        UsageError: They cannot, or it cannot be meant.
+    """
+    devices = request.devices
+    if "auto" in devices or not 2 <= len(devices) <= MAX_REPLICAS:
+        raise UsageError(
+            "{devices} are no devices to share an image among",
+            hint="name 2 to {limit} of them: cuda:0 cuda:1, or cpu cpu",
+            devices=repr(devices)[:80],
+            limit=MAX_REPLICAS,
+        )
+    named = tuple(sorted(resolve(device) for device in devices))
+    gpus = [device for device in named if device != "cpu"]
+    if gpus and len(set(gpus)) != len(named):
+        raise UsageError(
+            "{devices} cannot share an image: that takes different GPUs, or the CPU alone",
+            hint="name each GPU once: cuda:0 cuda:1; or cpu cpu",
+            devices=", ".join(named),
+        )
+    if request.memory is not None:
+        raise UsageError(
+            "memory and placement='parallel' exclude each other",
+            hint="leave memory out: weights that come and go would hold up the other devices",
+        )
+    return replace(kind_of(request, manifest, named[0]), sharing=named)
 
 
 def check_version(request: ResidentRequest) -> None:

@@ -67,8 +67,10 @@ class Line:
 
     @property
     def devices(self) -> list[str]:
-        """Where its workers are to be, where they are several; else nothing."""
-        return [kind.device for kind in self.kinds] if self.is_replicated else []
+        """Where its workers are to be, or the ranks of its one, where they are several."""
+        if self.is_replicated:
+            return [kind.device for kind in self.kinds]
+        return list(self.kind.sharing)
 
     @property
     def is_replicated(self) -> bool:

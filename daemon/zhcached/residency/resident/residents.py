@@ -117,6 +117,8 @@ class Residents:
         held = meant(self._store, request.repo, request.revision, request.variant)
         if request.role == "prompts":
             asked = (prompted.kind_of(request, held, self._store, self._chinese),)
+        elif request.placement == "parallel":
+            asked = (kinds.together_of(request, held, self._devices.resolve),)
         elif request.devices:
             asked = kinds.replicas_of(request, held, self._devices.resolve)
         else:
@@ -305,9 +307,9 @@ class Residents:
     def workers_on(self, device: str) -> int:
         """Returns how many workers there are on a device."""
         with self._lock:
-            return sum(s.is_placed and s.kind.device == device for s in self._instances.all())
+            return sum(s.is_placed and device in s.kind.devices for s in self._instances.all())
 
     def bytes_on(self, device: str) -> int:
         """Returns what the workers on a device take there."""
         with self._lock:
-            return sum(s.bytes for s in self._instances.all() if s.kind.device == device)
+            return sum(s.bytes for s in self._instances.all() if device in s.kind.devices)

@@ -106,7 +106,8 @@ class Supervisor:
         worker = None
         try:
             arenas = self._arenas(lease)
-            worker = self._context.launcher.launch("resident", f"resident-{self._instance.number}")
+            kind = "parallel" if self._instance.kind.sharing else "resident"
+            worker = self._context.launcher.launch(kind, f"resident-{self._instance.number}")
             _limit(worker.line, self._context.timeouts.frame)
             with self._context.lock:
                 self._instance.pid = worker.pid
@@ -142,15 +143,18 @@ class Supervisor:
         if kind.memory == "low":
             # Weights that come layer by layer stay in the page cache.
             return ()
-        return self._context.arenas.attach(
-            lease,
-            kind.repo,
-            kind.commit,
-            os.geteuid(),
-            kind.device,
-            on_progress=self._progress,
-            cancelled=self._instance.unwanted,
-        )
+        found: list[tuple[residency.Arena, int]] = []
+        for device in kind.devices:
+            found += self._context.arenas.attach(
+                lease,
+                kind.repo,
+                kind.commit,
+                os.geteuid(),
+                device,
+                on_progress=self._progress,
+                cancelled=self._instance.unwanted,
+            )
+        return found
 
     def _load(self, line: socket.socket, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
         kind = self._instance.kind
@@ -171,6 +175,7 @@ class Supervisor:
                 repo=kind.repo,
                 part=part,
                 parts=parts,
+                devices=list(kind.sharing),
             )
             fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
             frames.send(line, request, fds)

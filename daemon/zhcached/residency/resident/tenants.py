@@ -44,6 +44,7 @@ class Tenant:
                 parameters=loaded.parameters,
                 bytes=loaded.bytes,
                 memory_report=loaded.memory_report,
+                placement="parallel" if kind.sharing else "replicate",
                 devices=devices,
             )
         )
