@@ -112,7 +112,7 @@ def test_machines_of_a_rack_have_it_through_the_cache_as_a_peer_and_as_a_hub(rac
     tables = table.format("peer", cache) + table.format("huggingface", cache) + "near = true\n"
     node = make_daemon(tables + source(hub), name="node").start()
     done = node.json("prefetch", REPO)
-    assert done["sources"]["peer"] == len(BYTES)
+    assert done["sources"]["peer"] >= len(BYTES)
     assert hub.sent(WEIGHTS) == 0
     # The gateway asked, for whoever is behind it.
     assert sum("/tree/" in one.path for one in hub.requests) == 1
