@@ -129,7 +129,11 @@ def test_service_keeps_directive(key, value, why):
     ("key", "value", "why"),
     [
         ("PrivateNetwork", "yes", "a worker parses files from strangers"),
-        ("RestrictAddressFamilies", "AF_UNIX", "its line, and CUDA's own sockets"),
+        (
+            "RestrictAddressFamilies",
+            "AF_UNIX AF_INET AF_NETLINK",
+            "its line, CUDA's own sockets, and ranks that meet on the private loopback",
+        ),
         ("MemoryDenyWriteExecute", "no", "torch writes code at run time"),
         ("ProtectSystem", "strict", "the store is read only"),
         ("PrivateTmp", "no", "the pipes of CUDA MPS lie in /tmp"),

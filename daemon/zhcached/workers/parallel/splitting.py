@@ -25,6 +25,8 @@ _ENVIRONMENT = {
     "NCCL_IB_DISABLE": "1",
     # Its segments would lie in /dev/shm, which is everybody's.
     "NCCL_SHM_DISABLE": "1",
+    # It hands over memory by Unix sockets, which a rank may not make; handles of CUDA's IPC do.
+    "NCCL_CUMEM_ENABLE": "0",
 }
 
 
