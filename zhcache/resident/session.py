@@ -99,7 +99,7 @@ class Session:
                 self._caller = None
 
     def _ask(self, count: int, make: Any, on_event: Any, on_answer: Any) -> None:
-        window = 1
+        window = CALLS_OF_A_WORKER * self.workers
         if self._conversation.is_open:
             try:
                 self._conversation.calls(count, window, make, on_event, on_answer)
