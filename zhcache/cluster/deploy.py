@@ -18,7 +18,7 @@ from zhcache import __version__
 from zhcache.cluster.joining import ray_of
 from zhcache.cluster.retry import meant
 from zhcache.cluster.task import Model, Picture, Task, key_of
-from zhcache.errors import UsageError
+from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorInfo
 
@@ -120,7 +120,8 @@ def serve(
         repos: Models that are dealt evenly to the nodes. Others may be called as well.
         address: Of the cluster, as ``ray.init`` takes it.
         variant: Of those models.
-        nodes: How many; two numbers let Serve choose between them by load. None is all there are.
+        nodes: How many; two numbers let Serve choose between them by load. None is all there are
+            now, with these labels.
         device: Of each node: as ``load_pipeline`` takes it, or several.
         depth: Calls that a node takes at a time; those beyond wait outside.
         queue: Calls of one script that wait outside; more are refused as ``Busy``, which a batch
@@ -141,31 +142,36 @@ def serve(
     )
     devices = [device] if isinstance(device, str) else list(device)
     ray = ray_of(address, is_open=is_open)
-    # On loopback too: what no call comes by need not listen.
-    least, most = _bounds(ray, nodes)
+    least, most = _bounds(ray, nodes, labels or {})
+    options = deployment(models, least, most, depth, queue, spill_s)
+    if labels:
+        options["ray_actor_options"]["label_selector"] = dict(labels)
+    return _deployed(options, devices, age_s, most * depth)
+
+
+def deployment(
+    models: Sequence[str], least: int, most: int, depth: int, queue: int, spill_s: float
+) -> dict[str, Any]:
+    """Returns what Serve is told of the replicas, as ``serve`` takes it; ``models`` are keys."""
     options: dict[str, Any] = {
         "max_ongoing_requests": depth,
         "max_queued_requests": queue,
         "max_replicas_per_node": 1,
-        "ray_actor_options": {
-            "num_cpus": 0,
-            **({"label_selector": dict(labels)} if labels else {}),
-        },
+        "ray_actor_options": {"num_cpus": 0},
         "request_router_config": {
             "request_router_class": "zhcache.cluster.router:WarmRouter",
-            "request_router_kwargs": {"models": models, "spill_s": spill_s},
+            "request_router_kwargs": {"models": list(models), "spill_s": spill_s},
             "request_routing_stats_period_s": _STATS_S,
         },
     }
     if least == most:
-        options["num_replicas"] = least
-    else:
-        options["autoscaling_config"] = {
-            "min_replicas": least,
-            "max_replicas": most,
-            "target_ongoing_requests": max(depth / 4, 1),
-        }
-    return _deployed(options, devices, age_s, most * depth)
+        return {**options, "num_replicas": least}
+    scaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": max(depth / 4, 1),
+    }
+    return {**options, "autoscaling_config": scaling}
 
 
 def join(address: str, models: Sequence[str], devices: Sequence[str], *, is_open: bool) -> Served:
@@ -205,9 +211,13 @@ def _check_devices(served: Served, wanted: list[str]) -> None:
         )
 
 
-def _bounds(ray: Any, nodes: int | tuple[int, int] | None) -> tuple[int, int]:
+def _bounds(
+    ray: Any, nodes: int | tuple[int, int] | None, labels: Mapping[str, str]
+) -> tuple[int, int]:
     if nodes is None:
-        nodes = sum(bool(one["Alive"]) for one in ray.nodes())
+        # More replicas than nodes for them would be waited for without end.
+        alive = [one for one in ray.nodes() if one["Alive"]]
+        nodes = sum(labels.items() <= one["Labels"].items() for one in alive)
     least, most = (nodes, nodes) if isinstance(nodes, int) else nodes
     if not 0 < least <= most:
         raise UsageError("nodes={nodes} is no number of nodes", hint="nodes=(1, 4)", nodes=nodes)
@@ -224,11 +234,30 @@ def _deployed(options: dict[str, Any], devices: list[str], age_s: float, width: 
     name = f"{NAME}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
     try:
         ray_serve.start(proxy_location="Disabled")
-        for other in list(ray_serve.status().applications):
+        told = ray_serve.status().applications
+        for other in told:
             if _is_ours(other) and other != name:
                 ray_serve.delete(other)
+        if name in told and told[name].status in _SERVING:
+            # To run it again would start every replica anew.
+            return Served(name, ray_serve.get_app_handle(name), min(width, _WIDEST))
         app = ray_serve.deployment(Replica, name="node", **options).bind(devices, age_s)
         handle = ray_serve.run(app, name=name, route_prefix=None)
     except Exception as error:
-        raise meant(error) from error
+        raise _failure(name) or meant(error) from error
     return Served(name, handle, min(width, _WIDEST))
+
+
+def _failure(name: str) -> ZhcacheError | None:
+    """Returns why replicas did not start, which Serve's error leaves out."""
+    from ray import serve as ray_serve
+
+    app = ray_serve.status().applications.get(name)
+    said = [] if app is None else [one.message for one in app.deployments.values() if one.message]
+    if not said:
+        return None
+    return ZhcacheError(
+        "the replicas of the cluster did not start: {reason}",
+        hint="see `serve status`; zhcache must be installed on every node",
+        reason=said[0].strip().splitlines()[-1],
+    )

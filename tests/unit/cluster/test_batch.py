@@ -1,7 +1,9 @@
 """A batch: in order, made once, gone on with, tried again where its place was lost."""
 
 import json
+import sys
 import threading
+from types import ModuleType
 
 import pytest
 
@@ -10,7 +12,7 @@ from simulators.daemon import DaemonSimulator
 from zhcache import cluster
 from zhcache.cluster import batch
 from zhcache.cluster.node import Node
-from zhcache.errors import Busy, DaemonUnreachable, Partial, UsageError
+from zhcache.errors import Busy, DaemonUnreachable, NotPermitted, Partial, UsageError
 
 PROMPTS = [f"number {number}" for number in range(12)]
 
@@ -140,6 +142,23 @@ def test_what_cannot_be_meant_is_refused_before_anything_begins(crew, given, sai
     with pytest.raises(UsageError, match=said):
         cluster.generate(**{"repo": "org/a", **given})
     assert not crew.made
+
+
+def test_cluster_without_ray_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError) as caught:
+        cluster.generate("org/a", PROMPTS, address="auto")
+    assert caught.value.hint == "pip install 'zhcache[cluster]'"
+
+
+@pytest.mark.parametrize("mode", [None, "disabled"])
+def test_cluster_is_not_even_asked_without_a_token(monkeypatch, mode):
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(NotPermitted, match="token"):
+        cluster.serve("org/a")
 
 
 def test_without_an_address_this_machines_daemon_makes_them(tmp_path, monkeypatch, pipeline_dir):
