@@ -141,8 +141,8 @@ class Front:
         while not over.is_set():
             if poller.poll(10):
                 begun = client.recv(64, socket.MSG_PEEK)
-                if b'"event":"call"' in begun:
-                    # The next one, which waits its turn.
+                if begun and b'"event":"cancel"' not in begun:
+                    # The next call, which waits its turn, or the head of a frame.
                     over.wait(0.01)
                     continue
                 frames.send(worker.line, r.Cancel(id=number))

@@ -27,10 +27,34 @@ def test_seed_gives_the_image_of_its_generator(pipe, stock):
     assert not same(mine.images, pipe("a red house", seed=8, **FAST).images)
 
 
-def test_one_seed_for_each_image(pipe, stock):
-    mine = pipe(["a house", "a hill"], seed=[1, 2], **FAST)
+def test_one_seed_for_each_image_makes_each_as_it_is_made_alone(pipe, stock):
+    mine = pipe(["a house", "a hill"], seed=[1, 2], **FAST).images
+    alone = [
+        stock(text, generator=seeded(seed), **FAST).images[0]
+        for text, seed in (("a house", 1), ("a hill", 2))
+    ]
+    assert same(mine, alone)
+    together = pipe(["a house", "a hill"], seed=[1, 2], batch=2, **FAST).images
     theirs = stock(["a house", "a hill"], generator=[seeded(1), seeded(2)], **FAST)
-    assert same(mine.images, theirs.images)
+    assert same(together, theirs.images)
+
+
+def test_generators_of_a_list_are_left_where_their_images_left_them(pipe, stock):
+    mine, theirs = ([seeded(1), seeded(2)] for _ in range(2))
+    images = pipe(["a house", "a hill"], generator=mine, **FAST).images
+    alone = [
+        stock(text, generator=generator, **FAST).images[0]
+        for text, generator in zip(("a house", "a hill"), theirs, strict=True)
+    ]
+    assert same(images, alone)
+    assert all(
+        one.get_state().equal(other.get_state()) for one, other in zip(mine, theirs, strict=True)
+    )
+
+
+def test_tuple_of_a_list_is_one_tuple(pipe):
+    images, verdicts = pipe(["a house", "a hill"], seed=[1, 2], return_dict=False, **FAST)
+    assert (len(images), verdicts) == (2, None)
 
 
 def test_several_images_of_a_prompt(pipe, stock):

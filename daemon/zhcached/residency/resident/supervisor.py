@@ -86,11 +86,10 @@ class Supervisor:
             with context.lock:
                 instance.gone()
                 has_others = instance.lost(error)
-            log.info(
-                "resident.replica_lost" if has_others else "resident.refused",
-                instance=str(instance.kind),
-                error=str(error),
-            )
+            if has_others:
+                self._tell_lost(str(error))
+            else:
+                log.info("resident.refused", instance=str(instance.kind), error=str(error))
         except _Unwanted:
             log.info("resident.unwanted", instance=str(instance.kind))
             with context.lock:
@@ -98,8 +97,15 @@ class Supervisor:
         except _Death as death:
             log.warning("resident.died", instance=str(instance.kind), how=death.how)
             with context.lock:
-                return instance.fell(death.how, is_ours=death.is_ours)
+                is_again = instance.fell(death.how, is_ours=death.is_ours)
+                absence = instance.absence
+            if absence:
+                self._tell_lost(absence)
+            return is_again
         return False
+
+    def _tell_lost(self, why: str) -> None:
+        log.warning("resident.replica_lost", instance=str(self._instance.kind), error=why)
 
     def _live(self) -> None:
         lease = self._instance.arenas_of + secrets.token_hex(6)
