@@ -1,5 +1,8 @@
 """A client with several calls in flight: too many, one that fails, one who leaves in the middle."""
 
+import os
+import signal
+
 import pytest
 
 from harness.daemon import until
@@ -94,3 +97,31 @@ def test_interrupt_in_the_middle_cancels_all_and_keeps_the_connection(session, t
         make_calls(session, [waits] * 9, stop)
     assert len(make_calls(session, [{}] * 4)) == 4
     assert session._conversation is before
+
+
+def test_every_call_that_loses_a_worker_once_arrives(make, tmp_path):
+    house = make(timeouts={"crashes": 99})
+    request = ResidentRequest(repo="lab/one", device="cpu", devices=["cpu", "cpu"])
+    socket = house.listen(tmp_path)
+    session = Session(socket, request, Conversation(socket, request))
+    begun = []
+
+    def look(place, event):
+        if not isinstance(event, Step) or place % 3:
+            return
+        begun.append(place)
+        if begun.count(place) == 2:
+            (tmp_path / f"gate {place}").touch()
+            return
+        at = [one for one in house.residents._instances.all() if one.current is not None]
+        (pid,) = [one.pid for one in at if one.current.message.arguments["n"] == place]
+        os.kill(pid, signal.SIGKILL)
+
+    arguments = [{"n": number} for number in range(9)]
+    for number in (0, 3, 6):
+        gate = str(tmp_path / f"gate {number}")
+        arguments[number] |= {"do": "wait", "gate": gate, "steps": 1}
+    found = make_calls(session, arguments, look)
+    assert [one["got"]["n"] for one in found] == list(range(9))
+    assert sorted(begun) == [0, 0, 3, 3, 6, 6]
+    session.end()
