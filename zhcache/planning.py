@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from zhcache import resources
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 16_384
 MAX_BATCH = 1024
+MAX_BYTES = 2**63 - 1
+_DEVICES = "'cpu' | 'cuda:0,cuda:1' | '24GiB,24GiB' | '80GiB,80GiB@nvlink' | a list of names"
 
 
 class PlacementCalls(ABC):
@@ -90,7 +92,7 @@ class PlacementCalls(ABC):
         from zhcache.placement.plan import decide
         from zhcache.placement.result import placed
 
-        _check(size, batch, seen or {})
+        _check(repo, variant, revision, devices, size, batch, {} if seen is None else seen)
         named = devices if devices is None or isinstance(devices, str) else ",".join(devices)
         heard = self.weights(repo, variant=variant, revision=revision)
         uuids = self._there(heard)
@@ -120,12 +122,23 @@ class PlacementCalls(ABC):
         }
 
 
-def _check(size: tuple[int, int] | None, batch: int, seen: Mapping[tuple[int, int], int]) -> None:
-    is_seen = all(_is_size(each) and type(count) is int for each, count in seen.items())
+def _check(
+    repo: object,
+    variant: object,
+    revision: object,
+    devices: object,
+    size: object,
+    batch: object,
+    seen: object,
+) -> None:
     wrong = {
+        "repo": (repo, isinstance(repo, str), "OWNER/NAME"),
+        "variant": (variant, variant is None or isinstance(variant, str), "a name or None"),
+        "revision": (revision, revision is None or isinstance(revision, str), "a name or None"),
+        "devices": (devices, devices is None or _are_names(devices), _DEVICES),
         "size": (size, size is None or _is_size(size), f"(width, height) up to {MAX_SIDE}"),
         "batch": (batch, type(batch) is int and 0 < batch <= MAX_BATCH, f"1 to {MAX_BATCH}"),
-        "seen": (seen, is_seen, "{(width, height): bytes}"),
+        "seen": (seen, _is_seen(seen), "{(width, height): bytes}"),
     }
     for name, (value, is_right, allowed) in wrong.items():
         if not is_right:
@@ -138,5 +151,22 @@ def _check(size: tuple[int, int] | None, batch: int, seen: Mapping[tuple[int, in
             )
 
 
-def _is_size(size: Sequence[int]) -> bool:
-    return len(size) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in size)
+def _are_names(devices: object) -> bool:
+    return isinstance(devices, str) or (
+        isinstance(devices, (list, tuple))
+        and all(isinstance(one, str) for one in cast("Sequence[object]", devices))
+    )
+
+
+def _is_size(size: object) -> bool:
+    if not isinstance(size, (list, tuple)):
+        return False
+    sides = cast("Sequence[object]", size)
+    return len(sides) == 2 and all(type(side) is int and 0 < side <= MAX_SIDE for side in sides)
+
+
+def _is_seen(seen: object) -> bool:
+    return isinstance(seen, Mapping) and all(
+        _is_size(size) and type(count) is int and 0 < count <= MAX_BYTES
+        for size, count in cast("Mapping[object, object]", seen).items()
+    )
