@@ -55,7 +55,8 @@ class Line:
         self._progress = STARTS
         self.instances = tuple(
             Instance(number, kind, self, clock, timeouts)
-            for number, kind in zip(numbers, kinds, strict=False)
+            # Kinds first: they end, and no number is taken in vain.
+            for kind, number in zip(kinds, numbers, strict=False)
         )
 
     # --- what is known of it ---------------------------------------------------------------------
