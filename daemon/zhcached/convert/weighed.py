@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from zhcache.errors import NotFound
+from zhcache.errors import IntegrityError, NotFound
 from zhcache.placement.activation import known
 from zhcache.placement.sizes import Part, Tensor, by_variant, needed_variant, part, picked
 from zhcache.protocol.placement import WeightsList, WeightsPart
@@ -86,6 +86,13 @@ def _part(
             raise StoreDamaged(reason=f"{file.path} of {manifest.repo}: {error}") from error
         try:
             found = single_header.read(fd, file.path)
+        except IntegrityError as error:
+            # Its own next step is for who takes a file in; this one is held.
+            raise IntegrityError(
+                error.template,
+                hint="it was published so and the store is sound: take another revision",
+                **error.values,
+            ) from error
         finally:
             os.close(fd)
         tensors += [Tensor(name, one.dtype, one.bytes) for name, one in found.items()]

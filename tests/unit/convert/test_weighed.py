@@ -120,8 +120,11 @@ def test_what_is_no_pipeline_or_not_whole_is_named(store):
 
 def test_a_header_that_was_published_so_is_named(store):
     publish(store, pipeline(**{f"{UNET}.safetensors": tensors(a_F32=40)[:-1]}))
-    with pytest.raises(IntegrityError, match=r"unet/diffusion_pytorch_model\.safetensors"):
+    named = r"unet/diffusion_pytorch_model\.safetensors"
+    with pytest.raises(IntegrityError, match=named) as refused:
         weighed(store, "lab/tiny", None, None)
+    # Not what an import says, which takes nothing in: it is held, as it was published.
+    assert "take another revision" in refused.value.hint
 
 
 def test_a_blob_that_went_meanwhile_is_to_be_fetched_again(store):
