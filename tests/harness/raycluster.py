@@ -93,7 +93,10 @@ def lose(first: str, second: str, out: str) -> None:
         address = started.address
         say(started=address)
         served = clustered.serve(REPOS, address=address, device="cpu", depth=8)
-        say(app=served.name)
+        from ray import serve
+
+        again = clustered.serve(REPOS, address=address, device="cpu", depth=8)
+        say(apps=[served.name, again.name], proxies=len(serve.status().proxies))
         seen: list[clustered.Made] = []
         lost: list[int] = []
 

@@ -87,7 +87,11 @@ def images(folder):
 def test_batch_outlives_a_node_and_is_what_one_machine_makes(nodes, tmp_path):
     out, alone = tmp_path / "out", tmp_path / "alone"
     sockets = [str(daemon.socket) for daemon in nodes]
-    *_, said = script(nodes[0], tmp_path, "-m", "harness.raycluster", "lose", *sockets, str(out))
+    _, served, said = script(
+        nodes[0], tmp_path, "-m", "harness.raycluster", "lose", *sockets, str(out)
+    )
+    assert served["apps"][0] == served["apps"][1], "what is served already stays"
+    assert served["proxies"] == 0, "nothing listens for calls"
     assert (said["made"], said["lost"]) == (100, [raycluster.LOSE_AFTER])
 
     journal = lines((out / "journal.jsonl").read_text())

@@ -198,8 +198,9 @@ class Node:
                 except BaseException as error:  # noqa: BLE001 - whose it is, is told whatever it is
                     call.future.set_exception(error)
                 else:
-                    call.future.set_result(picture)
+                    # Before whoever waits goes on, so that what follows finds it noted.
                     self._note(key, load_s, picture.seconds, was_warm)
+                    call.future.set_result(picture)
                 if not was_warm:
                     turn_began = self._clock()
             with self._changed:
@@ -251,11 +252,13 @@ class Node:
 
     def _note(self, key: str, load_s: float, seconds: float, was_warm: bool) -> None:
         with self._changed:
-            if load_s and not was_warm:
-                self._pace.loaded(load_s)
-            # What the daemon let go is loaded within the call, which is no measure of calls then.
-            if was_warm or load_s:
+            if was_warm:
                 self._pace.called(key, seconds)
+            else:
+                # Some of the loading is in the first call: what the daemon had let go, what is
+                # compiled. Taken for a call it would make the queue seem long, and calls spill.
+                usual = self._pace.call_s.get(key, 0.0)
+                self._pace.loaded(load_s + max(seconds - usual, 0.0))
             if self._warm is not None:
                 self._warm |= {key}
 

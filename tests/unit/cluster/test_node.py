@@ -103,7 +103,8 @@ def test_model_that_another_device_is_loading_is_left_to_it(make_node):
 def test_status_tells_what_waits_and_what_is_warm(make_node):
     studio = Studio()
     node = make_node(studio)
-    node.submit(task("a")).result(20)
+    for _ in range(2):
+        node.submit(task("a")).result(20)
     futures = held(studio, node, "a", "b", "a")
     node.look()
     status = node.status()
@@ -111,6 +112,15 @@ def test_status_tells_what_waits_and_what_is_warm(make_node):
     assert status.queue_s >= 2 * status.call_s > 0
     studio.go_on.set()
     wait(futures, 20)
+
+
+def test_first_call_of_a_model_is_loading_and_no_measure_of_calls(make_node):
+    studio = Studio()
+    node = make_node(studio)
+    for repo in "ab":
+        node.submit(task(repo)).result(20)
+    status = node.status()
+    assert status.call_s == 0.0 < status.load_s
 
 
 def test_daemon_that_does_not_answer_is_told_of_and_no_model_is_warm(make_node):
