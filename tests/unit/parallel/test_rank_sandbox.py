@@ -96,8 +96,9 @@ import ctypes, encodings.idna, os, socket
 from zhcached.workers.parallel import namespace
 if os.geteuid() == 0:
     os.setgroups([])
-    os.setresgid(65534, 65534, 65534)
-    os.setresuid(65534, 65534, 65534)
+    # Not 65534, which is also who nobody knows.
+    os.setresgid(54321, 54321, 54321)
+    os.setresuid(54321, 54321, 54321)
     # Who changes his uid is nobody to himself in /proc, until he says so: PR_SET_DUMPABLE.
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
 was = os.geteuid(), os.getegid()
