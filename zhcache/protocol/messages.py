@@ -467,7 +467,8 @@ class Device(Message):
 class Resident(Message):
     """One leased or warm model. The role ``prompts``: it reads Chinese prompts for others.
 
-    ``note`` says why a worker that should be there is not.
+    ``note`` says why a worker that should be there is not, or which devices make an image together:
+    ``bytes`` are then of each of them, ``device`` is the first.
     """
 
     repo: str

@@ -61,6 +61,8 @@ def test_worker_that_is_several_ranks_is_launched_as_such_with_all_their_devices
     assert house.launcher.kinds == ["parallel"]
     assert fields["devices"] == fields["arenas"] == ["GPU-1", "GPU-2"]
     assert house.residents.workers_on("GPU-1") == house.residents.workers_on("GPU-2") == 1
+    (listed,) = house.residents.listing()
+    assert "GPU-1 and GPU-2 together" in listed.note
 
 
 def test_room_is_had_on_every_device_or_waited_for(make, tmp_path):

@@ -278,7 +278,8 @@ def holder(instance: Instance) -> str:
 
 def line_of(instance: Instance) -> Resident:
     """Returns an instance as it is listed."""
-    line = instance.line
+    line, sharing = instance.line, instance.kind.sharing
+    shared = f"each image is made by {' and '.join(sharing)} together" if sharing else ""
     return Resident(
         repo=instance.kind.repo,
         variant=instance.kind.variant,
@@ -293,5 +294,5 @@ def line_of(instance: Instance) -> Resident:
         running=int(instance.current is not None),
         queued=len(line.turns),
         role=instance.kind.role,
-        note=instance.absence,
+        note=instance.absence or shared,
     )
