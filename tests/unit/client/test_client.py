@@ -100,7 +100,9 @@ def test_wait_raises_cancelled_when_the_job_was_cancelled(
         result_of(client.wait(job.id))
 
 
-def test_dry_run_plans_and_fetches_nothing(daemon: DaemonSimulator, client: Client, snapshot: Path) -> None:
+def test_dry_run_plans_and_fetches_nothing(
+    daemon: DaemonSimulator, client: Client, snapshot: Path
+) -> None:
     daemon.incoming["a/b"] = describe("a/b", snapshot)
     plan = client.dry_run(PrefetchRequest(repo="a/b", revision="main"))
     assert plan.bytes == describe("a/b", snapshot).bytes
