@@ -29,6 +29,8 @@ _IMAGES = ("image", "mask_image")
 _NETS = ("controlnet_conditioning_scale", "adapter_conditioning_scale")
 """Of pipelines that take several images for one: a list of images is not one for each prompt."""
 
+_KIN = re.compile(r"(?!.*(?:ControlNet|Adapter))\w+(?:Img2Img|Inpaint)Pipeline")
+
 _SHARED = frozenset({
     "timesteps", "sigmas", "original_size", "target_size", "crops_coords_top_left",
     "negative_original_size", "negative_target_size", "negative_crops_coords_top_left",
@@ -62,6 +64,16 @@ class Part:
             else one
             for one in read
         ]
+
+
+def of_kin(class_name: str, own: Collection[str]) -> Collection[str]:
+    """Returns what can be told of the parameters of a class over another's components.
+
+    Args:
+        class_name: Of the class; nobody here has it to ask it.
+        own: Parameters of the one that the components are of.
+    """
+    return (NUMBER,) if NUMBER in own and _KIN.fullmatch(class_name) else ()
 
 
 def split(

@@ -22,7 +22,7 @@ from zhcache.resident.encode import Encoder
 from zhcache.resident.gather import gathered
 from zhcache.resident.result import Result
 from zhcache.resident.session import Session
-from zhcache.resident.split import Part, split
+from zhcache.resident.split import Part, of_kin, split
 from zhcache.resident.steps import Steps
 
 
@@ -140,7 +140,7 @@ class ResidentPipeline:
         whole = self._prepared(arguments)
         parts = split(
             whole.arguments,
-            self.parameters,
+            self.parameters or of_kin(self.class_name, self._session.opened.parameters),
             workers=self._session.workers,
             batch=batch,
             conditions=whole.conditions,

@@ -10,7 +10,7 @@ from zhcache.errors import UsageError
 from zhcache.protocol.prompts import OwnRead
 from zhcache.resident.gather import gathered
 from zhcache.resident.result import Result
-from zhcache.resident.split import split
+from zhcache.resident.split import of_kin, split
 from zhcache.resident.steps import Steps
 from zhcache.resident.values import Unread
 
@@ -31,6 +31,17 @@ def test_seed_for_each_image_is_a_call_for_each_image_whatever_the_workers():
     for workers in (1, 2, 5):
         made = cut(workers, prompt=["a", "b", "c"], seed=[3, 1, 2], negative_prompt="x")
         assert made == expected
+
+
+def test_pictures_for_a_kin_are_each_prompts_where_its_name_says_so():
+    asked = {"prompt": ["a", "b", "c"], "image": PICTURES, "seed": [1, 2, 3]}
+    for name in ("StableDiffusionImg2ImgPipeline", "FluxInpaintPipeline"):
+        made = cut(2, parameters=of_kin(name, PARAMETERS), **asked)
+        assert [one["image"] for one in made] == PICTURES
+    # Of several nets each has its picture; of what makes films nothing is known to be an image's.
+    for name in ("StableDiffusionControlNetImg2ImgPipeline", "StableDiffusionXLAdapterPipeline"):
+        assert cut(2, parameters=of_kin(name, PARAMETERS), **asked) == []
+    assert cut(2, parameters=of_kin("WanImg2ImgPipeline", ["prompt"]), **asked) == []
 
 
 def test_several_images_of_each_prompt_have_its_seeds_in_order():
