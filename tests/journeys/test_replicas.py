@@ -121,6 +121,7 @@ def test_worker_killed_midway_costs_no_image(daemon):
     assert "resident.died" in daemon.tail()
 
 
+@pytest.mark.slow
 def test_error_interrupt_and_restart_leave_a_set_that_makes_the_same(daemon):
     client = daemon.script(TROUBLE)
 
