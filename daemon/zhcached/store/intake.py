@@ -29,6 +29,7 @@ from zhcached.store.ingest import JOURNAL_BEFORE_COMMIT, Ingest
 from zhcached.store.layout import SCRAP, Layout, reserves_natively
 from zhcached.store.leases import Leases
 from zhcached.store.space import Space
+from zhcached.store.turns import Turns
 
 
 class Intake:
@@ -66,6 +67,7 @@ class Intake:
         self.on_discard: Callable[[str], object] = lambda _: None
         # Who was given some of a blob that was damaged may hold what others do not go with.
         fsck.on_damaged = lambda sha256: self._count_discard(f"sha256-{sha256}")
+        self._rereads = Turns()
         self._drafts = count()
         self._bytes: int | None = None
         self.space = Space(layout, config, self._blob_bytes)
@@ -263,14 +265,25 @@ class Intake:
 
     def is_sound(self, sha256: str, size: int) -> bool:
         """Tells whether a blob is here and as it was recorded; one that was touched is read."""
+        found = self._as_recorded(sha256, size)
+        if found is None:
+            # Many may ask for a model at once whose files were touched: each is read once.
+            with self._rereads.of(sha256):
+                found = self._as_recorded(sha256, size)
+                if found is None:
+                    is_sound = bool(self._fsck.recheck(sha256))
+                    found = is_sound and self._as_recorded(sha256, size) is not False
+                    self.count_again()
+        return found
+
+    def _as_recorded(self, sha256: str, size: int) -> bool | None:
+        """Tells whether a blob is here with that size; None where only reading it would tell."""
         recorded = listing.recorded(self._catalog, sha256)
         if recorded is None:
             return False
         identity, is_suspect = recorded
         if is_suspect or self._blobs.identity(sha256) != identity:
-            verdict = self._fsck.recheck(sha256)
-            self.count_again()
-            return bool(verdict) and identity.size == size
+            return None
         return identity.size == size
 
     def _record(self, came: Committed) -> None:

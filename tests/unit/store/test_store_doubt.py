@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -115,3 +117,25 @@ def test_damage_read_from_the_wire_is_still_an_integrity_error():
     again = from_wire(damage.code, damage.template, damage.hint_template, damage.values)
     assert isinstance(again, IntegrityError)
     assert (again.message, again.hint) == (damage.message, "run `zhcache repair`")
+
+
+def test_touched_blob_is_read_once_however_many_ask(store, monkeypatch):
+    publish_tiny(store)
+    name = sha256(WEIGHTS)
+    os.utime(store.blobs.path(name), (1, 1))
+    real, reads, may_read = store.blobs.hash, [], threading.Event()
+
+    def slow(sha256, **options):
+        reads.append(sha256)
+        assert may_read.wait(30)
+        return real(sha256, **options)
+
+    monkeypatch.setattr(store.blobs, "hash", slow)
+    with ThreadPoolExecutor(4) as askers:
+        asked = [askers.submit(store.intake.is_sound, name, len(WEIGHTS)) for _ in range(4)]
+        while store.intake._rereads._locks.get(name, (None, 0))[1] < 4:
+            assert not any(one.done() for one in asked)
+        may_read.set()
+        assert [one.result(30) for one in asked] == [True] * 4
+    assert reads == [name]
+    assert not store.intake._rereads._locks
