@@ -126,12 +126,13 @@ def _using(self: Any, class_name: str, **more: Any) -> Any:
     Raises:
         UsageError: There is no such class, it needs further components, or the lease has ended.
     """
+    from zhcache.pipeline import spread
     from zhcache.pipeline.kin import pipeline_class, sibling
 
     held = _held.get(self)
     if held is None:
         raise UsageError("this pipeline was released", hint="load it again: zhcache.load_pipeline")
-    made = sibling(pipeline_class(class_name), self, more)
+    made = spread.follow(self, sibling(pipeline_class(class_name), self, more))
     return bind(made, held, bound.reader_of(self))
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from zhcache.chinese.choose import check_asked
 from zhcache.chinese.reader import Reader
 from zhcache.client import Client
-from zhcache.errors import NotFound, UsageError
+from zhcache.errors import UsageError
 from zhcache.lease import Lease
+from zhcache.pipeline import leasing, placing
 from zhcache.pipeline.closed import Readable
 from zhcache.pipeline.fit import Fit, Memory, parse
 from zhcache.pipeline.leased import Held, bind, release
@@ -28,6 +29,7 @@ from zhcache.pipeline.options import (
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    from zhcache.placement.result import Placed
     from zhcache.protocol.residency import Arena
 
 
@@ -64,14 +66,16 @@ def load_pipeline(
         mode: ``"attach"``: in this process. ``"resident"``: a stand-in that is called the same way
             and has a warm worker do it; needs no torch here.
         device: ``"auto"`` is CUDA where there is one, else the CPU; or a torch device's name; or a
-            list of them, where ``placement`` or ``mode`` has a worker on each.
+            list of them, which ``placement`` uses.
         placement: ``"single"``: all on ``device``. ``"replicate"``: a worker of the daemon's on
-            each device of the list, ``["cpu", "cpu"]`` is two; what is returned is the stand-in of
-            ``mode="resident"``, and lists of prompts with a seed for each are made by all of them,
-            with equal images however many they are. ``"parallel"``: one worker makes each image
-            on all devices of the list together, faster than on one where the model allows it;
-            ``pipe.memory_report`` says how; a stand-in as well. ``"auto"``: ``"replicate"`` for a
-            list of several and ``mode="resident"``, else ``"single"``.
+            each device of the list, ``["cpu", "cpu"]`` is two, behind the stand-in of
+            ``mode="resident"``; lists of prompts with a seed for each are made by all of them, with
+            equal images however many. ``"parallel"``: such a worker makes each image on all of them
+            together, faster where the model allows it; ``pipe.memory_report`` says how.
+            ``"split"``: in this process, components on different GPUs, text encoders in host memory
+            or the denoiser in pieces, whichever has room first. ``"offload"``: weights come from
+            host memory layer by layer. ``pipe.placement_report`` says why. ``"auto"``: of several
+            ``"replicate"`` with ``mode="resident"``, else one that has room, else ``"split"``.
         chinese: Who reads Chinese prompts; others are never touched. ``"native"``: the pipeline's
             own encoder, which can. ``"encoder"``: a Chinese one in its place.
             ``"adapter:NAME"``: an adapter into its space. ``"translate"``: a translator.
@@ -92,7 +96,7 @@ def load_pipeline(
         UsageError: An option that cannot be meant, or that this release does not have.
         NotFound: No such repository or revision.
         Busy: ``timeout`` is over; the download goes on.
-        NoSpace: ``memory`` is less than the pipeline needs.
+        NoSpace: ``memory`` is less than the pipeline needs, or it fits in no way on the devices.
         VersionMismatch: The daemon's diffusers makes other modules of the files than this one.
         ZhcacheError: What else the daemon reported.
     """
@@ -102,14 +106,14 @@ def load_pipeline(
     keep = check_words(chinese_keep)
     bound = None if memory is None else parse(memory)
     devices, is_by_workers = places(device, mode, placement)
-    asked = _Asked(
-        repo, variant, revision, devices[0], bound, attention, compile, from_pretrained_kwargs
-    )
+    placing.check(devices, mode, placement, memory)
+    where = (devices, placement, bound)
+    asked = _Asked(repo, variant, revision, *where, attention, compile, from_pretrained_kwargs)
     if mode == "resident" or is_by_workers:
-        return _stand_in(asked, devices, placement, chinese, keep, timeout)
-    pipeline, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
+        return _stand_in(asked, chinese, keep, timeout)
+    pipe, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
     of = held.lease.granted
-    return bind(pipeline, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
+    return bind(pipe, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
 
 
 @dataclass(frozen=True)
@@ -119,17 +123,20 @@ class _Asked:
     repo: str
     variant: str | None
     revision: str | None
-    device: str
+    devices: Sequence[str]
+    placement: str
     memory: Memory | None
     attention: str | None
     compile: bool
     options: Mapping[str, Any]
 
+    @property
+    def device(self) -> str:
+        return self.devices[0]
+
 
 def _stand_in(
     asked: _Asked,
-    devices: Sequence[str],
-    placement: str,
     chinese: str | None,
     keep: tuple[str, ...],
     timeout: float | None,
@@ -140,8 +147,8 @@ def _stand_in(
         asked.repo,
         variant=asked.variant,
         revision=asked.revision,
-        device=devices,
-        placement="parallel" if placement == "parallel" else "replicate",
+        device=asked.devices,
+        placement="parallel" if asked.placement == "parallel" else "replicate",
         chinese=chinese,
         chinese_keep=keep,
         timeout=timeout,
@@ -157,14 +164,15 @@ def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
     if "device_map" in asked.options and asked.device != "auto":
         raise UsageError("device and device_map exclude each other", hint="leave one out")
     check_parts()
-    check_device(asked.device)
+    for name in asked.devices:
+        check_device(name)
     client = Client()
     try:
         variant, revision, chosen = asked.variant, asked.revision, None
         if asked.memory is not None:
             chosen, revision = _chosen(client, asked, asked.memory, until)
             variant = chosen.variant
-        lease, there = _lease(client, asked.repo, variant, revision, until)
+        lease, there = leasing.lease(client, asked.repo, variant, revision, until)
     except BaseException:
         client.close()
         raise
@@ -173,7 +181,10 @@ def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
         # What is offloaded comes from the host.
         place = "cpu" if chosen is not None and chosen.is_offloaded else asked.device
         with there:
-            pipeline = _read(client, lease, there, place, asked.options, until)
+            placed = None
+            if placing.is_planned(asked.devices, asked.placement):
+                placed = placing.planned(client, lease.granted, asked.devices, asked.placement)
+            pipeline = _read(client, lease, there, placed or place, asked.options, until)
         if chosen is not None:
             _lean(pipeline, chosen, asked.device)
         _tune(pipeline, asked.attention, asked.compile)
@@ -186,7 +197,7 @@ def _attached(asked: _Asked, until: float | None) -> tuple[Any, Held]:
 def _chosen(client: Client, asked: _Asked, memory: Memory, until: float | None) -> tuple[Fit, str]:
     """Returns how the model is made to fit, and its commit; fetches it first if need be."""
     # What is chosen from has to be here, and to stay until it is leased.
-    held, there = _lease(client, asked.repo, asked.variant, asked.revision, until)
+    held, there = leasing.lease(client, asked.repo, asked.variant, asked.revision, until)
     there.close()
     try:
         from zhcache.pipeline import choose, reading
@@ -209,7 +220,7 @@ def _read(
     client: Client,
     lease: Lease,
     there: Readable,
-    device_name: str,
+    place: str | Placed,
     options: Mapping[str, Any],
     until: float | None,
 ) -> Any:
@@ -230,9 +241,18 @@ def _read(
         from zhcache.pipeline import reading
 
         is_mapped = lease.granted.host != "arenas" and there.weights is None
+        if not isinstance(place, str):
+            from zhcache.pipeline import spread
+
+            where = spread.homes(place)
+            pipeline = reading.over_places(
+                there.folder, where, options, hand, there.weights, is_mapped=is_mapped
+            )
+            there.name_in(pipeline)
+            return spread.arrange(pipeline, place)
         if "device_map" in options and is_mapped:
             return reading.over_files(there.folder, options)
-        device = reading.device_of(device_name)
+        device = reading.device_of(place)
         if device.type == "cuda" or not is_mapped:
             home = device if device.type in ("cpu", "cuda") else reading.device_of("cpu")
             pipeline = reading.over_arenas(there.folder, home, options, hand, there.weights)
@@ -252,46 +272,6 @@ def _tune(pipeline: Any, attention: str | None, compile: bool) -> None:
         tuning.attend(pipeline, attention)
     if compile:
         tuning.compile_blocks(pipeline)
-
-
-def _lease(
-    client: Client, repo: str, variant: str | None, revision: str | None, until: float | None
-) -> tuple[Lease, Readable]:
-    try:
-        lease = client.lease(repo, variant=variant, revision=revision)
-    except NotFound:
-        pass
-    else:
-        there = Readable(client.socket, lease)
-        if not there.gaps():
-            return lease, there
-        there.close()
-        lease.end()
-    left = None if until is None else max(until - time.monotonic(), 0.0)
-    result = _fetch(client, repo, variant, revision, left)
-    # By commit: the branch may have moved on since, and what was fetched is what is read.
-    lease = client.lease(result.repo, variant=variant, revision=result.commit)
-    return lease, Readable(client.socket, lease)
-
-
-def _fetch(
-    client: Client,
-    repo: str,
-    variant: str | None,
-    revision: str | None,
-    timeout_s: float | None,
-) -> Any:
-    from zhcache.progress import display
-
-    with display(is_quiet=not sys.stderr.isatty()) as shown:
-        return client.prefetch(
-            repo,
-            revision=client.settled(repo, revision) if variant else revision,
-            variants=[variant] if variant else (),
-            only_pipeline=True,
-            on_progress=shown.update,
-            timeout_s=timeout_s,
-        )
 
 
 __all__ = ["load_pipeline", "release"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zhcache.errors import UsageError
+from zhcache.pipeline.placing import PLANNED
 from zhcache.protocol.names import parse_variant
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "token", "use_auth_token")
@@ -66,7 +67,7 @@ def check_options(
         parse_variant(variant)
     known = {
         "mode": (mode, ("attach", "resident")),
-        "placement": (placement, ("auto", "single", "replicate", "parallel")),
+        "placement": (placement, ("auto", "single", "replicate", "parallel", *PLANNED)),
     }
     for name, (value, allowed) in known.items():
         if value not in allowed:
@@ -117,10 +118,10 @@ def places(device: object, mode: str, placement: str) -> tuple[list[str], bool]:
                 hint='name several: device=["cuda:0", "cuda:1"], or leave placement out',
             )
         return devices, True
-    if len(devices) > 1:
+    if len(devices) > 1 and placement == "single":
         raise UsageError(
             "{count} devices are named, and all would be on one",
-            hint='take placement="replicate", a worker on each, or "parallel", or name one',
+            hint='take placement="replicate", a worker on each, "parallel", "split", or name one',
             count=len(devices),
         )
     return devices, False

@@ -61,8 +61,15 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
+def over_files(
+    folder: Path, options: Mapping[str, Any], shared: Mapping[str, torch.nn.Module] | None = None
+) -> Any:
     """Returns the pipeline on the CPU, its weights mapped from their files.
+
+    Args:
+        folder: The leased snapshot.
+        options: Of ``from_pretrained``.
+        shared: Components that are had already.
 
     Raises:
         UsageError: ``folder`` is no pipeline, or an option cannot be meant.
@@ -72,16 +79,17 @@ def over_files(folder: Path, options: Mapping[str, Any]) -> Any:
     quantized.check(folder)
     with told(folder, options.keys(), _FOR_STOCK), quantized.hushed():
         form = published(folder)
-        made: dict[str, torch.nn.Module] = {}
+        made = dict(shared or {})
         if not options.keys() & _FOR_STOCK:
             from zhcache.pipeline import mapped
 
-            made = mapped.plain(folder, form, options.keys())
+            made |= mapped.plain(folder, form, options.keys() | made.keys())
         pipeline = _pipeline(folder, form, {**options, **made})
     # With a device map, what is without content lies elsewhere until it is used.
     if options.get("device_map") is None:
         parts: dict[str, Any] = pipeline.components
-        check_complete(folder, {name: parts[name] for name in parts.keys() - options.keys()})
+        given = options.keys() | (shared or {}).keys()
+        check_complete(folder, {name: parts[name] for name in parts.keys() - given})
         widened.restore(folder, pipeline, options.keys())
     return pipeline
 
@@ -108,6 +116,35 @@ def over_arenas(
             cannot be read.
         ZhcacheError: What the daemon or the GPU's driver reported.
     """
+    pipeline = over_places(
+        folder, dict.fromkeys(components(folder), device), options, hand, weights, is_mapped=False
+    )
+    # A component of the user's own goes there; what is there already is left as it is.
+    return pipeline if device.type == "cpu" else pipeline.to(device)
+
+
+def over_places(
+    folder: Path,
+    homes: Mapping[str, torch.device],
+    options: Mapping[str, Any],
+    hand: Hand,
+    weights: Collection[str] | None,
+    *,
+    is_mapped: bool,
+) -> Any:
+    """Returns the pipeline with each component's weights in the daemon's memory on its device.
+
+    Args:
+        folder: As ``over_arenas``.
+        homes: The device of each component that has weights.
+        options: As ``over_arenas``.
+        hand: As ``over_arenas``.
+        weights: As ``over_arenas``.
+        is_mapped: What is on the CPU is mapped from its files.
+
+    Raises:
+        ZhcacheError: As ``over_arenas``.
+    """
     from zhcache.pipeline import attach
 
     for name in _FILES_ONLY:
@@ -120,15 +157,22 @@ def over_arenas(
     quantized.check(folder)
     named = components(folder)
     weighted = _weighted(folder, named) if weights is None else _folders(weights)
-    wanted = [name for name in named if name not in options and name in weighted]
+    wanted: dict[torch.device, list[str]] = {}
+    for name in named:
+        if name not in options and name in weighted:
+            wanted.setdefault(homes[name], []).append(name)
+    shared: dict[str, torch.nn.Module] = {}
     with quantized.hushed():
-        shared = attach.shared(folder, device, wanted, hand) if wanted else {}
+        for device, names in wanted.items():
+            if device.type != "cpu" or not is_mapped:
+                shared |= attach.shared(folder, device, names, hand)
+    if is_mapped:
+        return over_files(folder, options, shared)
     # What has no weights has no precision either.
     with told(folder, options.keys(), _FOR_STOCK, elsewhere=weights or ()):
         pipeline = _pipeline(folder, Published({}, None), {**options, **shared})
     widened.restore(folder, pipeline, options.keys())
-    # A component of the user's own goes there; what is there already is left as it is.
-    return pipeline if device.type == "cpu" else pipeline.to(device)
+    return pipeline
 
 
 def _weighted(folder: Path, named: Collection[str]) -> set[str]:

@@ -1,0 +1,74 @@
+"""``load_pipeline(placement=...)`` in this process: when a plan is asked for, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zhcache.errors import NoSpace, UsageError
+
+if TYPE_CHECKING:
+    from zhcache.client import Client
+    from zhcache.placement.result import Placed
+    from zhcache.protocol.messages import Lease
+
+PLANNED = ("split", "offload")
+
+
+def is_planned(devices: Sequence[str], placement: str) -> bool:
+    """Whether a plan says where components go; else all is on the one device."""
+    return placement in PLANNED or len(devices) > 1
+
+
+def check(devices: Sequence[str], mode: str, placement: str, memory: object) -> None:
+    """Checks what goes with a placement that is planned for this process.
+
+    Raises:
+        UsageError: An option does not.
+    """
+    if placement in PLANNED and mode == "resident":
+        raise UsageError(
+            "placement={placement} is not in this release for mode='resident'",
+            hint="leave mode out: the pipeline runs in this process",
+            placement=repr(placement),
+        )
+    is_here = placement in (*PLANNED, "auto") and mode != "resident"
+    if memory is not None and is_here and is_planned(devices, placement):
+        raise UsageError(
+            "memory and placement={placement} exclude each other: a plan reckons with what is free",
+            hint="leave memory out, or name one device and no placement",
+            placement=repr(placement),
+        )
+
+
+def planned(client: Client, granted: Lease, devices: Sequence[str], placement: str) -> Placed:
+    """Returns the plan for a leased pipeline in one process.
+
+    Args:
+        client: Asks the daemon what is there.
+        granted: The lease.
+        devices: As they were named; ``["auto"]`` is the GPUs that are here.
+        placement: ``auto`` is whole on one of the devices, or else split.
+
+    Raises:
+        NoSpace: Nothing fits.
+        UsageError: The placement means nothing for this pipeline or these devices.
+    """
+    named = None if list(devices) == ["auto"] else list(devices)
+    kinds = ("single", "split") if placement == "auto" else (placement,)
+
+    def plan(kind: str) -> Placed:
+        return client.plan(
+            granted.repo,
+            variant=granted.variant,
+            revision=granted.commit,
+            devices=named,
+            placement=kind,
+        )
+
+    for kind in kinds[:-1]:
+        try:
+            return plan(kind)
+        except NoSpace:
+            continue
+    return plan(kinds[-1])
