@@ -71,7 +71,7 @@ check: $(READY)
 
 # Written beside and moved: an interrupted run leaves the last result whole.
 bench: $(READY)
-	@for name in fetch sources resume footprint load sharing exec replicas convert smallfiles gateway monitor chinese; do \
+	@for name in fetch sources resume footprint load sharing exec replicas parallel convert smallfiles gateway monitor chinese; do \
 	    echo "==> benchmark: $$name"; \
 	    "$(BIN)/python" -m benchmarks.$$name $(ARGS) > benchmarks/results/$$name.md.new \
 	        && mv benchmarks/results/$$name.md.new benchmarks/results/$$name.md || exit 1; \
