@@ -15,6 +15,11 @@ from harness.workers import SharedWorkers
 from zhcache import i18n
 from zhcache.protocol.ready import make_ready
 
+# Several tests at once on few cores: threads of torch that spin while they wait take those cores
+# from each other (four times the time, measured). Read by libgomp when torch is imported; how many
+# threads there are, which decides last bits, stays.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 def pytest_collection_finish() -> None:
     """Does what the daemon does at its start, for tests that run parts of it in threads."""
