@@ -68,6 +68,7 @@ def test_worker_that_is_several_ranks_is_launched_as_such_with_all_their_devices
 def test_room_is_had_on_every_device_or_waited_for(make, tmp_path):
     house = make(vram=1000 * 2**20)
     other = house.client("lab/two", device="GPU-2")
+    other.opened()
     gate = tmp_path / "gate"
     waiting = other.call(do="wait", gate=str(gate))
     shared = house.client(devices=["GPU-1", "GPU-2"], placement="parallel")
