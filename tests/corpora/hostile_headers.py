@@ -74,7 +74,11 @@ HOSTILE_HEADERS: dict[str, bytes] = {
     "bytes_after_the_last": packed(one(), DATA + b"more"),
     "half_a_byte": packed({"w": {"dtype": "F4", "shape": [3], "data_offsets": [0, 1]}}, b"\0"),
     "too_many_tensors": packed(
-        {f"{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(2**16 + 1)}
+        b"{"
+        + b",".join(
+            b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(2**16 + 1)
+        )
+        + b"}"
     ),
 }
 """Every one must be refused, at once and without memory that its words ask for."""

@@ -22,6 +22,7 @@ from harness.storekit import (
     variant_of,
 )
 from zhcache.errors import NoSpace
+from zhcached.store import kept
 
 pytestmark = pytest.mark.crash
 MIB = 1 << 20
@@ -89,7 +90,7 @@ def test_disk_that_fills_up_while_a_variant_is_made_shows_nothing_of_it(small_di
     ballast.unlink()
     publish_variant(store, {**HALF, "unet/model.safetensors": content})
     assert store.variant(REPO, COMMIT, "fp16").bytes > 2 * MIB
-    assert store.verify().missing == []
+    assert store.checks.verify().missing == []
     store.close()
 
 
@@ -108,7 +109,7 @@ def test_full_disk_under_publish_and_index_leaves_what_was_there_and_gc_frees_it
     ballast = fill(small_disk)
     with pytest.raises(NoSpace):
         for number in range(500):
-            store.catalog.save_job(str(number), "k", "x", "done", 0, 0.0, 0.0, b"r" * 10_000)
+            kept.save_job(store.catalog, str(number), "k", "x", "done", 0, 0.0, 0.0, b"r" * 10_000)
     with pytest.raises(NoSpace):
         publish_tiny(store, ref="more", left_out={"p" * 200: "r" * 300_000})
     assert {k: (folder / k).read_bytes() for k in TINY} == TINY

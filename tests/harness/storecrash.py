@@ -91,7 +91,7 @@ def check_survivor(root, said):
     store = open_store(root, Clock())
     try:
         assert store.problems == []
-        assert store.verify().damaged == []
+        assert store.checks.verify().damaged == []
         known = {COMMIT: TINY, OTHER: NEXT}
         for snapshot in store.snapshots():
             assert snapshot.complete
@@ -109,7 +109,7 @@ def check_survivor(root, said):
         if "published" in said and "moved" not in said:
             assert COMMIT in commits
         if "committed" in said:
-            assert store.intake.find(promise_of(LARGE)) is not None
+            assert store.presence.find(promise_of(LARGE)) is not None
         elif "half" in said:
             ingest = store.intake.begin(promise_of(LARGE), "look")
             assert ingest.missing().total <= len(LARGE) // 2

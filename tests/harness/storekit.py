@@ -73,7 +73,7 @@ def manifest_of(contents, *, repo=REPO, commit=COMMIT, git=(), **fields):
 
 def publish(store, contents, *, ref="main", git=(), **fields):
     for path, content in contents.items():
-        if store.intake.find(promise_of(content)) is None:
+        if store.presence.find(promise_of(content)) is None:
             put(store, content, git=path in git)
     return store.publish(manifest_of(contents, git=git, **fields), ref)
 

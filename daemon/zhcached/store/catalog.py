@@ -21,68 +21,10 @@ from typing import Any, Final
 
 from zhcache.errors import NoSpace, ZhcacheError
 from zhcached.errors import StoreDamaged
+from zhcached.store import schema
 from zhcached.store.files import disk_errors
 from zhcached.store.sqlite import Database
 
-VERSION: Final = 2
-# In place, since leases, jobs and doubt about blobs are in no other file.
-_UPGRADES: Final[dict[int, tuple[str, ...]]] = {
-    1: (
-        "ALTER TABLE snapshots ADD COLUMN derived_of TEXT",
-        "ALTER TABLE snapshots ADD COLUMN variant TEXT",
-    ),
-}
-_OWN: Final = ("leases", "jobs", "source_health")
-_TABLES: Final[dict[str, dict[str, Any]]] = {
-    "blobs": {
-        "columns": {
-            "sha256": str, "size": int, "inode": int, "mtime_ns": int, "ctime_ns": int,
-            "verified_at": float, "committed_at": float, "boot": str, "mono": float,
-            "released": int, "suspect": int,
-        },
-        "pk": "sha256",
-    },
-    "snapshots": {
-        "columns": {
-            "id": int, "repo": str, "commit_hash": str, "created": float, "source": str,
-            "trust": str, "uid": int, "complete": int, "removing": int, "rows_crc": int,
-            "inode": int, "size": int, "mtime_ns": int, "derived_of": str, "variant": str,
-        },
-        "pk": "id",
-    },
-    "files": {
-        "columns": {
-            "snapshot": int, "path": str, "size": int, "sha256": str, "git_sha1": str,
-            "trust": str,
-        },
-        "pk": ("snapshot", "path"),
-        "foreign_keys": [("snapshot", "snapshots", "id")],
-    },
-    "refs": {"columns": {"repo": str, "ref": str, "commit_hash": str}, "pk": ("repo", "ref")},
-    "pins": {"columns": {"repo": str}, "pk": "repo"},
-    "leases": {
-        "columns": {
-            "id": str, "repo": str, "commit_hash": str, "uid": int, "pid": int,
-            "pid_start": int, "granted": float,
-        },
-        "pk": "id",
-    },
-    "jobs": {
-        "columns": {
-            "id": str, "key": str, "kind": str, "state": str, "uid": int, "created": float,
-            "updated": float, "record": bytes,
-        },
-        "pk": "id",
-    },
-    "source_health": {"columns": {"name": str, "record": bytes}, "pk": "name"},
-}  # fmt: skip
-_INDEXES: Final = (
-    ("snapshots", ["repo", "commit_hash"], True),
-    ("files", ["sha256"], False),
-    ("files", ["git_sha1"], False),
-    ("leases", ["repo", "commit_hash"], False),
-    ("jobs", ["state", "updated"], False),
-)
 _PRAGMAS: Final = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -126,14 +68,14 @@ class Catalog:
         try:
             db = Database(conn, execute_plugins=False)
             version = int(conn.execute("PRAGMA user_version").fetchone()[0])
-            is_known = version in (0, VERSION, *_UPGRADES)
+            is_known = version in (0, schema.VERSION, *schema.UPGRADES)
             for pragma in _PRAGMAS if is_known else ():
                 conn.execute(f"PRAGMA {pragma}").fetchall()
             if version == 0:
-                _create(db)
-            elif version in _UPGRADES:
-                _upgrade(db, version)
-            _check(db)
+                schema.create(db)
+            elif version in schema.UPGRADES:
+                schema.upgrade(db, version)
+            schema.check(db)
             self._inode = self._path.stat().st_ino
         except BaseException:
             conn.close()
@@ -170,7 +112,7 @@ class Catalog:
                 return False
             kept = {
                 name: self._db.conn.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608
-                for name in _OWN
+                for name in schema.OWN
             }
             self._db.close()
             for suffix in ("-wal", "-shm"):
@@ -256,108 +198,6 @@ class Catalog:
         with self.write() as db:
             for table in tables:
                 db.conn.execute(f"DELETE FROM {table}")  # noqa: S608
-
-    # Jobs and source health: records of the daemon that only ride along.
-
-    def save_job(
-        self,
-        job_id: str,
-        key: str,
-        kind: str,
-        state: str,
-        uid: int,
-        created: float,
-        updated: float,
-        record: bytes,
-    ) -> None:
-        """Writes or replaces a job's record.
-
-        Raises:
-            NoSpace: No room.
-            StoreDamaged: The index is damaged.
-        """
-        row = (job_id, key, kind, state, uid, created, updated, record)
-        with self.write() as db:
-            db.conn.execute("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?)", row)
-
-    def load_jobs(
-        self, states: Iterable[str] | None = None, limit: int = 1000
-    ) -> list[tuple[str, bytes]]:
-        """Returns id and record of jobs in these states, or any; newest first.
-
-        Raises:
-            StoreDamaged: The index is damaged.
-        """
-        wanted = None if states is None else tuple(states)
-        where = "" if wanted is None else f"WHERE state IN ({','.join('?' * len(wanted))})"
-        sql = f"SELECT id, record FROM jobs {where} ORDER BY updated DESC LIMIT ?"  # noqa: S608
-        return [(str(a), bytes(b)) for a, b in self.rows(sql, (*(wanted or ()), limit))]
-
-    def delete_jobs_before(self, updated: float, states: Iterable[str]) -> int:
-        """Forgets jobs in these states that were last touched before ``updated``; says how many.
-
-        Raises:
-            NoSpace: No room.
-            StoreDamaged: The index is damaged.
-        """
-        wanted = tuple(states)
-        marks = ",".join("?" * len(wanted))
-        with self.write() as db:
-            sql = f"DELETE FROM jobs WHERE updated < ? AND state IN ({marks})"  # noqa: S608
-            return db.conn.execute(sql, (updated, *wanted)).rowcount
-
-    def save_health(self, name: str, record: bytes) -> None:
-        """Writes or replaces what is known of a source.
-
-        Raises:
-            NoSpace: No room.
-            StoreDamaged: The index is damaged.
-        """
-        with self.write() as db:
-            db.conn.execute("INSERT OR REPLACE INTO source_health VALUES (?,?)", (name, record))
-
-    def load_health(self) -> dict[str, bytes]:
-        """Returns what is known of each source.
-
-        Raises:
-            StoreDamaged: The index is damaged.
-        """
-        rows = self.rows("SELECT name, record FROM source_health")
-        return {str(name): bytes(record) for name, record in rows}
-
-
-def _create(db: Database) -> None:
-    with db.atomic():
-        for name, shape in _TABLES.items():
-            db.table(name).create(
-                shape["columns"], pk=shape["pk"], foreign_keys=shape.get("foreign_keys", ())
-            )
-        for table, columns, unique in _INDEXES:
-            db.table(table).create_index(columns, unique=unique)
-        db.conn.execute(f"PRAGMA user_version={VERSION}")
-
-
-def _upgrade(db: Database, version: int) -> None:
-    """Brings an earlier version's file up to this one, in one transaction."""
-    with db.atomic():
-        for step in range(version, VERSION):
-            for statement in _UPGRADES[step]:
-                db.conn.execute(statement)
-        db.conn.execute(f"PRAGMA user_version={VERSION}")
-
-
-def _check(db: Database) -> None:
-    """Refuses a file that is damaged or that this version did not make."""
-    version = db.conn.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
-        raise sqlite3.DatabaseError(f"malformed: version {version} is another zhcache's")
-    verdict = db.conn.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(f"malformed: {verdict}")
-    for name, shape in _TABLES.items():
-        found = [row[1] for row in db.conn.execute(f"PRAGMA table_info({name})")]
-        if found != list(shape["columns"]):
-            raise sqlite3.DatabaseError(f"malformed: table {name} is not as this version makes it")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -17,7 +17,7 @@ from zhcached.store import files
 from zhcached.store.blobs import Blobs
 from zhcached.store.digest import Committed, ContentDigest
 from zhcached.store.failpoints import hit
-from zhcached.store.ingest import WRITEBACK_BYTES
+from zhcached.store.flushing import Flushing
 from zhcached.store.space import Reservation, Space
 
 
@@ -63,7 +63,7 @@ class Draft:
         self._lock = threading.Lock()
         self._digest = ContentDigest(size, want_git=False)
         self._written = 0
-        self._writing_back = 0
+        self._flushing = Flushing()
         self._fd: int | None = None
         self._reservation: Reservation = space.reserve(size)
         try:
@@ -103,8 +103,7 @@ class Draft:
             self._digest.update(view)
             self._written += len(view)
             self._reservation.shrink(len(view))
-            if self._written - self._writing_back >= WRITEBACK_BYTES:
-                self._writing_back = self._written
+            if self._flushing.wants_writeback(self._written):
                 files.start_writeback(fd)
 
     def commit(self) -> Committed:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 
 from zhcache.protocol.names import RepoId
 from zhcached.errors import StoreDamaged
-from zhcached.store.snapshots import Manifests
-from zhcached.store.view import HubView
+from zhcached.store.context import Context
 
 
 class Mending:
-    """Mends the view of one repository at a time. Thread-safe; made by ``Store``.
+    """Mends the view of one repository at a time. Thread-safe; made by ``Store``."""
 
-    Args:
-        manifests: What is meant to be there.
-        view: What is there.
-        writing: The store's writers' lock: what a writer is about to change is no damage.
-    """
-
-    def __init__(self, manifests: Manifests, view: HubView, writing: threading.RLock) -> None:
-        self._manifests = manifests
-        self._view = view
-        self._writing = writing
+    def __init__(self, context: Context) -> None:
+        self._manifests = context.manifests
+        self._view = context.view
+        # What a writer is about to change is no damage.
+        self._writing = context.writing
 
     def mend(self, repo: RepoId) -> list[str]:
         """Makes the links of a repository's snapshots right; returns those that were wrong.

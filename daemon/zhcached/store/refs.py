@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from zhcache.protocol.names import RepoId
-from zhcached.store.catalog import Catalog
+from zhcached.store.context import Context
 from zhcached.store.failpoints import hit
-from zhcached.store.snapshots import Manifests
-from zhcached.store.view import HubView
 
 
 class Refs:
     """Moves refs. Made by ``Store``.
 
     Args:
-        catalog: The index.
-        manifests: The records.
-        view: The view.
-        writing: The store's writers' lock.
+        context: The store's.
         whole: Raises if a snapshot is not here whole.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        manifests: Manifests,
-        view: HubView,
-        writing: AbstractContextManager[object],
-        whole: Callable[[RepoId, str], object],
-    ) -> None:
-        self._catalog = catalog
-        self._manifests = manifests
-        self._view = view
-        self._writing = writing
+    def __init__(self, context: Context, whole: Callable[[RepoId, str], object]) -> None:
+        self._catalog = context.catalog
+        self._manifests = context.manifests
+        self._view = context.view
+        self._writing = context.writing
         self._whole = whole
 
     def move(self, repo: RepoId, ref: str, commit: str) -> None:

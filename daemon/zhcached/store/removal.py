@@ -5,32 +5,21 @@ from __future__ import annotations
 from zhcache.errors import Busy, NotPermitted, UsageError
 from zhcache.protocol.messages import Removed
 from zhcache.protocol.names import RepoId
-from zhcached.store.catalog import Catalog
+from zhcached.store.context import Context
 from zhcached.store.failpoints import hit
-from zhcached.store.fsck import Fsck
-from zhcached.store.leases import Leases
-from zhcached.store.snapshots import Manifests
+from zhcached.store.recovery import Recovery
 from zhcached.store.sqlite import Database
-from zhcached.store.view import HubView
 
 
 class Removal:
     """Removes snapshots. Called under the store's writers' lock; made by ``Store``."""
 
-    def __init__(
-        self,
-        *,
-        catalog: Catalog,
-        leases: Leases,
-        manifests: Manifests,
-        view: HubView,
-        fsck: Fsck,
-    ) -> None:
-        self._catalog = catalog
-        self._leases = leases
-        self._manifests = manifests
-        self._view = view
-        self._fsck = fsck
+    def __init__(self, context: Context, recovery: Recovery) -> None:
+        self._catalog = context.catalog
+        self._leases = context.leases
+        self._manifests = context.manifests
+        self._view = context.view
+        self._recovery = recovery
 
     def mark(
         self, repo: RepoId, commits: list[str], uid: int | None = None, *, may_all: bool = True
@@ -118,4 +107,4 @@ class Removal:
         with self._catalog.write() as db:
             db.conn.execute("DELETE FROM refs WHERE repo=? AND commit_hash=?", (str(repo), commit))
         hit("remove.after_refs")
-        return self._fsck.finish_removal(repo, commit)
+        return self._recovery.finish_removal(repo, commit)

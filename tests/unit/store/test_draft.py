@@ -31,7 +31,7 @@ def test_committed_draft_is_a_blob_under_the_hash_of_its_bytes(store):
 @pytest.mark.parametrize("content", [b"", b"{}"])
 def test_put_makes_a_blob_of_small_content(store, content):
     assert store.intake.put(content, "job").sha256 == sha256(content)
-    assert store.intake.find(promise_of(content)) is not None
+    assert store.presence.find(promise_of(content)) is not None
     assert leftovers(store) == []
 
 
@@ -123,7 +123,7 @@ def test_same_bytes_again_do_not_vouch_for_a_blob_in_doubt(store):
     path.chmod(0o440)
     draft(store, CONTENT)
     assert path.read_bytes() == CONTENT
-    assert store.verify().damaged == []
+    assert store.checks.verify().damaged == []
     assert store.resolve(REPO, None)
 
 

@@ -6,23 +6,25 @@ import pytest
 from harness.storekit import REPO, TINY, open_store, publish_tiny
 from zhcache.errors import IntegrityError, NoSpace
 from zhcached.errors import StoreDamaged
-from zhcached.store.catalog import VERSION, Catalog
+from zhcached.store import kept
+from zhcached.store.catalog import Catalog
+from zhcached.store.schema import VERSION
 
 
 def test_jobs_and_health_survive_a_restart(root):
     store = open_store(root)
-    store.catalog.save_job("j1", "key", "prefetch", "fetching", 7, 1.0, 2.0, b"one")
-    store.catalog.save_job("j2", "key", "verify", "done", 7, 1.0, 3.0, b"two")
-    store.catalog.save_job("j1", "key", "prefetch", "done", 7, 1.0, 4.0, b"newer")
-    store.catalog.save_health("hub", b"fine")
+    kept.save_job(store.catalog, "j1", "key", "prefetch", "fetching", 7, 1.0, 2.0, b"one")
+    kept.save_job(store.catalog, "j2", "key", "verify", "done", 7, 1.0, 3.0, b"two")
+    kept.save_job(store.catalog, "j1", "key", "prefetch", "done", 7, 1.0, 4.0, b"newer")
+    kept.save_health(store.catalog, "hub", b"fine")
     store.close()
     store = open_store(root)
-    assert store.catalog.load_jobs() == [("j1", b"newer"), ("j2", b"two")]
-    assert store.catalog.load_jobs({"fetching"}) == []
-    assert store.catalog.load_jobs(["done"], limit=1) == [("j1", b"newer")]
-    assert store.catalog.delete_jobs_before(3.5, ["done"]) == 1
-    assert store.catalog.load_jobs() == [("j1", b"newer")]
-    assert store.catalog.load_health() == {"hub": b"fine"}
+    assert kept.load_jobs(store.catalog) == [("j1", b"newer"), ("j2", b"two")]
+    assert kept.load_jobs(store.catalog, {"fetching"}) == []
+    assert kept.load_jobs(store.catalog, ["done"], limit=1) == [("j1", b"newer")]
+    assert kept.delete_jobs_before(store.catalog, 3.5, ["done"]) == 1
+    assert kept.load_jobs(store.catalog) == [("j1", b"newer")]
+    assert kept.load_health(store.catalog) == {"hub": b"fine"}
     store.close()
 
 
@@ -32,8 +34,8 @@ def test_catalog_serves_many_threads_without_ever_being_locked(store):
     def work(number):
         try:
             for step in range(20):
-                store.catalog.save_job(f"{number}-{step}", "k", "x", "done", 0, 0.0, 0.0, b"")
-                store.catalog.load_jobs()
+                kept.save_job(store.catalog, f"{number}-{step}", "k", "x", "done", 0, 0.0, 0.0, b"")
+                kept.load_jobs(store.catalog)
         except Exception as error:
             failures.append(error)
 
@@ -43,7 +45,7 @@ def test_catalog_serves_many_threads_without_ever_being_locked(store):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len(store.catalog.load_jobs()) == 160
+    assert len(kept.load_jobs(store.catalog)) == 160
 
 
 def test_write_undoes_everything_when_it_fails_inside(store):
@@ -58,7 +60,7 @@ def test_write_undoes_everything_when_it_fails_inside(store):
 def prepared(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO, 7)
+    store.pins.pin(REPO, 7)
     seen = store.snapshots(), store.resolve(REPO, "main")
     store.close()
     return seen
@@ -160,11 +162,11 @@ def test_full_disk_in_the_index_is_no_space_and_undone(store):
         pages = conn.execute("PRAGMA page_count").fetchone()[0]
         conn.execute(f"PRAGMA max_page_count={pages + 2}")
     with pytest.raises(NoSpace, match="index"):
-        store.catalog.save_health("hub", b"x" * 100_000)
+        kept.save_health(store.catalog, "hub", b"x" * 100_000)
     with store.catalog.read() as conn:
         conn.execute("PRAGMA max_page_count=1000000")
-    assert store.catalog.load_health() == {}
-    store.catalog.save_health("hub", b"x" * 100_000)
+    assert kept.load_health(store.catalog) == {}
+    kept.save_health(store.catalog, "hub", b"x" * 100_000)
 
 
 def test_catalog_never_mends_a_damaged_file_in_place(tmp_path):

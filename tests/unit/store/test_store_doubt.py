@@ -28,7 +28,7 @@ def test_blob_that_cannot_be_opened_for_another_reason_stays_where_it_is(
     publish_tiny(store)
     monkeypatch.setattr(store.blobs, "open", failing(number))
     with pytest.raises(OSError) as raised:
-        store.recheck(sha256(WEIGHTS), lambda _: None)
+        store.checks.recheck(sha256(WEIGHTS), lambda _: None)
     assert raised.value.errno == number
     monkeypatch.undo()
     assert store.blobs.has(sha256(WEIGHTS))
@@ -39,7 +39,7 @@ def test_blob_on_a_disk_gone_read_only_is_no_damage_and_says_so(store, monkeypat
     publish_tiny(store)
     monkeypatch.setattr(store.blobs, "open", failing(errno.EROFS))
     with pytest.raises(ZhcacheError, match="the disk under"):
-        store.recheck(sha256(WEIGHTS), lambda _: None)
+        store.checks.recheck(sha256(WEIGHTS), lambda _: None)
     assert store.blobs.has(sha256(WEIGHTS))
 
 
@@ -47,7 +47,7 @@ def test_blob_on_a_disk_gone_read_only_is_no_damage_and_says_so(store, monkeypat
 def test_blob_that_the_disk_lost_goes_to_quarantine(store, monkeypatch, number):
     publish_tiny(store)
     monkeypatch.setattr(store.blobs, "open", failing(number))
-    assert store.recheck(sha256(WEIGHTS), lambda _: None) is False
+    assert store.checks.recheck(sha256(WEIGHTS), lambda _: None) is False
     assert not store.blobs.has(sha256(WEIGHTS))
 
 
@@ -56,7 +56,7 @@ def test_link_in_a_blobs_place_goes_to_quarantine(store, tmp_path):
     blob = store.blobs.path(sha256(WEIGHTS))
     blob.unlink()
     blob.symlink_to(tmp_path / "elsewhere")
-    assert store.recheck(sha256(WEIGHTS), lambda _: None) is False
+    assert store.checks.recheck(sha256(WEIGHTS), lambda _: None) is False
     assert not os.path.lexists(blob)
 
 
@@ -132,10 +132,10 @@ def test_touched_blob_is_read_once_however_many_ask(store, monkeypatch):
 
     monkeypatch.setattr(store.blobs, "hash", slow)
     with ThreadPoolExecutor(4) as askers:
-        asked = [askers.submit(store.intake.is_sound, name, len(WEIGHTS)) for _ in range(4)]
-        while store.intake._rereads._locks.get(name, (None, 0))[1] < 4:
+        asked = [askers.submit(store.presence.is_sound, name, len(WEIGHTS)) for _ in range(4)]
+        while store.presence._rereads._locks.get(name, (None, 0))[1] < 4:
             assert not any(one.done() for one in asked)
         may_read.set()
         assert [one.result(30) for one in asked] == [True] * 4
     assert reads == [name]
-    assert not store.intake._rereads._locks
+    assert not store.presence._rereads._locks

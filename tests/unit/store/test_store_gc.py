@@ -15,6 +15,7 @@ from harness.storekit import (
     put,
     sha256,
 )
+from zhcache.errors import fill
 from zhcached.store.gc import GcState, Leftover, UnusedBlob, UsedBlobs, plan
 
 
@@ -48,8 +49,11 @@ def test_plan_gives_every_kept_thing_its_reason():
         ("blob", 1, "younger than the grace time of 100 s"),
         ("ingest", 4, "partial download, resumable for another 995 s"),
         ("ingest", 4, "download in progress"),
-        ("quarantine", 8, "damaged, kept for a look for another 990 s"),
+        ("quarantine", 8, "damaged; kept another 990 s so that it can be examined"),
     ]
+
+    said = [[fill(phrase.template, phrase.values) for phrase in item.why] for item in chosen.keep]
+    assert said == [[item.reason] for item in chosen.keep]
 
 
 def test_plan_removes_what_is_old_and_what_rm_released():
@@ -110,7 +114,7 @@ def test_gc_counts_the_age_of_another_boots_blobs_from_its_own_start(root, monke
     store = open_store(root, clock)
     put(store, b"orphan")
     store.close()
-    monkeypatch.setattr("zhcached.store.store.boot_id", lambda: "next boot")
+    monkeypatch.setattr("zhcached.store.context.boot_id", lambda: "next boot")
     clock.mono = 10.0
     store = open_store(root, clock)
     assert store.gc().bytes_freed == 0
@@ -131,7 +135,7 @@ def test_gc_keeps_a_released_blob_that_a_new_job_found(store):
     publish_tiny(store)
     weights = TINY["unet/model.safetensors"]
     store.remove(REPO, None)
-    assert store.intake.find(promise_of(weights), owner_job="again") is not None
+    assert store.presence.find(promise_of(weights), owner_job="again") is not None
     store.gc()
     assert names(store) == {sha256(weights)}
 
@@ -179,7 +183,7 @@ def test_gc_removes_partials_that_nobody_resumed_but_not_open_ones(root):
     report = store.gc()
     assert [item.name for item in report.removed] == [stale.key]
     assert os.listdir(store.layout.ingests) == [active.key]
-    assert store.intake.retire(active.key) is None
+    assert store.ingests.retire(active.key) is None
     active.close()
     store.close()
 
@@ -197,7 +201,7 @@ def test_commit_of_bytes_that_gc_is_about_to_unlink_ends_with_the_blob_here(stor
         ingest.commit()
         collecting.join()
         assert store.blobs.has(sha256(content))
-        assert store.intake.find(promise_of(content)) is not None
+        assert store.presence.find(promise_of(content)) is not None
         store.leases.release_holds("late")
 
 

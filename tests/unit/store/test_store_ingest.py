@@ -83,9 +83,9 @@ def test_ingest_keeps_the_first_bytes_of_an_offset_so_that_file_and_digest_agree
 def test_ingest_hashes_along_with_the_writer_and_catches_up_over_what_came_ahead(ingest):
     half = len(CONTENT) // 2
     ingest.write(half, CONTENT[half:], "hub")
-    assert ingest._hashed == 0
+    assert ingest._frontier.at == 0
     ingest.write(0, CONTENT[:half], "hub")
-    assert ingest._hashed == len(CONTENT)
+    assert ingest._frontier.at == len(CONTENT)
 
 
 def test_commit_rejects_wrong_digest_and_keeps_the_ingest(store, ingest):
@@ -263,7 +263,7 @@ def test_failed_fsync_gives_the_ingest_up_and_is_never_taken_for_success(store, 
     again = store.intake.begin(promise, "job")
     assert again.received.pairs() == []
     again.close()
-    assert store.intake.find(promise) is None
+    assert store.presence.find(promise) is None
 
 
 def test_write_that_finds_the_disk_full_says_so_and_leaves_the_range_missing(

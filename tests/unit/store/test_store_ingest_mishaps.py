@@ -97,3 +97,15 @@ def test_every_connection_is_told_why_the_ingest_was_lost(root, monkeypatch):
     with pytest.raises(NoSpace):
         ingest.commit()
     store.close()
+
+
+def test_set_aside_that_fails_gives_its_room_back(store):
+    store.intake._fallocate = False
+    promise = promise_of(CONTENT)
+    ingest = store.intake.begin(promise, "job")
+    ingest.write(0, CONTENT[:1000], "hub")
+    (store.layout.ingest(promise.key) / "data").unlink()
+    with pytest.raises(FileNotFoundError):
+        ingest.set_aside()
+    ingest.close()
+    assert store.space.reserved == 0

@@ -59,7 +59,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents, git=st.booleans(), hold=st.booleans())
     def fetch(self, content, git, hold):
-        if self.store.intake.find(promise_of(content)) is None:
+        if self.store.presence.find(promise_of(content)) is None:
             put(self.store, content, git=git, keep_hold=hold)
             self.partial.pop(promise_of(content, git=git).key, None)
             self.since[content] = self.clock.mono
@@ -147,12 +147,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(repo=repos)
     def pin(self, repo):
         with contextlib.suppress(NotFound):
-            self.store.pin(repo, 7)
+            self.store.pins.pin(repo, 7)
             self.pins.add(repo)
 
     @rule(repo=repos)
     def unpin(self, repo):
-        self.store.unpin(repo, 7, may_all=False)
+        self.store.pins.unpin(repo, 7, may_all=False)
         self.pins.discard(repo)
 
     @rule(seconds=st.sampled_from([1.0, GRACE / 2, GRACE]))

@@ -15,12 +15,12 @@ def store(tmp_path):
 
 def test_room_for_a_resumed_download_is_not_asked_for_twice(store):
     promise = promise_of(CONTENT)
-    assert store.intake.room_needed(promise) == len(CONTENT)
+    assert store.ingests.room_needed(promise) == len(CONTENT)
     ingest = store.intake.begin(promise, "job")
     ingest.write(0, CONTENT[:200_000], "hub")
     ingest.sync()
     ingest.close()
-    needed = store.intake.room_needed(promise)
+    needed = store.ingests.room_needed(promise)
     assert needed <= 100_000 + 4096
     store.space.reserve(needed).release()
     with pytest.raises(NoSpace):
@@ -36,7 +36,7 @@ def test_room_is_not_kept_for_a_download_that_nobody_goes_on_with(store):
         ingest.close()
         data = store.layout.ingest(promise.key) / "data"
         assert data.stat().st_size == kept
-        assert store.intake.room_needed(promise) >= len(CONTENT) - kept - 4096
+        assert store.ingests.room_needed(promise) >= len(CONTENT) - kept - 4096
         store.space.reserve(370_000).release()
     ingest = store.intake.begin(promise, "job")
     assert list(ingest.missing()) == [(20_000, len(CONTENT))]

@@ -80,38 +80,38 @@ def test_space_report_tells_own_from_shared(store):
 def test_pinned_repository_is_not_removed_until_unpinned_even_after_a_restart(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO, 7)
+    store.pins.pin(REPO, 7)
     store.close()
     store = open_store(root)
     assert store.snapshots()[0].pinned
     with pytest.raises(UsageError) as raised:
         store.remove(REPO, None)
     assert f"zhcache unpin {REPO}" in raised.value.hint
-    store.unpin(REPO, 7, may_all=False)
+    store.pins.unpin(REPO, 7, may_all=False)
     store.remove(REPO, None)
     with pytest.raises(NotFound):
-        store.pin(REPO, 7)
+        store.pins.pin(REPO, 7)
     store.close()
 
 
 def test_pin_is_ended_by_who_made_it_or_an_administrator_even_when_others_pin_too(root):
     store = open_store(root)
     publish_tiny(store)
-    store.pin(REPO, 7)
-    store.pin(REPO, 8)
+    store.pins.pin(REPO, 7)
+    store.pins.pin(REPO, 8)
     store.close()
     for path in root.glob("index.sqlite*"):
         path.unlink()
     store = open_store(root)
     with pytest.raises(NotPermitted, match="another user") as raised:
-        store.unpin(REPO, 8, may_all=False)
+        store.pins.unpin(REPO, 8, may_all=False)
     assert "uid 7" in raised.value.hint
     assert store.snapshots()[0].pinned
-    store.unpin(REPO, 8, may_all=True)
+    store.pins.unpin(REPO, 8, may_all=True)
     assert not store.snapshots()[0].pinned
-    store.pin(REPO, 8)
-    store.unpin(REPO, 8, may_all=False)
-    store.unpin(REPO, 9, may_all=False)
+    store.pins.pin(REPO, 8)
+    store.pins.unpin(REPO, 8, may_all=False)
+    store.pins.unpin(REPO, 9, may_all=False)
     assert not store.layout.pinned(REPO).exists()
     store.close()
 
@@ -195,11 +195,11 @@ def test_find_knows_git_stored_files_and_checks_both_digests(store):
     publish_tiny(store)
     content = TINY["unet/config.json"]
     git = promise_of(content, git=True)
-    assert store.intake.find(git).sha256 == sha256(content)
+    assert store.presence.find(git).sha256 == sha256(content)
     both = type(git)(len(content), sha256(content), git.git_sha1)
-    assert store.intake.find(both) is not None
-    assert store.intake.find(type(git)(len(content), sha256(content), "0" * 40)) is None
-    assert store.intake.find(type(git)(len(content) + 1, sha256(content))) is None
+    assert store.presence.find(both) is not None
+    assert store.presence.find(type(git)(len(content), sha256(content), "0" * 40)) is None
+    assert store.presence.find(type(git)(len(content) + 1, sha256(content))) is None
 
 
 def test_merge_keeps_what_both_vouch_for(store):

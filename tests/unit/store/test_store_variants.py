@@ -26,7 +26,7 @@ from harness.storekit import (
 )
 from zhcache.errors import Busy, IntegrityError, NotFound, NotPermitted, UsageError
 from zhcached.errors import StoreDamaged
-from zhcached.store import failpoints
+from zhcached.store import failpoints, kept
 from zhcached.store.snapshots import Derived, check
 
 NEXT = "0ddba11" + "0" * 33
@@ -214,7 +214,7 @@ def test_removed_variant_frees_what_was_its_own(made):
     assert removed.bytes_released == OWN_BYTES
     assert made.gc().bytes_freed == OWN_BYTES
     assert not made.view.snapshot_dir(REPO, MADE).exists()
-    assert made.verify().missing == []
+    assert made.checks.verify().missing == []
     folder = made.view.snapshot_dir(REPO, COMMIT)
     assert {path: (folder / path).read_bytes() for path in TINY} == TINY
 
@@ -283,7 +283,7 @@ def test_variant_of_another_user_is_his_to_remove(store):
 
 
 def test_pinned_repository_keeps_its_variants(made):
-    made.pin(REPO, 5)
+    made.pins.pin(REPO, 5)
     with pytest.raises(UsageError, match="pinned"):
         made.remove_variant(REPO, None, "fp16")
     assert made.variants(REPO, COMMIT)
@@ -294,11 +294,11 @@ def test_pinned_repository_keeps_its_variants(made):
 
 def test_damaged_bytes_of_a_variant_are_fetched_from_nowhere(made):
     spoil(made, WEIGHTS)
-    made.verify()
+    made.checks.verify()
     with pytest.raises(IntegrityError, match=r"unet/model\.safetensors") as raised:
         made.variant(REPO, COMMIT, "fp16")
     assert "zhcache repair" in raised.value.hint
-    assert made.holes() == []
+    assert made.checks.holes() == []
     assert made.broken_variants() == [(REPO, COMMIT, "fp16", MADE)]
     assert made.snapshots()[0].variants["fp16"].state == "damaged"
     assert made.snapshots()[0].complete
@@ -307,15 +307,17 @@ def test_damaged_bytes_of_a_variant_are_fetched_from_nowhere(made):
 
 def test_verify_names_the_variant_that_damage_concerns(made):
     spoil(made, WEIGHTS)
-    found = made.verify()
+    found = made.checks.verify()
     assert [blob.used_by for blob in found.damaged] == [[f"lab/tiny@{COMMIT[:12]} (fp16)"]]
     assert found.missing == [f"lab/tiny@{COMMIT[:12]} (fp16) unet/model.safetensors"]
 
 
 def test_damage_to_what_both_share_is_mended_by_fetching(made):
     spoil(made, TINY["unet/config.json"])
-    assert [blob.used_by for blob in made.verify().damaged] == [["lab/tiny"]]
-    assert [(commit, path) for _, commit, path, _ in made.holes()] == [(COMMIT, "unet/config.json")]
+    assert [blob.used_by for blob in made.checks.verify().damaged] == [["lab/tiny"]]
+    assert [(commit, path) for _, commit, path, _ in made.checks.holes()] == [
+        (COMMIT, "unet/config.json")
+    ]
     assert made.broken_variants() == [(REPO, COMMIT, "fp16", MADE)]
     put(made, TINY["unet/config.json"])
     assert made.broken_variants() == []
@@ -326,14 +328,14 @@ def test_broken_newest_is_not_replaced_by_an_older_one_in_silence(made):
     own = {"unet/model.safetensors": b"again" * 100}
     publish_variant(made, own, commit=AGAIN, created=2.0)
     spoil(made, own["unet/model.safetensors"])
-    made.verify()
+    made.checks.verify()
     with pytest.raises(IntegrityError):
         made.variant(REPO, COMMIT, "fp16")
 
 
 def test_variant_made_anew_with_other_bytes_takes_the_broken_ones_place(made):
     spoil(made, WEIGHTS)
-    made.verify()
+    made.checks.verify()
     own = {"unet/other.safetensors": b"other tools"}
     publish_variant(made, own)
     folder = made.view.snapshot_dir(REPO, MADE)
@@ -341,12 +343,12 @@ def test_variant_made_anew_with_other_bytes_takes_the_broken_ones_place(made):
     assert (folder / "unet/model.safetensors").read_bytes() == TINY["unet/model.safetensors"]
     assert not (folder / "zhcache-variant.json").exists()
     assert made.broken_variants() == []
-    assert made.verify().missing == []
+    assert made.checks.verify().missing == []
 
 
 def test_variant_made_anew_with_the_same_bytes_is_whole_again(made):
     spoil(made, WEIGHTS)
-    made.verify()
+    made.checks.verify()
     publish_variant(made)
     assert made.broken_variants() == []
     assert made.variant(REPO, COMMIT, "fp16").commit == MADE
@@ -389,13 +391,13 @@ def test_lost_source_is_named_listed_and_fetched_again(root, clock):
     store = open_store(root, clock, grace=0.0)
     assert any(COMMIT in problem for problem in store.problems)
     assert store.variant(REPO, COMMIT, "fp16").commit == MADE
-    assert store.lost() == [(REPO, COMMIT, COMMIT)]
-    assert f"lab/tiny {COMMIT}: its manifest" in store.verify().missing
+    assert store.checks.lost() == [(REPO, COMMIT, COMMIT)]
+    assert f"lab/tiny {COMMIT}: its manifest" in store.checks.verify().missing
     (left,) = store.snapshots()
     assert (left.commit, left.complete, list(left.variants)) == (COMMIT, False, ["fp16"])
     assert store.gc().bytes_freed == 0
     publish(store, TINY, git=TINY_GIT, ref=None)
-    assert (store.lost(), store.snapshots()[0].complete) == ([], True)
+    assert (store.checks.lost(), store.snapshots()[0].complete) == ([], True)
     store.close()
 
 
@@ -444,7 +446,7 @@ def test_index_of_the_first_version_is_brought_up_and_loses_nothing(root, clock)
     store = open_store(root, clock)
     publish_tiny(store)
     lease = store.leases.grant(REPO, COMMIT, uid=7, pid=os.getpid())
-    store.catalog.save_job("job", "key", "prefetch", "done", 7, 1.0, 2.0, b"record")
+    kept.save_job(store.catalog, "job", "key", "prefetch", "done", 7, 1.0, 2.0, b"record")
     with store.catalog.write() as db:
         db.conn.execute("UPDATE blobs SET suspect=1, verified_at=5.0")
     store.close()
@@ -453,7 +455,7 @@ def test_index_of_the_first_version_is_brought_up_and_loses_nothing(root, clock)
     assert store.problems == []
     assert store.catalog.set_aside is None
     assert store.leases.owner(lease) == 7
-    assert store.catalog.load_jobs() == [("job", b"record")]
+    assert kept.load_jobs(store.catalog) == [("job", b"record")]
     assert store.catalog.rows("SELECT DISTINCT suspect, verified_at FROM blobs") == [(1, 5.0)]
     publish_variant(store)
     assert store.variant(REPO, COMMIT, "fp16").commit == MADE
