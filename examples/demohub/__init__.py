@@ -5,9 +5,9 @@ and misbehaves on request in named, repeatable ways. It needs nothing but the st
 and knows nothing of zhcache: whatever works against it works by the wire alone.
 """
 
+from demohub.exchange import Request
 from demohub.faults import KINDS, Fault
 from demohub.hub import Hub
 from demohub.repos import Repo, StoredFile
-from demohub.wire import Request
 
 __all__ = ["KINDS", "Fault", "Hub", "Repo", "Request", "StoredFile"]

@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 from demohub import huggingface, modelscope
+from demohub.exchange import Answer, Request
 from demohub.faults import LISTING_FAULTS, Fault, FaultBook, new_fault
 from demohub.repos import PROTOCOLS, Commit, LfsRule, Repo, StoredFile, lfs_by_default, new_repo
 from demohub.routes import Route, parse_target
 from demohub.server import Server
 from demohub.serving import BODY_FAULTS, RANGE_FAULTS, bent, file_answer, suits_body
-from demohub.wire import Answer, Request
 
 _ANSWER_FAULTS = frozenset({"delay", "status", "redirect", "html", "slow_header"})
 _BACKLOG = 1024

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from demohub.exchange import Answer
 from demohub.faults import Fault
-from demohub.wire import Answer
 
 
 def json_answer(value: Any, status: int = 200, **headers: str) -> Answer:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from demohub.exchange import Answer, Request
 from demohub.listing import folders_of, json_answer, swollen
 from demohub.repos import Commit, Repo, StoredFile, sorted_files
 from demohub.routes import Route
-from demohub.wire import Answer, Request
 
 if TYPE_CHECKING:
     from demohub.hub import Hub

@@ -13,7 +13,8 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Self
 
-from demohub.wire import Answer, BadRequest, ClientGone, Connection, Request
+from demohub.exchange import Answer, BadRequest, Request
+from demohub.wire import ClientGone, Connection
 
 _BACKLOG = 1024
 _STOP_S = 5.0

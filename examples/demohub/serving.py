@@ -7,9 +7,9 @@ import re
 from dataclasses import replace
 from typing import Any, Final
 
+from demohub.exchange import Answer, Line, Request
 from demohub.faults import Fault
 from demohub.repos import StoredFile
-from demohub.wire import Answer, Line, Request
 
 RANGE_FAULTS: Final = frozenset({"ignore_range", "range_200", "wrong_range"})
 BODY_FAULTS: Final = frozenset(

@@ -1,6 +1,6 @@
-"""HTTP/1.1 on a socket: reading a request, writing an answer as bent as it is asked to be.
+"""HTTP/1.1 on a socket: requests come in turn, answers go out as bent as they are asked to be.
 
-Knows no repository and no fault by name. A clean answer of a file on disk goes by ``sendfile``.
+A clean answer of a file on disk goes by ``sendfile``.
 """
 
 from __future__ import annotations
@@ -12,136 +12,22 @@ import select
 import socket
 import struct
 import termios
-import threading
 import time
-from dataclasses import dataclass, field, replace
-from http import HTTPStatus
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+
+from demohub.exchange import PACE_S, Answer, BadRequest, Request, parse_head
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_BODY_BYTES = 1 << 20
 _INLINE_BYTES = 128 << 10
 _SENDFILE_BYTES = 1 << 20
 _CHUNK_BYTES = 256 << 10
-_PACE_S = 0.02
 _DRAIN_S = 1.0
 
 
 class ClientGone(Exception):
     """The other side closed, or the hub is stopping."""
-
-
-class BadRequest(Exception):
-    """What came is not HTTP as this hub reads it."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request as it came, and what became of it.
-
-    Attributes:
-        path: The target as sent, query included, still quoted.
-        headers: By lower-case name.
-        sent: Body bytes handed to the kernel so far.
-        repo: The repository it is for, once known.
-        file: The path in that repository, empty for a listing.
-        plane: ``"bytes"`` for a GET of a file, else ``"meta"``.
-        is_settled: Answered, or held by a fault: ``sent`` will not grow by itself.
-    """
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes = b""
-    range: str | None = None
-    status: int = 0
-    sent: int = 0
-    time: float = 0.0
-    repo: str = ""
-    file: str = ""
-    plane: str = "meta"
-    is_settled: bool = False
-    wants_close: bool = False
-
-
-class Line:
-    """Bytes per second over all who share it. Thread-safe."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def book(self, count: int) -> float:
-        """Takes its turn for ``count`` bytes and returns how many seconds off it is."""
-        with self._lock:
-            now = time.monotonic()
-            # A short burst makes up for threads that were woken late.
-            self._free_at = max(self._free_at, now - _PACE_S) + count / self.rate
-            return self._free_at - now
-
-
-@dataclass(slots=True)
-class Answer:
-    """What goes back: ``content[start:stop]``, and how the sending departs from that.
-
-    Attributes:
-        declared: Content-Length, where it is not the body's length.
-        extra: Zero bytes sent after the body.
-        ending: What happens at byte ``ending_at`` of the body, if anything.
-        stall_s: How long a stall lasts; None is until the client leaves or the hub stops.
-        rate: Bytes per second from byte ``rate_from`` on, 0 for no limit.
-        line: Shares one rate with other answers.
-        flips: Absolute offsets whose byte is inverted.
-        delay_s: Wait before the status line.
-        header_interval_s: Wait after each header byte.
-    """
-
-    status: int
-    headers: dict[str, str] = field(default_factory=dict)
-    content: bytes | Path = b""
-    start: int = 0
-    stop: int = 0
-    declared: int | None = None
-    extra: int = 0
-    ending: Literal["", "close", "reset", "stall"] = ""
-    ending_at: int = 0
-    stall_s: float | None = None
-    rate: float = 0
-    rate_from: int = 0
-    line: Line | None = None
-    flips: tuple[int, ...] = ()
-    is_zeroed: bool = False
-    delay_s: float = 0
-    header_interval_s: float = 0
-
-    @classmethod
-    def of(cls, status: int, body: bytes = b"", **headers: str) -> Answer:
-        """An answer from memory; header names are given with ``_`` for ``-``."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return cls(status, named, body, 0, len(body))
-
-    @property
-    def length(self) -> int:
-        """Bytes of the body before anything goes wrong with it."""
-        return self.stop - self.start
-
-    def head(self, *, keep_alive: bool) -> bytes:
-        """The status line and headers as bytes."""
-        length = self.length + self.extra if self.declared is None else self.declared
-        lines = [f"HTTP/1.1 {self.status} {_reason(self.status)}"]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        lines += [f"Content-Length: {length}", "Server: demohub"]
-        lines += [f"Connection: {'keep-alive' if keep_alive else 'close'}", "", ""]
-        return "\r\n".join(lines).encode("latin-1", "replace")
-
-
-def _reason(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Odd"
 
 
 class Connection:
@@ -171,7 +57,7 @@ class Connection:
                 return None
         head = bytes(self._buffer[:end]).decode("latin-1")
         del self._buffer[: end + 4]
-        request = _parse_head(head)
+        request = parse_head(head)
         length = int(request.headers.get("content-length", "0"))
         if length > MAX_BODY_BYTES or "transfer-encoding" in request.headers:
             raise BadRequest("request body too large or chunked")
@@ -260,12 +146,12 @@ class Connection:
             step = min(_CHUNK_BYTES, last - first)
             pause = 0.0
             if answer.line:
-                step = min(step, max(1, int(answer.line.rate * _PACE_S)))
+                step = min(step, max(1, int(answer.line.rate * PACE_S)))
                 self._wait(answer.line.book(step))
             if answer.rate and first < paced_from:
                 step = min(step, paced_from - first)
             elif answer.rate:
-                step = min(step, max(1, int(answer.rate * _PACE_S)))
+                step = min(step, max(1, int(answer.rate * PACE_S)))
                 pause = step / answer.rate
             due = time.monotonic() + pause
             self._sock.sendall(_bent_bytes(answer, first, first + step))
@@ -301,7 +187,7 @@ class Connection:
         unsent = array.array("i", [1])
         while unsent[0] and time.monotonic() < deadline:
             fcntl.ioctl(self._sock, termios.TIOCOUTQ, unsent)
-            self._wait(_PACE_S / 10 if unsent[0] else 0)
+            self._wait(PACE_S / 10 if unsent[0] else 0)
 
     def _wait(self, seconds: float | None) -> None:
         """Waits, but no longer than the client and the hub last.
@@ -331,22 +217,3 @@ def _bent_bytes(answer: Answer, first: int, last: int) -> bytes:
         if first <= offset < last:
             chunk[offset - first] ^= 0xFF
     return bytes(chunk)
-
-
-def _parse_head(head: str) -> Request:
-    line, *fields = head.split("\r\n")
-    parts = line.split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
-        raise BadRequest(f"not a request line: {line[:80]!r}")
-    headers: dict[str, str] = {}
-    for one in fields:
-        name, colon, value = one.partition(":")
-        if not colon:
-            raise BadRequest(f"not a header: {one[:80]!r}")
-        headers[name.strip().lower()] = value.strip()
-    if not headers.get("content-length", "0").isdigit():
-        raise BadRequest("Content-Length is no number")
-    request = Request(parts[0], parts[1], headers, range=headers.get("range"))
-    request.time = time.monotonic()
-    request.wants_close = headers.get("connection", "").lower() == "close" or parts[2] == "HTTP/1.0"
-    return request

@@ -10,11 +10,12 @@ from demohub import Hub
 from zhcache.errors import Gated, NotFound
 from zhcache.protocol.names import parse_repo
 from zhcached.config import SourceConfig
-from zhcached.errors import RemoteInvalid, RepoUnavailable, TransportError
+from zhcached.errors import RemoteInvalid, RepoUnavailable, StatusError, TransportError
 from zhcached.sources import registry
 from zhcached.sources.base import Resolution
 from zhcached.transport.address import AddressPolicy, Origin
 from zhcached.transport.http import Transport
+from zhcached.transport.message import Headers
 
 REPO = parse_repo("lab/model")
 TOKEN = "hf_canary0123456789"
@@ -251,3 +252,10 @@ def test_locate_forms_the_address_the_official_client_forms(hub, source, path):
     found = Resolution("hf", "huggingface", "lab/model", "main", "1" * 40, (), source.origin)
     official = hf_hub_url("lab/model", path, revision="1" * 40, endpoint=hub.url)
     assert source.locate(found, path).url == official
+
+
+def test_file_that_is_listed_and_not_there_is_told_from_a_missing_revision(source):
+    headers = Headers([("X-Error-Code", "EntryNotFound")])
+    error = source.explain(resolve(source), StatusError("no", status=404, headers=headers))
+    assert isinstance(error, NotFound)
+    assert "revision" not in str(error)

@@ -145,6 +145,10 @@ def test_failure_inside_a_successful_answer_is_seen(hub, source):
     with pytest.raises(RepoUnavailable):
         resolve(source)
     hub.heal()
+    answer(hub, {"Code": 10010205001, "Success": False, "Data": None})
+    with pytest.raises(RepoUnavailable):
+        resolve(source)
+    hub.heal()
     answer(hub, {"Code": 500, "Success": False})
     with pytest.raises(StatusError):
         resolve(source)

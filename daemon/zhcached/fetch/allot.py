@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from zhcached.fetch.offer import Offer
+from zhcached.fetch.nearby import Lately, Nearby
+from zhcached.fetch.offer import Offer, unknown
 from zhcached.fetch.ramp import FREE, FULL_LINE_BYTES_PER_S, RAMP_S, Ramp
 from zhcached.fetch.roster import REJOIN_S, Roster, Standing
 from zhcached.fetch.segments import Segment, Segments
@@ -45,6 +46,7 @@ class Allotment:
         self.segments = Segments()
         self._size = size
         self._connections = connections
+        self._nearby = Nearby()
         self._seated_at: dict[str, float] = {}
         rate = offers[0].rate if offers else None
         is_long = rate is not None and size > rate * JOIN_S * 2
@@ -65,13 +67,16 @@ class Allotment:
         """Returns in how many seconds ``settle`` is to be called; 0 for now."""
         return max(0.0, self._settles_at - now)
 
-    def settle(self, missing: Ranges, wanted: Sequence[int], now: float) -> list[Standing]:
+    def settle(
+        self, missing: Ranges, wanted: Sequence[int], now: float, lately: Lately = unknown
+    ) -> list[Standing]:
         """Lets sources join and go; does nothing if that was done just now.
 
         Args:
             missing: What the file lacks.
             wanted: Offsets at which somebody waits.
             now: Monotonic seconds.
+            lately: What sources gave lately, all files together.
 
         Returns:
             Those that were let go of.
@@ -82,6 +87,7 @@ class Allotment:
         rate = self._rate(now)
         if rate >= FULL_LINE_BYTES_PER_S:
             return []
+        self._nearby.look(self.roster.standings, lately, now)
         self._leave_to_near()
         self._hurry(missing, wanted, now)
         if not self.may_spread or not self.roster.serving():
@@ -215,15 +221,7 @@ class Allotment:
                 standing.seats = 0
 
     def _waits_for_near(self, standing: Standing) -> bool:
-        """Tells whether a far source is to leave the file to a better one of this site.
-
-        Silence does not end that, before the floor does: many machines that each made up for one
-        slow machine of their site would fill the line.
-        """
-        if standing.offer.is_near:
-            return False
-        better = self.roster.standings[: self.roster.standings.index(standing)]
-        return any(s.offer.is_near and s.seats and not s.is_slow for s in better)
+        return self._nearby.keeps_off(standing, self.roster.standings)
 
     def _seat(self, standing: Standing, now: float) -> None:
         standing.seats, standing.ramp = 1, Ramp()
@@ -237,6 +235,8 @@ class Allotment:
             s
             for s in serving
             if now - self._seated_at[s.offer.source] > PROBE_S
+            # One of this site costs nobody's line, and shows when it is fast again.
+            and not s.offer.is_near
             and s.running
             and (s.pace.rate(now) or 0.0) < LEAST_SHARE * rate
         ]

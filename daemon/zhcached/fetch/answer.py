@@ -26,6 +26,10 @@ class OtherFileError(RemoteInvalid):
     fault = "lied"
 
 
+class OtherSizeError(OtherFileError):
+    """What it has under that name is longer or shorter than the file."""
+
+
 class ChangedError(RemoteInvalid):
     """The source's file is no longer the one earlier ranges came from."""
 
@@ -70,7 +74,7 @@ def accept(
         RemoteInvalid: A web page, several parts, or a status that carries no file.
     """
     if status == 416:
-        raise OtherFileError(f"the source has no bytes {start} to {end - 1} of {size}")
+        raise OtherSizeError(f"the source has no bytes {start} to {end - 1} of {size}")
     if status not in (200, 206):
         raise RemoteInvalid(f"an answer with status {status} carries no file")
     _check_type(headers.get("content-type", ""), url)
@@ -85,7 +89,7 @@ def accept(
         return Accepted(0, size, etag, ranged=False)
     sent_start, sent_end, total = _content_range(field)
     if total != size:
-        raise OtherFileError(f"the source's file has {total} bytes, promised were {size}")
+        raise OtherSizeError(f"the source's file has {total} bytes, promised were {size}")
     if sent_start != start or not start < sent_end <= end:
         raise OtherFileError(
             f"asked for bytes {start} to {end - 1}, offered were {sent_start} to {sent_end - 1}"

@@ -21,8 +21,9 @@ READ_SLICE_S: Final = 0.25
 COUNT_EVERY_S: Final = 0.01
 PROGRESS_BYTES: Final = 2**20
 # A line that breaks off again and again, and is the only one, will end well if it brings this
-# much each time.
+# much each time, or of a small file such a part.
 SOLE_PROGRESS_BYTES: Final = 32 * 2**10
+SOLE_PROGRESS_PART: Final = 256
 # A source without ranges sends all from the start again; with more than this to lose, another
 # source goes first.
 MAX_RESENT: Final = 8 * 2**20
@@ -94,7 +95,9 @@ class Connection:
         work = self._work
         with work.changed:
             others = work.allotment.roster.has_alternatives(standing, work.clock.monotonic())
-        return PROGRESS_BYTES if others else SOLE_PROGRESS_BYTES
+        if others:
+            return PROGRESS_BYTES
+        return min(SOLE_PROGRESS_BYTES, max(1, work.ingest.size // SOLE_PROGRESS_PART))
 
     def _open(self, segment: Segment, start: int, end: int) -> Response:
         standing, work = segment.standing, self._work

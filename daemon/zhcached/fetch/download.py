@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from zhcached.clock import Clock
 from zhcached.config import DownloadConfig
+from zhcached.fetch.feeding import feed
 from zhcached.fetch.fill import fill
 from zhcached.fetch.limits import RateLimiter
 from zhcached.fetch.offer import Control, EventKind, Offer, Receiver, Sender
@@ -67,9 +68,12 @@ def obtain(
     counted = _Counted(control)
 
     def fill_from(receiver: Receiver, chosen: Sequence[Offer]) -> None:
+        others = feed(receiver, chosen, config=config, limiter=limiter, control=counted.control)
+        if not receiver.missing():
+            return
         fill(
             receiver,
-            chosen,
+            others,
             transport=transport,
             config=config,
             limiter=limiter,

@@ -18,7 +18,7 @@ from zhcached.errors import RemoteError
 from zhcached.fetch.allot import Allotment
 from zhcached.fetch.connection import READ_SLICE_S, Connection
 from zhcached.fetch.limits import RateLimiter
-from zhcached.fetch.offer import Control, Offer, Receiver
+from zhcached.fetch.offer import Control, Offer, Receiver, unknown
 from zhcached.fetch.outcome import settle_error
 from zhcached.fetch.roster import Standing
 from zhcached.fetch.segments import Segment
@@ -153,7 +153,9 @@ class _Filling:
         work = self._work
         with work.changed:
             seats = work.allotment.seats
-            gone = work.allotment.settle(missing, wanted, work.clock.monotonic())
+            # Under our own limit all are as slow, and that is nobody's fault.
+            lately = unknown if work.limiter.bytes_per_s else work.control.lately
+            gone = work.allotment.settle(missing, wanted, work.clock.monotonic(), lately)
             if work.allotment.seats > seats:
                 work.changed.notify_all()
             joins = min(work.allotment.seats, work.config.connections) > self._threads

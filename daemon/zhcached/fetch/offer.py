@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from zhcache.errors import ZhcacheError
-from zhcached.errors import RemoteError, StatusError
+from zhcached.config import DownloadConfig
+from zhcached.errors import RemoteError, StatusError, TransportError
+from zhcached.fetch.limits import RateLimiter
 from zhcached.store.ranges import Ranges
 from zhcached.transport.http import Target
 
@@ -31,6 +33,30 @@ def _no_explanation(_error: StatusError) -> ZhcacheError | None:
     return None
 
 
+class LeftError(TransportError):
+    """A feed ended through no fault of its source."""
+
+
+class Feed(Protocol):
+    """Brings a file in an order of its own, where nobody can be asked for a range of it."""
+
+    def __call__(
+        self, ingest: Receiver, control: Control, config: DownloadConfig, limiter: RateLimiter
+    ) -> None:
+        """Brings what is missing, and returns when nothing is.
+
+        Raises:
+            RemoteError: It brings no more, or too little; what came stays.
+            Cancelled: ``control.cancelled`` was set.
+            ZhcacheError: The disk failed.
+        """
+        ...
+
+
+def _no_address() -> Target:
+    raise TransportError("it has no address")
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """One source's word that it has the file.
@@ -45,15 +71,17 @@ class Offer:
             that the source failed (a gated repository).
         rate: Bytes per second that are expected of it, from what is remembered; None if nothing.
         is_near: Its bytes cost the line to the hubs nothing; while it sends, far ones do not.
+        feed: In place of ``locate``: goes before all others, and alone.
     """
 
     source: str
-    locate: Callable[[], Target]
+    locate: Callable[[], Target] = _no_address
     max_connections: int = 8
     min_segment: int = 8 * 2**20
     explain: Callable[[StatusError], ZhcacheError | None] = _no_explanation
     rate: float | None = None
     is_near: bool = False
+    feed: Feed | None = None
 
 
 def _no_bytes(_sender: Sender, _count: int) -> None:
@@ -72,6 +100,11 @@ def _no_answer(_sender: Sender, _seconds: float) -> None:
     pass
 
 
+def unknown(_source: str) -> float | None:
+    """Says that nothing is known of what a source gave."""
+    return None
+
+
 def _nowhere() -> Sequence[int]:
     return ()
 
@@ -87,6 +120,7 @@ class Control:
         wanted: Returns the offsets at which somebody waits for bytes; those are fetched first.
         on_fault: Who failed, and how; told once for each request that did not end well.
         on_answer: Who answered, and after how many seconds its first byte was there.
+        lately: Returns what a source gave lately to this machine, in bytes per second.
     """
 
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -95,6 +129,7 @@ class Control:
     wanted: Callable[[], Sequence[int]] = _nowhere
     on_fault: Callable[[Sender, RemoteError], None] = _no_fault
     on_answer: Callable[[Sender, float], None] = _no_answer
+    lately: Callable[[str], float | None] = unknown
 
 
 class Receiver(Protocol):

@@ -32,6 +32,7 @@ REST_S = 10.0
 PATIENCE_S = 2.0
 
 _EXPIRED = {401, 403, 410}
+_MISSING = 404
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 
 
@@ -106,19 +107,22 @@ def judge(
         if has_alternatives:
             return OtherSource(str(error), ban=False, rest_s=MAX_WAIT_S)
         return Again(0.0) if was_restarted else Restart()
-    if isinstance(error, OtherFileError):
-        return OtherSource(str(error), lied=True)
     if isinstance(error, RemoteInvalid):
-        # A gateway's page or a garbled head may be gone in a moment, and is no lie of the source.
-        if failures >= min(retries, PATIENT_WITH_NONSENSE):
-            return OtherSource(str(error))
+        # A gateway's page, a garbled head or an empty body may be gone in a moment, and is no lie
+        # of the source; another file is one when it comes again.
+        is_other = isinstance(error, OtherFileError)
+        if failures >= min(retries, 1 if is_other else PATIENT_WITH_NONSENSE):
+            return OtherSource(str(error), lied=is_other)
         if has_alternatives:
             return OtherSource(str(error), ban=False, rest_s=REST_S)
         return Again(backoff_s(failures, random))
     if isinstance(error, AddressRefused | RepoUnavailable):
         return OtherSource(str(error))
     if isinstance(error, StatusError):
-        if error.status in _EXPIRED and not was_relocated:
+        # What a data plane has just lost sight of is often found at the next address. A peer whose
+        # word was stale is asked once alone: others have the file.
+        is_lost = error.status == _MISSING and not has_alternatives
+        if (error.status in _EXPIRED or is_lost) and not was_relocated:
             return Relocate()
         if error.status in _TRANSIENT and failures < retries:
             return _wait_or_switch(error, failures, has_alternatives, random)

@@ -73,7 +73,7 @@ class Resolution(msgspec.Struct, frozen=True):
         return self.kind == "huggingface"
 
 
-class BlobSource(Protocol):
+class Holder(Protocol):
     """Who holds bytes by their digest, of whatever repository they are: the seam between machines.
 
     Thread-safe. What it sends is a stranger's, whoever put it there.
@@ -91,12 +91,17 @@ class BlobSource(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class BlobSource(Holder, Protocol):
+    """One that sends ranges of them at an address."""
+
     def locate_blob(self, sha256: str) -> Target:
         """Returns where the bytes of a digest are; no request is made."""
         ...
 
 
-class Tier(BlobSource, Protocol):
+class Tier(Holder, Protocol):
     """One that has bytes alone: what a repository is it does not know, and is not asked."""
 
     def probe(self, deadline_s: float) -> None:

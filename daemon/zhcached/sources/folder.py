@@ -12,7 +12,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from zhcache.caches import Found, held
+from zhcache.caches.find import held
+from zhcache.caches.found import Found
 from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import SourceKind
 from zhcache.protocol.names import RepoId, RepoPath, Revision, is_commit

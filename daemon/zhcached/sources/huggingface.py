@@ -11,7 +11,7 @@ Source: ``HfApi.model_info``, ``HfApi.list_repo_tree``, ``hf_hub_url`` and
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -32,6 +32,7 @@ from zhcached.transport.http import Credential, Target, Transport
 
 _NEXT = re.compile(r"<([^<>]*)>\s*;[^<]*?rel=\"?next\"?", re.IGNORECASE)
 _DEFAULT_BRANCHES = ("main", "master")
+T = TypeVar("T")
 
 
 class _Info(msgspec.Struct):
@@ -82,8 +83,8 @@ class HuggingFaceSource:
         talk = Conversation(self._transport, self.name, deadline_s, self._clock)
         branch = "main" if revision in (None, *_DEFAULT_BRANCHES) else revision
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(branch, safe='')}"
-        answer = self._ask(talk, url, credential, str(repo), branch)
-        info = decode(answer.body, _Info, source=self.name, what="the description of the model")
+        what = "the description of the model"
+        info, _ = self._ask(talk, url, credential, str(repo), branch, (_Info, what))
         name = self._checked(info, repo, branch)
         files, origin = self._tree(talk, name, info.sha, credential)
         if info.gated:
@@ -133,9 +134,9 @@ class HuggingFaceSource:
         listing = Listing(self.name)
         url = f"{self._endpoint}/api/models/{repo}/tree/{commit}?recursive=true&expand=false"
         for _ in range(MAX_PAGES):
-            answer = self._ask(talk, url, credential, repo, commit)
-            what = "a page of the listing"
-            for entry in decode(answer.body, list[_Entry], source=self.name, what=what):
+            page = (list[_Entry], "a page of the listing")
+            entries, answer = self._ask(talk, url, credential, repo, commit, page)
+            for entry in entries:
                 # Folders need no entry of their own, and a submodule's files are not here.
                 if entry.type == "file":
                     self._add(listing, entry)
@@ -186,9 +187,13 @@ class HuggingFaceSource:
         credential: Credential | None,
         repo: str,
         revision: str,
-    ) -> Answer:
+        shape: tuple[type[T], str],
+    ) -> tuple[T, Answer]:
+        def meaning(answer: Answer) -> tuple[T, Answer]:
+            return decode(answer.body, shape[0], source=self.name, what=shape[1]), answer
+
         try:
-            return talk.get(url, credential)
+            return talk.read(url, credential, meaning)
         except StatusError as error:
             raise self._refusal(error, repo, revision) or error from error
 
@@ -211,6 +216,8 @@ class HuggingFaceSource:
         """Returns what a status met while fetching bytes means for the user, or None."""
         if "X-Error-Code" not in error.headers:
             return None
+        if error.headers["X-Error-Code"] == "EntryNotFound":
+            return refusals.file_missing(self.name, resolution.repo).error
         refusal = self._refusal(error, resolution.repo, resolution.revision)
         return refusal.error if refusal else None
 

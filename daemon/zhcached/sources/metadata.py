@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from zhcached.clock import Clock, SystemClock
 from zhcached.errors import (
@@ -29,6 +30,7 @@ from zhcached.transport.message import Headers
 PAUSES_S = (0.5, 1.5)
 MAX_ASKED_WAIT_S = 10.0
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+T = TypeVar("T")
 _READ_SLICE_S = 0.5
 """How long one read may wait before the deadline is looked at again."""
 
@@ -68,7 +70,14 @@ class Conversation:
         self._deadline = Deadline(clock or SystemClock(), deadline_s)
 
     def get(self, url: str, credential: Credential | None = None) -> Answer:
-        """Returns what ``url`` answers; a passing fault is asked about again, twice.
+        """Returns what ``url`` answers; see ``read``."""
+        return self.read(url, credential, lambda answer: answer)
+
+    def read(self, url: str, credential: Credential | None, meaning: Callable[[Answer], T]) -> T:
+        """Returns what ``url`` answers, as ``meaning`` reads it.
+
+        A passing fault is asked about again, twice; an answer that is none, once: a gateway's page
+        or half a document may be gone in a moment.
 
         Raises:
             StatusError: The status is no success.
@@ -76,15 +85,20 @@ class Conversation:
             RemoteInvalid: The answer is malformed or longer than ``MAX_PAGE_BYTES``.
             AddressRefused: It leads where the configuration does not allow.
         """
+        was_garbled = False
         for pause_s in PAUSES_S:
             try:
-                return self._ask(url, credential)
+                return meaning(self._ask(url, credential))
+            except RemoteInvalid:
+                if was_garbled or not self._deadline.has(pause_s):
+                    raise
+                was_garbled, wait_s = True, pause_s
             except (TransportError, StatusError) as error:
                 wait_s = _wait_s(error, pause_s)
                 if wait_s is None or not self._deadline.has(wait_s):
                     raise
             self._rest(wait_s)
-        return self._ask(url, credential)
+        return meaning(self._ask(url, credential))
 
     def _ask(self, url: str, credential: Credential | None) -> Answer:
         with self._open(url, credential) as response:
@@ -116,6 +130,7 @@ class Conversation:
                 read_timeout_s=_READ_SLICE_S,
                 head_timeout_s=self._deadline_s,
                 abort=lambda: deadline.slice_s("waiting for the answer") <= 0,
+                may_be_packed=headers is None,
             ) as response:
                 if not 200 <= response.status < 300:
                     raise self._transport.status_error(response, deadline)

@@ -28,7 +28,7 @@ from zhcached.errors import RemoteInvalid, RepoUnavailable, StatusError
 from zhcached.sources import refusals
 from zhcached.sources.base import RemoteFile, Resolution
 from zhcached.sources.listing import MAX_FILES, MAX_PAGES, Listing, decode
-from zhcached.sources.metadata import Conversation
+from zhcached.sources.metadata import Answer, Conversation
 from zhcached.sources.tokens import TokenSource
 from zhcached.transport.address import Origin
 from zhcached.transport.http import Credential, Target, Transport
@@ -37,6 +37,8 @@ CUT_AT = 3000
 """Entries after which the hub stops listing."""
 DEFAULT_BRANCH = "master"
 _RETRIES_OF_403 = 2
+_NOT_THERE = {10010205001, 10010200001}
+"""Its own numbers for a model, and for a revision, that does not exist."""
 _COMMIT_DOMAIN = b"zhcache modelscope listing 1\n"
 
 
@@ -254,14 +256,18 @@ class _Walk:
         self._requests += 1
         if self._requests > MAX_PAGES:
             self._refuse(f"the listing needs more than {MAX_PAGES} requests")
-        answer = self._talk.get(url, self._credential)
+        return self._talk.read(url, self._credential, self._meaning)
+
+    def _meaning(self, answer: Answer) -> list[_Entry]:
         self.origin = answer.origin
         name = self._source.name
         envelope = decode(answer.body, _Envelope, source=name, what="the listing")
-        if 400 <= envelope.Code < 600:
+        is_missing = not envelope.Success and envelope.Code in _NOT_THERE
+        status = 404 if is_missing else envelope.Code
+        if 400 <= status < 600:
             raise StatusError(
                 f"{name} answered {envelope.Code} in a successful answer",
-                status=envelope.Code,
+                status=status,
                 source=name,
             )
         if not envelope.Success or envelope.Code != 200 or envelope.Data is None:

@@ -8,13 +8,21 @@ way: one machine of a laboratory brings a model in, the others have it from ther
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from urllib.parse import quote
 
 from zhcache.errors import ZhcacheError
 from zhcache.protocol.messages import SourceKind
 from zhcache.protocol.names import RepoId, RepoPath, Revision, is_commit, printable
-from zhcache.protocol.peers import MAX_DIGESTS, PREFIX, PeerBlobs, PeerModel
+from zhcache.protocol.peers import (
+    MAX_DIGESTS,
+    MAX_NODE,
+    PREFIX,
+    PeerBlobs,
+    PeerModel,
+    PeerTorrent,
+    PeerTorrents,
+)
 from zhcached.clock import Clock, SystemClock
 from zhcached.errors import RemoteInvalid, StatusError
 from zhcached.sources import refusals
@@ -27,7 +35,11 @@ from zhcached.transport.http import Target, Transport
 
 
 class PeerSource:
-    """One peer; see ``base.Source`` and ``base.DigestSource``."""
+    """One peer; see ``base.Source`` and ``base.DigestSource``.
+
+    Attributes:
+        node: Its name among its peers, as it said last; empty before.
+    """
 
     kind: SourceKind = "peer"
 
@@ -41,6 +53,7 @@ class PeerSource:
         clock: Clock | None = None,
     ) -> None:
         self.name = name
+        self.node = ""
         self.origin = Origin.parse(endpoint)
         self._base = endpoint.rstrip("/") + PREFIX
         self._transport = transport
@@ -102,11 +115,62 @@ class PeerSource:
         talk = Conversation(self._transport, self.name, deadline_s, self._clock)
         found: set[str] = set()
         for some in _batches(sorted(digests)):
-            url = f"{self._base}/blobs?sha256={','.join(some)}"
-            body = talk.get(url, self._tokens.credential()).body
-            said = decode(body, PeerBlobs, source=self.name, what="the list of blobs")
-            found |= said.sizes.keys() & set(some)
+            found |= self._blobs(talk, some).sizes.keys() & set(some)
         return found
+
+    def showing(self, sha256: str, deadline_s: float) -> bool:
+        """Tells whether the peer would send a blob now, be it as it comes.
+
+        Raises:
+            RemoteError: It could not be asked.
+        """
+        talk = Conversation(self._transport, self.name, deadline_s, self._clock)
+        said = self._blobs(talk, (sha256,))
+        return sha256 in said.sizes or sha256 in said.coming
+
+    def locate_coming(self, sha256: str) -> Target:
+        """Returns the address of a digest that the peer may still be bringing."""
+        return Target(f"{self._base}/coming/{sha256}", credential=self._tokens.credential())
+
+    def _blobs(self, talk: Conversation, digests: Sequence[str]) -> PeerBlobs:
+        url = f"{self._base}/blobs?sha256={','.join(digests)}"
+        body = talk.get(url, self._tokens.credential()).body
+        said = decode(body, PeerBlobs, source=self.name, what="the list of blobs")
+        self.node = said.node[:MAX_NODE]
+        return said
+
+    def torrents(self, digests: Collection[str], deadline_s: float) -> PeerTorrents:
+        """Returns which torrents of ``digests`` the peer is in.
+
+        Raises:
+            RemoteError: It could not be asked; a ``StatusError`` of 404 where it has no such thing.
+        """
+        talk = Conversation(self._transport, self.name, deadline_s, self._clock)
+        port, drawer, found = 0, "", dict[str, PeerTorrent]()
+        for some in _batches(sorted(digests)):
+            url = f"{self._base}/torrents?sha256={','.join(some)}"
+            body = talk.get(url, self._tokens.credential()).body
+            said = decode(body, PeerTorrents, source=self.name, what="the list of torrents")
+            port, drawer = said.port, said.drawer[:MAX_NODE]
+            found |= {sha256: one for sha256, one in said.torrents.items() if sha256 in some}
+        return PeerTorrents(port=port, torrents=found, drawer=drawer)
+
+    def piece_hashes(self, sha256: str, max_bytes: int, deadline_s: float) -> bytes:
+        """Returns the hashes of a torrent's pieces, as the peer gives them.
+
+        Raises:
+            RemoteError: It gives none, or more than ``max_bytes``.
+        """
+        target = Target(f"{self._base}/torrents/{sha256}", credential=self._tokens.credential())
+        _, hashes = self._transport.fetch_document(
+            target, max_bytes=max_bytes, deadline_s=deadline_s
+        )
+        return hashes
+
+    def open_address(self, sha256: str) -> str | None:
+        """Returns where the bytes of a digest are for whoever shows no token; None for nobody."""
+        target = self.locate_blob(sha256)
+        return target.url if target.credential is None else None
 
     def explain(self, resolution: Resolution, error: StatusError) -> ZhcacheError | None:
         """Returns None: that a peer has a blob no more says nothing about the repository."""

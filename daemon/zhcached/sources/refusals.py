@@ -21,8 +21,9 @@ def missing_or_private(source: str, repo: str) -> RepoUnavailable:
         source,
         NotFound(
             "{source} shows no repository {repo}",
-            hint="check the spelling; a private or gated one looks the same without a token "
-            "(token_env of the source), and hubs name models differently ([alias])",
+            hint="check the spelling. A private or gated repository looks the same if the "
+            "source has no token (token_env), and hubs may use different names for a "
+            "model ([alias])",
             source=source,
             repo=repo,
         ),
@@ -41,6 +42,19 @@ def revision_missing(source: str, repo: str, revision: str) -> RepoUnavailable:
             source=source,
             repo=repo,
             revision=revision,
+        ),
+    )
+
+
+def file_missing(source: str, repo: str) -> RepoUnavailable:
+    """It lists a file that it does not send."""
+    return _no(
+        source,
+        NotFound(
+            "{source} lists a file of {repo} that it does not have",
+            hint="try again: the repository may just have changed; another source may have it",
+            source=source,
+            repo=repo,
         ),
     )
 

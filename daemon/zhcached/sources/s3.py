@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Collection, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from zhcache.protocol.messages import SourceKind
@@ -21,6 +22,8 @@ from zhcached.transport.http import Target, Transport
 AT_ONCE: Final = 16
 NOWHERE: Final = "0" * 64
 """The digest of nothing that anybody will find."""
+SKEW_S: Final = 300.0
+"""Signatures count for 15 minutes; a clock that is this wrong is worth a word before that."""
 _MAX_ANSWER: Final = 64 * 2**10
 _CODE: Final = re.compile(rb"<Code>\s*([A-Za-z0-9.]{1,64})\s*</Code>")
 
@@ -112,7 +115,10 @@ class S3Source:
         told = f"{error}: {code}" if code else str(error)
         if error.status in (401, 403):
             shown = f"the key in {config.key_env}" if config.key_env else "those who show no key"
-            return KeyRefused(f"{told}: {shown} may not read {config.bucket}", source=self.name)
+            reason = f"{told}: {shown} may not read {config.bucket}"
+            if config.key_env and (off_s := self._clock_off_s(error)) > SKEW_S:
+                reason = f"{told}: its clock and this machine's are {off_s / 60:.0f} minutes apart"
+            return KeyRefused(reason, source=self.name)
         return StatusError(
             told,
             status=error.status,
@@ -121,6 +127,14 @@ class S3Source:
             headers=error.headers,
             body=error.body,
         )
+
+    def _clock_off_s(self, error: StatusError) -> float:
+        """Returns how far this machine's clock is from the store's; 0 where it tells no time."""
+        try:
+            told = parsedate_to_datetime(error.headers.get("date", ""))
+        except (TypeError, ValueError):
+            return 0.0
+        return abs(told.timestamp() - self._clock.wall())
 
 
 def _code_of(error: StatusError) -> str:

@@ -96,7 +96,7 @@ def dial(
     policy: AddressPolicy,
     resolver: Resolver,
     deadline: Deadline,
-    tls: ssl.SSLContext,
+    tls: Callable[[], ssl.SSLContext],
 ) -> socket.socket:
     """Returns a connected socket for ``origin``, TLS done where its scheme asks for it.
 
@@ -108,7 +108,7 @@ def dial(
     sock = _race(origin, _permitted(origin, policy, resolver), deadline)
     try:
         if origin.scheme == "https":
-            sock = _secure(sock, origin, deadline, tls)
+            sock = _secure(sock, origin, deadline, tls())
     except BaseException:
         sock.close()
         raise

@@ -92,7 +92,7 @@ class Transport:
         self._connect_timeout_s = connect_timeout_s
         self._user_agent = user_agent
         self._resolver = resolver
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls
         self._clock: Clock = clock or SystemClock()
         self._quotas = quotas
         self._files = files or LocalFiles()
@@ -112,6 +112,7 @@ class Transport:
         head_timeout_s: float | None = None,
         max_redirects: int = 8,
         abort: Callable[[], bool] | None = None,
+        may_be_packed: bool = False,
     ) -> Response:
         """Sends a request, follows redirects, and returns the answer whatever its status.
 
@@ -123,6 +124,8 @@ class Transport:
             head_timeout_s: How long each answer's head may take; ``read_timeout_s`` by default.
             max_redirects: After as many the chain is refused.
             abort: Asked every quarter of a second while connecting and waiting.
+            may_be_packed: An answer in gzip, though it was not asked for, is taken; only
+                ``read_limited`` unpacks it.
 
         Raises:
             AddressRefused: The target or a redirect leads where the policy does not allow.
@@ -159,7 +162,7 @@ class Transport:
             )
             location = head.headers.get("location")
             if head.status not in _REDIRECTS or location is None:
-                return _checked(response)
+                return _checked(response, may_be_packed=may_be_packed)
             drain(response)
             url = joined(url, location)
             if Origin.parse(url) != origin:
@@ -244,9 +247,16 @@ class Transport:
                 # asked here is safe to ask twice.
                 pass
         deadline = Deadline(self._clock, self._connect_timeout_s, abort)
-        sock = dial(origin, self.policy, self._resolver, deadline, self._tls)
+        sock = dial(origin, self.policy, self._resolver, deadline, self._authorities)
         wire = Wire(sock, self._clock)
         return self._ask(wire, method, request, Deadline(self._clock, head_s, abort))
+
+    def _authorities(self) -> ssl.SSLContext:
+        # Reading them takes 50 ms, for the first source that is spoken to over TLS. Where two
+        # threads read them at once, either's will do.
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
 
     @staticmethod
     def _ask(
@@ -270,9 +280,10 @@ def _request_bytes(method: str, path: str, origin: Origin, headers: Mapping[str,
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-def _checked(response: Response) -> Response:
+def _checked(response: Response, *, may_be_packed: bool) -> Response:
     coding = response.headers.get("content-encoding", "identity").lower()
-    if coding not in ("identity", "") and response.status < 400:
+    known = ("identity", "", "gzip") if may_be_packed else ("identity", "")
+    if coding not in known and response.status < 400:
         response.close()
         raise RemoteInvalid(
             f"the answer is encoded ({coding[:40]!r}) though identity was asked for"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from typing import Protocol, Self
 
 from zhcached.errors import RemoteInvalid, TransportError
@@ -81,10 +82,10 @@ class Response:
         return self._body.readinto(buffer, self._read_timeout_s)
 
     def read_limited(self, max_bytes: int, deadline: Deadline | None = None) -> bytes:
-        """Returns the whole body.
+        """Returns the whole body, unpacked if it comes in gzip.
 
         Raises:
-            RemoteInvalid: It is longer than ``max_bytes``.
+            RemoteInvalid: It is longer than ``max_bytes``, or no gzip though it says so.
             TransportError: The connection broke, fell silent, or the deadline passed.
         """
         whole = bytearray()
@@ -99,7 +100,8 @@ class Response:
                     raise
                 continue
             if count == 0:
-                return bytes(whole)
+                packed = self.headers.get("content-encoding", "").lower() == "gzip"
+                return unpacked(bytes(whole), max_bytes) if packed else bytes(whole)
             if len(whole) + count > max_bytes:
                 raise RemoteInvalid(f"the answer is longer than {max_bytes} bytes")
             whole += piece[:count]
@@ -109,6 +111,24 @@ class Response:
         release, self._release = self._release, None
         if release is not None:
             release(reusable=self._body.is_finished and self._keeps_alive)
+
+
+def unpacked(body: bytes, max_bytes: int) -> bytes:
+    """Returns what ``body``, one member of gzip, holds. Pure.
+
+    Raises:
+        RemoteInvalid: It is not whole, no gzip, or holds more than ``max_bytes``.
+    """
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise RemoteInvalid(f"the answer is no sound gzip: {error}") from error
+    if len(content) > max_bytes:
+        raise RemoteInvalid(f"the answer is longer than {max_bytes} bytes")
+    if not unpacker.eof:
+        raise RemoteInvalid("the answer's gzip breaks off")
+    return content
 
 
 def drain(response: Response) -> None:

@@ -4,6 +4,7 @@ import itertools
 
 from harness.fetchkit import MIB, offer
 from zhcached.fetch.allot import FIRST_LOOK_S, PROBE_S, Allotment
+from zhcached.fetch.nearby import HOPELESS, HOPELESS_S
 from zhcached.fetch.ramp import FULL_LINE_BYTES_PER_S, RAMP_S
 from zhcached.fetch.roster import REJOIN_S
 from zhcached.fetch.verdict import REST_S, OtherSource
@@ -24,6 +25,7 @@ class Played:
         self.now = NOW
         self.running = []
         self.lengths = {}
+        self.lately = {}
         offers = [
             offer(
                 name,
@@ -45,7 +47,7 @@ class Played:
         gone = []
         for _ in range(round(seconds / STEP_S)):
             self._hand_out(wanted)
-            gone += self.allotment.settle(self.missing, wanted, self.now)
+            gone += self.allotment.settle(self.missing, wanted, self.now, self.lately.get)
             self.now += STEP_S
             for segment in list(self.running):
                 self._send(segment)
@@ -198,6 +200,30 @@ def test_far_source_is_not_asked_while_one_of_this_site_sends_however_slowly():
     played.play(20)
     assert played.seats()["near"] >= 1
     assert played.seats()["far"] == 0
+
+
+def test_far_source_joins_one_of_this_site_that_gives_next_to_nothing_for_long():
+    played = Played({"near": MIB, "far": 90 * MIB}, size=8 * GIB)
+    played.lately = {"near": MIB, "far": 90.0 * MIB}
+    played.play(HOPELESS_S - 1)
+    assert played.seats()["far"] == 0
+    played.play(2)
+    assert played.seats()["far"] >= 1
+    # It was not as fast as it was remembered: the line is full of others that do the same.
+    played.lately["far"] = (HOPELESS - 1) * MIB
+    played.play(1)
+    assert played.seats()["far"] == 0
+
+
+def test_what_was_slow_for_a_moment_or_beside_nothing_known_keeps_others_off():
+    for lately in ({"near": MIB}, {"far": 90.0 * MIB}, {"near": 6.0 * MIB, "far": 90.0 * MIB}):
+        played = Played({"near": MIB, "far": 90 * MIB}, size=8 * GIB)
+        for _ in range(3):
+            played.lately = {"near": MIB, "far": 90.0 * MIB}
+            played.play(HOPELESS_S / 2)
+            played.lately = lately
+            played.play(1)
+        assert played.seats()["far"] == 0
 
 
 def test_sources_of_this_site_send_together():

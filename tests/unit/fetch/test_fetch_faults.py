@@ -142,7 +142,24 @@ def test_source_that_breaks_for_ever_fails_and_what_came_is_kept(fetching):
     again.close()
 
 
+def test_small_file_comes_in_crumbs_when_the_only_source_breaks_off_early(fetching):
+    small = CONTENT[:30_000]
+
+    def cut(asked):
+        start, end = asked.range
+        yield head_of(end - start, asked, content=small) + small[start : start + 1000]
+        yield CLOSE
+
+    config = DownloadConfig(retries=1)
+    obtain_one(fetching, cut, content=small, config=config)
+
+
 # Answers that are not the answer.
+
+
+@pytest.mark.parametrize("first", [plain(b""), plain(b"", "416 No"), plain(b"", "404 Not Found")])
+def test_answer_that_is_another_file_only_once_is_asked_for_again(fetching, first):
+    obtain_one(fetching, first_then(lambda _: [first]))
 
 
 def test_body_longer_than_declared_is_cut_off(fetching):

@@ -11,7 +11,7 @@ import pytest
 from demohub import Hub
 from harness.fetchkit import MIB, long_content, offer
 from harness.storekit import promise_of
-from zhcached.store.ingest import SYNC_BYTES
+from zhcached.store.flushing import SYNC_BYTES
 
 REPO = "lab/tiny"
 BUFFER = MIB

@@ -67,13 +67,18 @@ def test_limited_source_gives_its_turn_away_when_there_is_another():
     assert (verdict.ban, verdict.rest_s) == (False, 60.0)
 
 
-@pytest.mark.parametrize("code", [401, 403, 410])
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_refused_address_is_located_anew_once(code):
     assert judged(status(code)) == Relocate()
     assert isinstance(judged(status(code), relocated=True), OtherSource)
 
 
-@pytest.mark.parametrize("code", [400, 404, 405, 451, 501])
+def test_what_one_source_has_no_more_is_asked_of_another_before_it_is_of_the_first_again():
+    assert isinstance(judged(status(404), alone=False), OtherSource)
+    assert judged(status(403), alone=False) == Relocate()
+
+
+@pytest.mark.parametrize("code", [400, 405, 451, 501])
 def test_status_that_will_not_change_leads_to_another_source(code):
     verdict = judged(status(code))
     assert isinstance(verdict, OtherSource)
@@ -82,12 +87,13 @@ def test_status_that_will_not_change_leads_to_another_source(code):
 
 
 def test_other_file_is_a_lie_and_a_web_page_is_none():
-    assert judged(OtherFileError("size")) == OtherSource("size", ban=True, lied=True)
+    assert judged(OtherFileError("size"), 1) == OtherSource("size", ban=True, lied=True)
     assert judged(RemoteInvalid("html"), 2) == OtherSource("html", ban=True, lied=False)
 
 
 def test_nonsense_may_be_gone_in_a_moment():
     assert isinstance(judged(RemoteInvalid("html")), Again)
+    assert isinstance(judged(OtherFileError("an empty body")), Again)
     verdict = judged(RemoteInvalid("html"), alone=False)
     assert isinstance(verdict, OtherSource)
     assert not verdict.ban

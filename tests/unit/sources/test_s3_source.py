@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import time
 
 import msgspec
 import pytest
@@ -144,6 +145,8 @@ def test_nothing_of_the_environment_gets_into_a_signature(s3, tier, monkeypatch)
         ({}, "S3_KEY is not set"),
         ({"S3_KEY": KEY}, "S3_SECRET is not set"),
         ({"S3_KEY": "a key", "S3_SECRET": SECRET}, "S3_KEY holds no key"),
+        ({"S3_KEY": KEY, "S3_SECRET": "two\nlines"}, "S3_SECRET holds no key"),
+        ({"S3_KEY": KEY, "S3_SECRET": " \n"}, "S3_SECRET is not set"),
         ({"S3_KEY": "AKIAOTHER", "S3_SECRET": SECRET}, "InvalidAccessKeyId: the key in S3_KEY"),
         ({"S3_KEY": KEY, "S3_SECRET": "other"}, "SignatureDoesNotMatch"),
     ],
@@ -155,6 +158,14 @@ def test_key_that_does_not_work_says_why_and_never_itself(s3, tier, environ, rea
             ask()
         assert caught.value.source == "store"
         assert SECRET not in str(caught.value)
+
+
+def test_clock_that_is_wrong_is_told_in_place_of_the_key(s3, tier, monkeypatch):
+    s3.faults = lambda _: (403, "RequestTimeTooSkewed")
+    one = tier(s3)
+    monkeypatch.setattr(one._clock, "wall", lambda: time.time() + 1800)
+    with pytest.raises(KeyRefused, match="TooSkewed: its clock and this machine's are 30 minutes"):
+        one.probe(5.0)
 
 
 def test_key_shows_neither_half_of_itself(s3, tier):
