@@ -80,9 +80,8 @@ class Front:
         self.transport = Transport(AddressPolicy(configured_origins(configs)), connect_timeout_s=2)
         self.health = Health(self.store.catalog, configs, self.clock)
         self.fetcher = Fetcher(self.store, self.transport, self.download, self.health)
-        self.pulls = Pulls(
-            self.fetcher, build(configs, self.transport), {}, self.clock, self.config
-        )
+        self.sources = build(configs, self.transport)
+        self.pulls = Pulls(self.fetcher, self.sources, {}, self.clock, self.config)
         self.context = Context(
             self.pulls, self.store, self.config, self.clock, Pace(self.config.rate, self.clock)
         )

@@ -16,6 +16,7 @@ from zhcached.config.tables import (
     ServeConfig,
     SourceConfig,
     StoreConfig,
+    SwarmConfig,
     WatchConfig,
     WindowConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ServeConfig",
     "SourceConfig",
     "StoreConfig",
+    "SwarmConfig",
     "WatchConfig",
     "WindowConfig",
     "load",

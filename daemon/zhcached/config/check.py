@@ -140,7 +140,7 @@ def refuse(where: str, reason: str) -> NoReturn:
     """Raises UsageError that names the files and what is wrong in them."""
     raise UsageError(
         "the configuration in {where} cannot be used: {reason}",
-        hint="mend it; README.md lists every key",
+        hint="mend it; docs/reference.md lists every key",
         where=where,
         reason=reason,
     )

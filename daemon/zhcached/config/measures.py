@@ -12,6 +12,7 @@ SIZES = {
     ("download", "rate"),
     ("download", "min_rate"),
     ("serve", "rate"),
+    ("swarm", "rate"),
 }
 TIMES = {
     ("store", "grace"),

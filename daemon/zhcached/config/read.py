@@ -17,6 +17,7 @@ import msgspec
 from zhcache.protocol.names import parse_repo
 from zhcached.config.check import check_mirror, check_recipes, check_sources, refuse
 from zhcached.config.measures import in_units
+from zhcached.config.swarming import fault_of_swarm
 from zhcached.config.tables import (
     DEFAULT_SOURCES,
     ChineseConfig,
@@ -29,6 +30,7 @@ from zhcached.config.tables import (
     ServeConfig,
     SourceConfig,
     StoreConfig,
+    SwarmConfig,
     WatchConfig,
 )
 
@@ -74,6 +76,7 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
         "recipe",
         "convert",
         "serve",
+        "swarm",
         "follow",
         "watch",
         "chinese",
@@ -91,6 +94,7 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
             recipe=msgspec.convert(tables.get("recipe", {}), dict[str, RecipeConfig]),
             convert=msgspec.convert(tables.get("convert", {}), ConvertConfig),
             serve=msgspec.convert(in_units(tables, "serve"), ServeConfig),
+            swarm=msgspec.convert(in_units(tables, "swarm"), SwarmConfig),
             follow=msgspec.convert(in_units(tables, "follow"), FollowConfig),
             watch=msgspec.convert(in_units(tables, "watch"), WatchConfig),
             chinese=msgspec.convert(tables.get("chinese", {}), ChineseConfig),
@@ -109,6 +113,8 @@ def _build(tables: dict[str, Any], where: str, env: Mapping[str, str]) -> Config
         refuse(where, "residency.workers is 1 to 64")
     check_recipes(config, where)
     check_mirror(config, where)
+    if fault := fault_of_swarm(config.swarm, config.sources):
+        refuse(where, fault)
     return config
 
 

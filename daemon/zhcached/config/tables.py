@@ -26,7 +26,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         near: It stands in this site: hubs are asked only for what it cannot tell or send. None is
-            so of peers, folders and stores, and of no others.
+            so of peers, folders, stores and a swarm, and of no others.
         bucket: Where the blobs are.
         prefix: What their names begin with, without a slash at its end.
         region: That requests are signed for.
@@ -55,7 +55,7 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_near(self) -> bool:
         """Whether it stands in this site."""
-        return self.kind in ("peer", "folder", "s3") if self.near is None else self.near
+        return self.kind in ("peer", "folder", "s3", "swarm") if self.near is None else self.near
 
 
 class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,6 +178,25 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entitled: tuple[str, ...] = ()
 
 
+class SwarmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[swarm]``: a BitTorrent swarm between the machines of a site.
+
+    Attributes:
+        enabled: Torrents of public blobs are made, and told to those that have this as a peer.
+        listen: The one address and port that pieces go over; without it this machine is in no
+            torrent, and only tells of them.
+        networks: The addresses that may take part.
+        web_seed: Pieces also come from the gateways of peers that have a blob whole.
+        rate: Bytes per second that are given to others, 0 for no limit.
+    """
+
+    enabled: bool = False
+    listen: str = ""
+    networks: tuple[str, ...] = ()
+    web_seed: bool = False
+    rate: int = 0
+
+
 class FollowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[follow]``: models that are kept fresh.
 
@@ -245,6 +264,7 @@ class Config(msgspec.Struct, frozen=True):
     recipe: dict[str, RecipeConfig] = {}
     convert: ConvertConfig = ConvertConfig()
     serve: ServeConfig = ServeConfig()
+    swarm: SwarmConfig = SwarmConfig()
     follow: FollowConfig = FollowConfig()
     watch: WatchConfig = WatchConfig()
     chinese: ChineseConfig = ChineseConfig()

@@ -21,6 +21,7 @@ from zhcached.gateway.pace import Pace
 from zhcached.gateway.share import Share
 from zhcached.jobs.pulling.pull import Listed, Pulls
 from zhcached.store.store import Store
+from zhcached.swarm.own import OwnTorrents
 
 THREADS = 256
 """Requests that may wait for sources at once. A thread that waits costs little; one that is missing
@@ -49,8 +50,8 @@ class Traffic:
 class Context:
     """The gateway's parts. Made by ``Gateway``; lives as long as one serving.
 
-    ``stall_s`` is how long a client may read nothing before it is cut; ``questions`` is how much
-    each address may have the sources asked.
+    ``torrents`` are those that peers are told of; ``stall_s`` is how long a client may read nothing
+    before it is cut; ``questions`` is how much each address may have the sources asked.
     """
 
     pulls: Pulls
@@ -58,6 +59,7 @@ class Context:
     config: ServeConfig
     clock: Clock
     pace: Pace
+    torrents: OwnTorrents | None = None
     stall_s: float = 60.0
     traffic: Traffic = field(default_factory=Traffic)
     threads: ThreadPoolExecutor = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -27,10 +28,14 @@ from zhcached.gateway.share import Share
 from zhcached.jobs.pulling.pull import Pulls
 from zhcached.store import files
 from zhcached.store.store import Store
+from zhcached.swarm.own import OwnTorrents
 from zhcached.units import parse_size
 
 STALL_S = 60.0
 """A client that reads nothing for so long is cut."""
+
+AGAIN_S = 5.0
+"""Between two tries to begin what the configuration, or an earlier daemon, has on."""
 
 log = structlog.get_logger()
 
@@ -63,6 +68,7 @@ class Gateway:
         config: ``[serve]``.
         clock: The time.
         environ: Where the token of the configuration is.
+        torrents: Those that this machine is in, or only tells of.
     """
 
     def __init__(
@@ -72,16 +78,20 @@ class Gateway:
         config: ServeConfig,
         clock: Clock,
         environ: Mapping[str, str] = os.environ,
+        *,
+        torrents: OwnTorrents | None = None,
     ) -> None:
         self.pulls = pulls
         self._store = store
         self._config = config
         self._clock = clock
         self._environ = environ
+        self._torrents = torrents
         self._file = store.layout.root / "gateway.json"
         self._lock = threading.Lock()
         self._serving: Serving | None = None
         self._problem = ""
+        self._is_due = False
 
     def start(self, request: GatewayRequest) -> Serving:
         """Begins to serve.
@@ -105,19 +115,40 @@ class Gateway:
 
     def restore(self) -> None:
         """Serves again what was left on, or what the configuration says; a failure is told."""
-        try:
-            kept = self._left_on()
-            if kept is None and not self._config.listen:
+        with self._lock:
+            self._is_due = True
+        self._try()
+
+    async def run(self) -> None:
+        """Tries again what could not be restored, until it is on or not wanted any more.
+
+        Another program may have the port for a moment, the last daemon for one; and the address may
+        be there only after the network.
+        """
+        while self._is_due:
+            await asyncio.sleep(AGAIN_S)
+            await asyncio.to_thread(self._try)
+
+    def _try(self) -> None:
+        with self._lock:
+            if not self._is_due:
                 return
-            if kept is None:
-                token = self._configured_token()
-                digest = digest_of(token) if token else None
-                kept = _Kept(self._config.listen, digest, self._config.rate)
-            with self._lock:
-                self._begin(kept, detached=True)
-        except (ZhcacheError, OSError) as error:
-            self._problem = str(error)
-            log.warning("gateway.not_started", error=str(error))
+            try:
+                kept = self._left_on() or self._configured()
+                if kept is not None:
+                    self._begin(kept, detached=True)
+            except (ZhcacheError, OSError) as error:
+                if str(error) != self._problem:
+                    log.warning("gateway.not_started", error=str(error))
+                self._problem = str(error)
+            else:
+                self._is_due = False
+
+    def _configured(self) -> _Kept | None:
+        if not self._config.listen:
+            return None
+        token = self._configured_token()
+        return _Kept(self._config.listen, digest_of(token) if token else None, self._config.rate)
 
     def stop(self, serving: Serving | None = None) -> None:
         """Ends ``serving``, or whatever there is; it is not left on any more."""
@@ -127,12 +158,13 @@ class Gateway:
             if self._serving is None or self._serving.detached:
                 self._file.unlink(missing_ok=True)
             self._end()
-            self._problem = ""
+            self._problem, self._is_due = "", False
 
     def close(self) -> None:
         """Ends serving with the daemon; what was left on begins again with the next."""
         with self._lock:
             self._end()
+            self._is_due = False
 
     def is_on(self, serving: Serving) -> bool:
         """Tells whether this is what is being served."""
@@ -178,7 +210,7 @@ class Gateway:
         except BaseException:
             listener.close()
             raise
-        self._serving, self._problem = serving, ""
+        self._serving, self._problem, self._is_due = serving, "", False
         log.info("gateway.started", listen=_joined(host, port), detached=detached)
         return serving
 
@@ -186,7 +218,12 @@ class Gateway:
         self, kept: _Kept, listener: socket.socket, tls: ssl.SSLContext | None, *, detached: bool
     ) -> Serving:
         context = Context(
-            self.pulls, self._store, self._config, self._clock, Pace(kept.rate, self._clock)
+            self.pulls,
+            self._store,
+            self._config,
+            self._clock,
+            Pace(kept.rate, self._clock),
+            torrents=self._torrents,
         )
         is_local = ipaddress.ip_address(listener.getsockname()[0]).is_loopback
         share = Share(self._config.requests, self._clock)

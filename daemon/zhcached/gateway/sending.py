@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 from aiohttp import web
@@ -20,6 +21,7 @@ from zhcached.gateway.context import CONTEXT, Context
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
 from zhcached.jobs.pulling.coming import Reader
 from zhcached.jobs.pulling.pull import Coming, Here
+from zhcached.store.digest import Promise
 
 log = structlog.get_logger()
 
@@ -92,10 +94,39 @@ async def _send_blob(
     except FileNotFoundError:
         raise Busy("the file was let go this moment", hint="ask again") from None
     try:
-        await response.prepare(request)
-        await _copy(context, request, fd, span.start, span.end)
+        with _ended_if_damaged(context, request, found):
+            await response.prepare(request)
+            await _copy(context, request, fd, span.start, span.end)
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _ended_if_damaged(context: Context, request: web.Request, found: Here) -> Iterator[None]:
+    """Ends the answer once the blob turns out to be damaged: whoever has some of it is to know."""
+    loop, ingests = asyncio.get_running_loop(), context.store.ingests
+    key = Promise(size=found.size, sha256=found.sha256).key
+    discards = ingests.discards(key)
+
+    def end() -> None:
+        sock = request.transport and request.transport.get_extra_info("socket")
+        if sock is not None:
+            # Not by the transport: it would close the socket under a sendfile, which then waits for
+            # ever. The client sees that the body ends early.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def look() -> None:
+        if ingests.discards(key) != discards:
+            log.info("gateway.cut", path=request.path[:200], reason="the blob is damaged")
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(end)
+
+    unwatch = ingests.watch(key, look)
+    try:
+        yield
+    finally:
+        unwatch()
 
 
 async def _send_coming(

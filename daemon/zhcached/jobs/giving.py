@@ -208,7 +208,7 @@ class Giving:
 
     def _is_sound(self, sha256: str, size: int) -> bool:
         try:
-            return self._store.intake.is_sound(sha256, size)
+            return self._store.presence.is_sound(sha256, size)
         except (ZhcacheError, OSError) as error:
             log.warning("giving.unreadable", sha256=sha256, error=str(error))
             return False

@@ -11,11 +11,11 @@ from zhcache.protocol.messages import VerifyResult
 from zhcache.protocol.names import RepoId, parse_repo
 from zhcached.convert.single import Checkpoints
 from zhcached.jobs import state
+from zhcached.jobs.control import Control
 from zhcached.jobs.importing.arrivals import Incoming
 from zhcached.jobs.importing.checkpoints import take_in_checkpoint
 from zhcached.jobs.importing.imports import take_in
 from zhcached.jobs.prefetch import Prefetcher
-from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making
 from zhcached.jobs.warm import make_warm
 from zhcached.residency.door import Residency
@@ -110,14 +110,14 @@ class Performer:
         found = self._hash(None, control)
         found.rebuilt = True
         lost: dict[tuple[RepoId, str], set[str]] = defaultdict(set)
-        for repo, commit, path, _ in self._store.holes():
+        for repo, commit, path, _ in self._store.checks.holes():
             lost[repo, commit].add(path)
         for (repo, commit), paths in lost.items():
             control.check()
             manifest = self._store.manifests.read(repo, commit)
             self._prefetcher.refetch(manifest, paths, record.id, control)
             found.refetched += len(paths)
-        for repo, ref, _ in self._store.lost():
+        for repo, ref, _ in self._store.checks.lost():
             control.check()
             self._prefetcher.restore(repo, ref, record, control)
             found.refetched += 1
@@ -153,7 +153,7 @@ class Performer:
             done += step
             control.progress = state.Progress(bytes_done=done)
 
-        return self._store.verify(repo, count, control.cancelled)
+        return self._store.checks.verify(repo, count, control.cancelled)
 
 
 class _Unmended(Partial):

@@ -12,8 +12,8 @@ from zhcached.convert.variants import Picture
 from zhcached.errors import StoreDamaged
 from zhcached.jobs import state
 from zhcached.jobs.asking.brief import Brief
+from zhcached.jobs.control import Control
 from zhcached.jobs.fetching.gather import Gathering
-from zhcached.jobs.queue import Control
 from zhcached.store.snapshots import ManifestFile
 from zhcached.store.store import Store
 
@@ -27,7 +27,7 @@ def converted_before(store: Store, repo: RepoId, commit: str) -> list[ManifestFi
     return [
         file
         for file in manifest.files
-        if file.converted_from is not None and store.intake.is_sound(file.sha256, file.size)
+        if file.converted_from is not None and store.presence.is_sound(file.sha256, file.size)
     ]
 
 

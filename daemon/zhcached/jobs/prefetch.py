@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -18,11 +17,8 @@ from zhcache.errors import IntegrityError, NotFound
 from zhcache.protocol.messages import (
     LockedFile,
     LockedRepo,
-    PlannedFile,
     PrefetchPlan,
     PrefetchRequest,
-    PrefetchResult,
-    VariantResult,
 )
 from zhcache.protocol.names import LOCAL, RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
@@ -30,14 +26,14 @@ from zhcached.convert.pickled import Pickles
 from zhcached.convert.variants import Variants
 from zhcached.jobs import state
 from zhcached.jobs.asking.brief import DEFAULT_REF, Brief, Settled, prepare
+from zhcached.jobs.brought import Brought, manifest_of, plan_of, result_of
+from zhcached.jobs.control import Control
 from zhcached.jobs.fetching.gather import Fetcher, Gathering
 from zhcached.jobs.fetching.meter import Meter
 from zhcached.jobs.pickled import converted_before, standing_in
-from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making, Wanted, holds, planned
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import Source
-from zhcached.sources.trust import overall
 from zhcached.store.digest import Promise
 from zhcached.store.snapshots import IMPORTED, Manifest, ManifestFile
 
@@ -83,26 +79,12 @@ class Prefetcher:
         """Returns what ``run`` would do, having asked the sources and fetched nothing."""
         wanted = Wanted(request, self.variants)
         brief = self._prepare(request, lambda: None, wanted)
-        files = [
-            PlannedFile(
-                path=file.path,
-                size=file.promise.size,
-                present=file.promise.size if self._store.intake.find(file.promise) else 0,
-                sources=list(file.served_by),
-            )
+        here = {
+            file.path
             for file in brief.comparison.files
-        ]
-        return PrefetchPlan(
-            repo=str(brief.repo),
-            revision=brief.revision,
-            commit=brief.primary.commit,
-            trust=brief.comparison.grade,
-            files=files,
-            bytes=sum(file.size for file in files),
-            bytes_present=sum(file.present for file in files),
-            left_out=brief.selection.left_out,
-            variants=planned(self._store, self.variants, brief, wanted),
-        )
+            if self._store.presence.find(file.promise) is not None
+        }
+        return plan_of(brief, here, planned(self._store, self.variants, brief, wanted))
 
     def look(self, request: PrefetchRequest, check: Callable[[], None]) -> Brief:
         """Returns what the sources say of a request now; fetches nothing.
@@ -144,7 +126,9 @@ class Prefetcher:
             if not control.suspended:
                 self._store.leases.release_holds(record.id)
         brought.warnings.extend(making.warnings)
-        return self._done(brought, made, started)
+        place = self._store.view.snapshot_dir(brought.manifest.repo_id, brought.manifest.commit)
+        seconds = self._clock.monotonic() - started
+        return state.Done(result=result_of(brought, made, place, seconds))
 
     def _obtain(
         self,
@@ -153,10 +137,10 @@ class Prefetcher:
         record: state.Record,
         control: Control,
         settled: Settled | None,
-    ) -> _Brought:
+    ) -> Brought:
         commit = settled.commit if settled else request.revision
         if held := self._held(request, commit, wanted):
-            return _Brought(held, request.revision or held.commit, reused=held.bytes)
+            return Brought(held, request.revision or held.commit, reused=held.bytes)
         brief = self._prepare(request, control.check, wanted, settled)
         try:
             return self._bring(brief, record, control)
@@ -215,7 +199,7 @@ class Prefetcher:
         gathering = Gathering(self._fetcher, brief, record.id, control, meter)
         try:
             gathering.run()
-            self._store.publish(_manifest(brief, gathering, record, ()), brief.ref)
+            self._store.publish(manifest_of(brief, gathering, record, ()), brief.ref)
         finally:
             self._store.leases.release_holds(record.id)
 
@@ -261,7 +245,7 @@ class Prefetcher:
         is_whole = holds(manifest, wanted.precisions, only_pipeline=request.only_pipeline)
         return manifest if is_whole else None
 
-    def _bring(self, brief: Brief, record: state.Record, control: Control) -> _Brought:
+    def _bring(self, brief: Brief, record: state.Record, control: Control) -> Brought:
         total = sum(file.promise.size for file in brief.comparison.files)
         for warning in brief.warnings:
             log.warning("prefetch.warning", text=warning)
@@ -274,10 +258,10 @@ class Prefetcher:
             control.enter(state.Converting())
         with self._standing_in(brief, gathering, record.id, control) as made:
             control.enter(state.Publishing(total))
-            manifest = _manifest(brief, gathering, record, made)
+            manifest = manifest_of(brief, gathering, record, made)
             self._displace_import(manifest)
             self._store.publish(manifest, brief.ref)
-        return _Brought(
+        return Brought(
             manifest,
             brief.revision,
             dict(gathering.fetched),
@@ -297,75 +281,6 @@ class Prefetcher:
             log.warning("prefetch.import_displaced", uid=held.uid, paths=differs[:10])
             self._store.remove(manifest.repo_id, manifest.commit)
 
-    def _done(
-        self, brought: _Brought, variants: dict[str, VariantResult], started: float
-    ) -> state.Done:
-        manifest = brought.manifest
-        result = PrefetchResult(
-            repo=manifest.repo,
-            revision=brought.revision,
-            commit=manifest.commit,
-            path=str(self._store.view.snapshot_dir(manifest.repo_id, manifest.commit)),
-            files=len(manifest.files),
-            bytes=manifest.bytes,
-            bytes_fetched=sum(brought.fetched.values()),
-            bytes_reused=brought.reused,
-            seconds=round(self._clock.monotonic() - started, 3),
-            sources=brought.fetched,
-            trust=manifest.trust,
-            variants=variants,
-            left_out=manifest.left_out,
-            warnings=brought.warnings,
-        )
-        return state.Done(result=result)
-
-
-@dataclass(frozen=True, slots=True)
-class _Brought:
-    """A snapshot that is here now, and what the line did for it."""
-
-    manifest: Manifest
-    revision: str
-    fetched: dict[str, int] = field(default_factory=dict[str, int])
-    reused: int = 0
-    warnings: list[str] = field(default_factory=list[str])
-
 
 def _promises(brief: Brief) -> dict[str, Promise]:
     return {file.path: file.promise for file in brief.comparison.files}
-
-
-def _manifest(
-    brief: Brief, gathering: Gathering, record: state.Record, made: Sequence[ManifestFile]
-) -> Manifest:
-    listed = brief.listings[brief.primary.source]
-    # The pickles' grades too: what was made of them is no better founded.
-    trust = gathering.trust()
-    files = list(made)
-    for file in trust:
-        if file.path in brief.selection.converted:
-            continue
-        origin = listed.get(file.path)
-        found = gathering.committed[file.path]
-        files.append(
-            ManifestFile(
-                path=file.path,
-                size=found.size,
-                sha256=found.sha256,
-                # Only what was hashed: a hub's word about other bytes must not become ours.
-                git_sha1=found.git_sha1 if origin and origin.git_sha1 == found.git_sha1 else None,
-                trust=file.grade,
-            )
-        )
-    return Manifest(
-        repo=str(brief.repo),
-        commit=brief.primary.commit,
-        created=record.created,
-        source=brief.primary.source,
-        trust="pinned" if brief.comparison.grade == "pinned" else overall(trust),
-        uid=record.uid,
-        files=tuple(files),
-        complete=brief.selection.is_complete,
-        left_out=brief.selection.left_out,
-        private=brief.is_private,
-    )

@@ -8,22 +8,22 @@ daemon stopped or was killed runs again at the next start.
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, get_args
 
 import msgspec
 import structlog
 
-from zhcache.errors import Busy, Cancelled, NotFound, NotPermitted, ZhcacheError
+from zhcache.errors import Busy, NotFound, NotPermitted
 from zhcache.i18n import mark
-from zhcache.protocol.failure import to_info
-from zhcache.protocol.messages import Job, JobState
+from zhcache.protocol.messages import Job
 from zhcached.clock import Clock
 from zhcached.jobs import state
-from zhcached.jobs.events import ENDED, Feed
+from zhcached.jobs.control import Closing, Control, Perform
+from zhcached.jobs.events import Feed
+from zhcached.jobs.history import History
+from zhcached.jobs.outcome import outcome
 from zhcached.store.catalog import Catalog
 
 MAX_ACTIVE_PER_UID = 64
@@ -33,49 +33,10 @@ MAX_LOCAL = 2
 MAX_IMPORTS = 4
 MAX_WARM = 8
 MAX_HISTORY = 500
-KEEP_HISTORY_S = 30 * 86400.0
 TICK_S = 0.25
 RESTORED = mark("waits until followed models are fetched again")
 
 log = structlog.get_logger()
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(state.Record)
-
-
-class Closing(Protocol):
-    """Something a job was given that must be closed however the job ends."""
-
-    def close(self) -> None:
-        """Lets go; a second call does nothing."""
-        ...
-
-
-class Control:
-    """What the thread that does a job holds of it: its states go out, a stop comes in.
-
-    ``resource`` is what ``submit`` was given beside the task, open until the job has ended.
-    """
-
-    def __init__(self, enter: Callable[[state.State], None], resource: Closing | None) -> None:
-        self.resource = resource
-        self.cancelled = threading.Event()
-        self.suspended = False
-        self.cancelled_by = -1
-        self.progress = state.Progress()
-        self.enter = enter
-
-    def check(self) -> None:
-        """Raises Cancelled if the job is to end; called between steps of the work."""
-        if self.cancelled.is_set():
-            raise Cancelled("the job was cancelled")
-
-    def close(self) -> None:
-        """Closes what the job was given."""
-        if self.resource is not None:
-            self.resource.close()
-
-
-Perform = Callable[[state.Record, Control], state.Done]
 
 
 class _Entry:
@@ -95,11 +56,11 @@ class Jobs:
     Args:
         catalog: Where records are kept.
         clock: The time.
-        perform: Does the work of one record, in a thread; returns how it ended well or raises.
+        perform: Does the work of one record, in a thread.
     """
 
     def __init__(self, catalog: Catalog, clock: Clock, perform: Perform) -> None:
-        self._catalog = catalog
+        self._history = History(catalog, clock)
         self._clock = clock
         self._perform = perform
         self._loop = asyncio.get_running_loop()
@@ -125,31 +86,17 @@ class Jobs:
         Those of followed models rest, since they may run only at their hours: see ``resume``.
         """
         again = 0
-        for row in await asyncio.to_thread(self._kept):
-            try:
-                record = _decoder.decode(row)
-            except msgspec.MsgspecError as error:
-                log.warning("job.unreadable", error=str(error))
-                continue
+        for record in await asyncio.to_thread(self._history.load, newest=MAX_HISTORY):
             if record.ended:
                 self._admit(record)
                 continue
-            record = msgspec.structs.replace(record, state=state.Queued())
-            entry = self._admit(record)
+            entry = self._admit(msgspec.structs.replace(record, state=state.Queued()))
             if isinstance(record.task, state.Refresh):
                 entry.rests = RESTORED
                 continue
             self._start(entry)
             again += 1
         return again
-
-    def _kept(self) -> list[bytes]:
-        """Reads the records to start from: all that had not ended, and the newest that had."""
-        self._catalog.delete_jobs_before(self._clock.wall() - KEEP_HISTORY_S, ENDED)
-        unfinished = [name for name in get_args(JobState) if name not in ENDED]
-        rows = self._catalog.load_jobs(unfinished, -1)
-        rows += self._catalog.load_jobs(ENDED, MAX_HISTORY)
-        return [row for _, row in reversed(rows)]
 
     async def submit(
         self,
@@ -184,7 +131,7 @@ class Jobs:
                 )
             now = self._clock.wall()
             record = state.Record(uuid.uuid4().hex[:12], key, uid, now, now, task, state.Queued())
-            await asyncio.to_thread(self._save, record)
+            await asyncio.to_thread(self._history.keep, record)
             entry = self._admit(record, resource)
             entry.rests = rests
             if rests:
@@ -326,7 +273,7 @@ class Jobs:
         record, control = entry.record, entry.control
         structlog.contextvars.bind_contextvars(job=record.id, repo=record.repo, uid=record.uid)
         try:
-            self._enter(entry, self._outcome(record, control))
+            self._enter(entry, outcome(self._perform, record, control))
         except Exception:
             # The index is full or out of order: the job is taken up again at the next start, and
             # whoever waits for it is told now.
@@ -336,52 +283,14 @@ class Jobs:
             control.close()
             structlog.contextvars.clear_contextvars()
 
-    def _outcome(self, record: state.Record, control: Control) -> state.State:
-        try:
-            log.info("job.started", kind=record.kind)
-            control.check()
-            done = self._perform(record, control)
-        except Cancelled:
-            if control.suspended:
-                return state.Queued()
-            log.info("job.cancelled", by=control.cancelled_by)
-            return state.Cancelled(control.cancelled_by)
-        except ZhcacheError as error:
-            log.warning("job.failed", code=error.code, error=str(error))
-            return state.Failed(to_info(error), getattr(error, "verify", None))
-        except Exception as error:
-            log.exception("job.defect")
-            defect = ZhcacheError(
-                "the daemon met a defect of its own: {kind}: {text}",
-                hint="zhcache logs {id} has the details; please report it",
-                kind=type(error).__name__,
-                text=error,
-                id=record.id,
-            )
-            return state.Failed(to_info(defect))
-        log.info("job.done")
-        return done
-
     def _enter(self, entry: _Entry, step: state.State) -> None:
         """Moves a job to its next state, durably before anybody is told. Called from threads."""
         entry.record = entry.record.step(step, self._clock.wall())
-        self._save(entry.record)
+        self._history.keep(entry.record)
         self._loop.call_soon_threadsafe(self._tell, entry)
 
     def _tell(self, entry: _Entry) -> None:
         entry.feed.post(self._picture(entry))
-
-    def _save(self, record: state.Record) -> None:
-        self._catalog.save_job(
-            job_id=record.id,
-            key=record.key,
-            kind=record.kind,
-            state=state.name(record.state),
-            uid=record.uid,
-            created=record.created,
-            updated=record.updated,
-            record=_encoder.encode(record),
-        )
 
     def _picture(self, entry: _Entry) -> Job:
         progress = entry.control.progress

@@ -60,10 +60,10 @@ class Scrub:
         if self._stop.is_set():
             return False
         try:
-            sha256 = self._store.overdue(self._clock.wall() - self._every_s)
+            sha256 = self._store.checks.overdue(self._clock.wall() - self._every_s)
             if sha256 is None:
                 return False
-            if self._store.recheck(sha256, self._slowly) is False:
+            if self._store.checks.recheck(sha256, self._slowly) is False:
                 log.error("scrub.damaged", sha256=sha256)
         except Cancelled:
             return False

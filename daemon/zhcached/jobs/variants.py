@@ -18,7 +18,7 @@ from zhcached.convert.report import MAX_REPORT, doubts
 from zhcached.convert.variants import Picture, Variants
 from zhcached.jobs import state
 from zhcached.jobs.asking.brief import Brief
-from zhcached.jobs.queue import Control
+from zhcached.jobs.control import Control
 from zhcached.sources.pickles import safe_path
 from zhcached.sources.pipeline_files import read_for
 from zhcached.store.snapshots import Manifest

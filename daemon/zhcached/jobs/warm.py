@@ -6,7 +6,7 @@ import msgspec
 
 from zhcache.protocol.residency import WarmRequest
 from zhcached.jobs import state
-from zhcached.jobs.queue import Control
+from zhcached.jobs.control import Control
 from zhcached.residency.door import Residency
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from zhcache import caches
+from zhcache.caches import modelscope
+from zhcache.caches.found import FOREIGN_NAMES
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.protocol.names import (
     LOCAL,
@@ -200,10 +201,10 @@ class _Walk:
 
     def _owned(self, outer: str, owner: str, name: str) -> None:
         where = _join(outer, name)
-        is_scope = any(mark in self.by_folder[where] for mark in caches.LEGACY_MARKS)
+        is_scope = any(mark in self.by_folder[where] for mark in modelscope.LEGACY_MARKS)
         if not (self._is_model(where) or not _COMPONENTS.isdisjoint(self.inner[where])):
             return
-        if is_scope and (repo := caches.legacy_repo(owner, name)):
+        if is_scope and (repo := modelscope.legacy_repo_of(owner, name)):
             model = Model(where, repo, "scope", revision="master")
             self._collect(model, where)
         else:
@@ -258,7 +259,7 @@ class _Walk:
         return named
 
     def _scope(self, where: str, name: str) -> bool:
-        repo = caches.scope_repo(name)
+        repo = modelscope.repo_of(name)
         if repo is None:
             return False
         for branch in self.inner[_join(where, "snapshots")]:
@@ -274,7 +275,7 @@ class _Walk:
         for path, where in self._below(folder, model.where):
             name = path.rpartition("/")[2]
             if where in self.tree.odd:
-                if name not in caches.FOREIGN_NAMES:
+                if name not in FOREIGN_NAMES:
                     model.skipped[path] = self.tree.odd[where]
                 continue
             real, reason = self._real(where)

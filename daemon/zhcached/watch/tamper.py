@@ -220,7 +220,7 @@ class Guard:
         if identity is None and not users:
             # A collection that is under way unlinks before its rows are gone; nobody misses it.
             return False
-        verdict = self._store.recheck(sha256, self._check)
+        verdict = self._store.checks.recheck(sha256, self._check)
         if verdict:
             log.info("guard.touched", sha256=sha256, used_by=users)
             if recorded is None:

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zhcache.caches import FOREIGN_NAMES
+from zhcache.caches.found import FOREIGN_NAMES
 from zhcache.errors import UsageError
 from zhcache.i18n import mark
 from zhcache.protocol.names import MAX_DEPTH

@@ -75,7 +75,7 @@ def test_a_listing_that_is_waited_for_when_serving_ends_disturbs_no_fetch(front)
         asking = threading.Thread(target=ended, args=(line,))
         line.request("GET", f"/api/v1/models/{REPO}/repo/files?Recursive=true")
         asking.start()
-        until(lambda: [a for a in front.pulls._arrivals.values() if a._waiting], "it waits")
+        until(lambda: [a for a in front.pulls._arrivals._coming.values() if a._waiting], "it waits")
         front.server.stop()
         front.server.stop = lambda: None
         asking.join()

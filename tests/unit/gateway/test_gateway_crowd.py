@@ -118,8 +118,8 @@ def test_handshakes_that_do_not_end_have_a_limit(tmp_path, hub):
 
 
 def test_what_nobody_waits_for_makes_room_for_what_somebody_does(tmp_path, hub, monkeypatch):
-    monkeypatch.setattr("zhcached.jobs.pulling.pull.LARGE_AT_ONCE", 1)
-    monkeypatch.setattr("zhcached.jobs.pulling.pull.LARGE_BYTES", 1000)
+    monkeypatch.setattr("zhcached.jobs.pulling.arrivals.LARGE_AT_ONCE", 1)
+    monkeypatch.setattr("zhcached.jobs.pulling.arrivals.LARGE_BYTES", 1000)
     monkeypatch.setattr("zhcached.jobs.pulling.patience.CROWDED_S", 0.1)
     hub.add("lab/other", {LARGE: WEIGHTS[:200_000]})
     hub.fault("rate", path=LARGE, repo=REPO, rate=32 << 10)

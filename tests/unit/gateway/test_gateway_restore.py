@@ -1,5 +1,6 @@
 """The gateway as a whole: what it begins with, and what it does when that fails."""
 
+import asyncio
 import socket
 
 import pytest
@@ -73,6 +74,29 @@ def test_what_cannot_be_restored_is_told(gateway, front):
     assert "gateway.json" in three.state().problem
     three.stop()
     assert (kept.exists(), three.state().problem) == (False, "")
+
+
+def test_what_could_not_be_restored_is_tried_again(gateway, monkeypatch):
+    monkeypatch.setattr("zhcached.gateway.gateway.AGAIN_S", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        one = gateway(listen=f"127.0.0.1:{other.getsockname()[1]}")
+        one.restore()
+    assert not one.state().serving
+    asyncio.run(one.run())
+    assert (one.state().serving, one.state().problem) == (True, "")
+
+
+def test_what_is_not_wanted_any_more_is_not_tried_again(gateway, monkeypatch):
+    monkeypatch.setattr("zhcached.gateway.gateway.AGAIN_S", 0.0)
+    for end in (Gateway.stop, Gateway.close, lambda one: one.start(GatewayRequest(listen=ANY))):
+        one = gateway(listen=ANY, token_env="NOT_THERE")
+        one.restore()
+        assert "NOT_THERE" in one.state().problem
+        one._environ = {"NOT_THERE": "here by now"}
+        end(one)
+        was = one.state()
+        asyncio.run(one.run())
+        assert (one.state().serving, one.state().listen) == (was.serving, was.listen)
 
 
 def test_the_daemons_end_leaves_on_what_was_left_on(gateway):

@@ -54,7 +54,7 @@ def test_the_rest_of_a_file_that_came_another_way_is_not_given(front):
 def test_the_rest_is_not_given_once_the_beginning_was_cleared_away(front):
     keep(receive_wrong_beginning(front))
     front.store.gc()
-    assert not front.store.intake.is_left(PROMISE.key)
+    assert not front.store.ingests.is_left(PROMISE.key)
     rest = front.get(LARGE, **REST)
     assert (rest.status, rest.body) == (200, WEIGHTS)
 
@@ -93,7 +93,7 @@ def test_what_is_taken_back_while_a_client_waits_for_the_rest(front):
         keep(receive_wrong_beginning(front))
         line = front.connect()
         line.request("GET", f"/{REPO}/main/{LARGE}", headers=REST)
-        until(lambda: [a for a in front.pulls._arrivals.values() if a._waiting], "it waits")
+        until(lambda: [a for a in front.pulls._arrivals._coming.values() if a._waiting], "it waits")
         ingest = front.store.intake.begin(PROMISE, "job")
         ingest.discard()
         ingest.write(0, WEIGHTS, "another source")

@@ -12,6 +12,7 @@ import pytest
 from demohub.hub import Hub
 from harness.daemon import until
 from harness.gatewaykit import FILES, REPO, WEIGHTS, Front
+from harness.storekit import put, sha256
 from zhcached.gateway.spans import NoSuchSpanError, Span, chosen, is_fresh, is_other, may_resume
 from zhcached.jobs.pulling.coming import Reader
 
@@ -151,6 +152,26 @@ def test_a_client_that_reads_nothing_is_cut(tmp_path, hub, front):
         line.sendall(b"GET /lab/wide/main/wide.safetensors HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until(lambda: front.server.clients == 1, "it is there")
         until(lambda: front.server.clients == 0, "it was cut")
+
+
+def test_a_blob_that_turns_out_to_be_damaged_is_not_sent_to_its_end(tmp_path, hub):
+    content = WEIGHTS * 6
+    hub.add("lab/rotten", {"r.safetensors": content})
+    with Front(tmp_path / "store", [hub]) as front, socket.socket() as line:
+        put(front.store, content)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", front.port))
+        line.sendall(b"GET /lab/rotten/main/r.safetensors HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert line.recv(12) == b"HTTP/1.1 200"
+        blob = front.store.blobs.path(sha256(content))
+        blob.chmod(0o600)
+        with blob.open("r+b") as file:
+            file.write(b"rot")
+        assert front.store.checks.recheck(sha256(content), lambda _: None) is False
+        until(lambda: front.server.clients == 0, "it was cut, though nothing is read")
+        # Who comes back for the rest holds another beginning, perhaps.
+        again = front.get("r.safetensors", repo="lab/rotten", Range="bytes=1000-")
+        assert again.body == content
 
 
 def test_one_rate_for_all(tmp_path, hub):

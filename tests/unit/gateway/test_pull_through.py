@@ -73,7 +73,7 @@ def test_bytes_are_sent_as_they_come_and_the_last_are_withheld(front, hub):
     answer = line.getresponse()
     early = answer.read(2 << 20)
     assert early == WEIGHTS[: 2 << 20]
-    arrival = next(iter(front.pulls._arrivals.values()))
+    arrival = next(iter(front.pulls._arrivals._coming.values()))
     until(lambda: arrival.ingest().received_from(0) == len(WEIGHTS) - 100, "all but the end came")
     with arrival.read() as reader:
         assert reader.available(0) == len(WEIGHTS) - coming.WITHHELD
@@ -107,6 +107,7 @@ def test_what_a_job_fetches_is_read_as_it_comes(front, hub):
     promise = promise_of(WEIGHTS)
     with front.fetcher.claims.hold(promise.key, lambda: None):
         ingest = front.store.intake.begin(promise, "job")
+        front.fetcher.origins.bring(promise.sha256, promise.size, ingest.closed)
         ingest.write(0, WEIGHTS[: 1 << 20], "job's source")
         line = front.connect()
         line.request("GET", f"/{REPO}/main/{LARGE}")

@@ -85,7 +85,7 @@ def test_revision_that_somebody_may_want_stays(hub, front, reason, repo):
     repo_id = front.ledger.find(repo).repo_id
     match reason:
         case "pinned":
-            front.store.pin(repo_id, 1)
+            front.store.pins.pin(repo_id, 1)
         case "leased":
             lease = front.store.leases.grant(repo_id, first, uid=1, pid=1)
         case "named":

@@ -107,13 +107,13 @@ def test_job_a_user_cancelled_does_not_come_back_after_a_stop(catalog):
 
 
 def test_follower_is_told_the_end_though_the_index_is_full(catalog, monkeypatch):
-    class Full(queue.Jobs):
-        def _save(self, record):
+    class Full(queue.History):
+        def keep(self, record):
             if record.ended:
                 raise NoSpace("the disk is full")
-            super()._save(record)
+            super().keep(record)
 
-    monkeypatch.setattr(queue, "Jobs", Full)
+    monkeypatch.setattr(queue, "History", Full)
 
     async def scene(jobs):
         job = await jobs.submit(task("a/b"), "key", 1)

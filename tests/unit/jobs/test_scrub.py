@@ -59,4 +59,4 @@ def test_scrub_ends_in_the_middle_of_a_blob_when_the_daemon_stops(store, clock):
     scrub = scrub_of(store, clock, rest=lambda _: scrub.stop())
     assert not scrub.next()
     assert store.blobs.has(sha256(OLD))
-    assert store.overdue(clock.wall() - 30 * DAY) == sha256(OLD)
+    assert store.checks.overdue(clock.wall() - 30 * DAY) == sha256(OLD)

@@ -7,7 +7,7 @@ from zhcache.errors import Cancelled
 from zhcache.protocol.messages import WarmResult
 from zhcache.protocol.residency import WarmRequest
 from zhcached.jobs import state
-from zhcached.jobs.queue import Control
+from zhcached.jobs.control import Control
 from zhcached.jobs.warm import key_of, make_warm
 
 REQUEST = WarmRequest(repo="org/name", revision="main")

@@ -24,14 +24,14 @@ def watched(tmp_path):
 def reads(watched, monkeypatch):
     """Counts the blobs that are read again."""
     done = []
-    real = watched.store.recheck
+    real = watched.store.checks.recheck
 
     def recheck(name, progress):
         verdict = real(name, progress)
         done.append((name, verdict))
         return verdict
 
-    monkeypatch.setattr(watched.store, "recheck", recheck)
+    monkeypatch.setattr(watched.store.checks, "recheck", recheck)
     return done
 
 
@@ -58,7 +58,7 @@ def test_blob_that_was_written_is_in_quarantine_at_once(watched):
     until(lambda: not blob(watched).exists(), "it is in quarantine")
     until(lambda: watched.store.problems, "it is told")
     assert sha256(WEIGHTS) in watched.store.problems[0]
-    assert [path for _, _, path, _ in watched.store.holes()] == ["unet/model.safetensors"]
+    assert [path for _, _, path, _ in watched.store.checks.holes()] == ["unet/model.safetensors"]
     put(watched.store, WEIGHTS)
     assert watched.store.problems == []
 
@@ -67,7 +67,7 @@ def test_blob_that_is_gone_is_told_until_it_is_back(watched):
     blob(watched).unlink()
     (finding,) = until(watched.guard.findings, "it is told")
     assert "lab/tiny" in finding.message
-    assert [path for _, _, path, _ in watched.store.holes()] == ["unet/model.safetensors"]
+    assert [path for _, _, path, _ in watched.store.checks.holes()] == ["unet/model.safetensors"]
     put(watched.store, WEIGHTS)
     assert watched.guard.findings() == []
 
@@ -145,7 +145,7 @@ def test_what_the_store_lost_is_taken_in_again_from_a_watched_folder(watched, tm
     lost = blob(watched, files["vae/diffusion_pytorch_model.safetensors"])
     lost.unlink()
     until(lost.exists, "it is taken in again")
-    until(lambda: not watched.store.holes(), "it is whole")
+    until(lambda: not watched.store.checks.holes(), "it is whole")
     assert watched.store.resolve(parse_repo("local/tiny"), None)
 
 

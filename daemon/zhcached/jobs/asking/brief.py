@@ -33,7 +33,6 @@ from zhcached.jobs.asking.spare import Question, Spare, spares
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import (
     BlobSource,
-    DigestSource,
     RemoteFile,
     Resolution,
     Source,
@@ -44,6 +43,7 @@ from zhcached.sources.pickles import CONVERTED
 from zhcached.sources.selection import Selection, select
 from zhcached.sources.trust import Comparison, FileTrust, compare
 from zhcached.store.snapshots import ManifestFile
+from zhcached.swarm.tier import Swarm
 
 DEFAULT_REF = "main"
 # Third parties saw ModelScope answer 404 under several ranges of one object below this size
@@ -72,7 +72,8 @@ class Brief:
 
     ``converted`` are the files here that stand for pickles which need not be fetched. ``heads`` is
     what each source named of itself (``resolve.Answers``). ``near`` are the sources of this site,
-    ``holders`` those that send by digest, ``spares`` the hubs that were not asked.
+    ``holders`` those that send by digest, ``spares`` the hubs that were not asked. What comes by
+    ``swarm`` comes before all of them.
     """
 
     repo: RepoId
@@ -88,6 +89,7 @@ class Brief:
     near: Collection[str] = ()
     holders: Mapping[str, BlobSource] = field(default_factory=dict[str, BlobSource])
     spares: Mapping[str, Spare] = field(default_factory=dict[str, Spare])
+    swarm: Swarm | None = None
 
     @property
     def revision(self) -> str:
@@ -97,8 +99,7 @@ class Brief:
     @property
     def is_private(self) -> bool:
         """Whether a hub says that not everybody may read it; where none answers, anybody else."""
-        told = self.resolutions.values()
-        return any(one.private for one in [one for one in told if one.is_hub] or told)
+        return _is_private(self.resolutions.values())
 
     @property
     def warnings(self) -> list[str]:
@@ -153,6 +154,8 @@ class Brief:
         self, name: str, file: FileTrust, config: DownloadConfig, rate: float | None
     ) -> Offer:
         holder, sha256 = self.holders.get(name), file.promise.sha256
+        if self.swarm is not None and name == self.swarm.name and sha256 is not None:
+            return self.swarm.offer(sha256, file.promise.size, rate)
         if holder is not None and sha256 is not None:
             return Offer(
                 source=name,
@@ -223,7 +226,7 @@ def prepare(
     repo = parse_repo(request.repo)
     asked = _ranked(sources, tiers, health, request.source)
     # One source alone was asked for: then no other one brings bytes either.
-    stores = () if request.source else tiers
+    stores = () if request.source else [*tiers]
     wanted = _revision_at(request, settled)
     answers = consult(asked, repo, wanted, aliases, health, check)
     if not answers.found:
@@ -239,6 +242,9 @@ def prepare(
         resolutions = _at(settled, repo, honest)
         here = converted(repo, resolutions[0].commit)
         selection, comparison = _decide(request, resolutions, precisions, here, choose)
+    if _is_private(resolutions):
+        # Who takes from a swarm gives to it.
+        stores = [tier for tier in stores if not isinstance(tier, Swarm)]
     return Brief(
         repo=repo,
         ref=None if settled else _ref(request),
@@ -252,6 +258,7 @@ def prepare(
         heads=answers.heads,
         near=health.near,
         holders=_holders(asked, stores),
+        swarm=next((tier for tier in stores if isinstance(tier, Swarm)), None),
         spares=spares(asked, answers, Question(repo, resolutions[0], wanted, aliases), health),
     )
 
@@ -323,9 +330,12 @@ def _locked_files(lock: LockedRepo) -> list[RemoteFile]:
     return [RemoteFile(parse_path(file.path), file.size, file.sha256) for file in lock.files]
 
 
+def _is_private(told: Collection[Resolution]) -> bool:
+    return any(one.private for one in [one for one in told if one.is_hub] or told)
+
+
 def _holders(sources: Sequence[Source], tiers: Sequence[Tier]) -> dict[str, BlobSource]:
-    peers = [source for source in sources if isinstance(source, DigestSource)]
-    return {one.name: one for one in (*peers, *tiers)}
+    return {one.name: one for one in (*sources, *tiers) if isinstance(one, BlobSource)}
 
 
 def _ranked(

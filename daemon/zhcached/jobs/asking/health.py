@@ -30,6 +30,7 @@ from zhcached.sources import health as records
 from zhcached.sources import ranking
 from zhcached.sources.health import METADATA, Answered, Delivered, Event, Failed, Limited, Plane
 from zhcached.store.catalog import Catalog
+from zhcached.store.kept import load_health, save_health
 from zhcached.transport.address import Origin
 from zhcached.transport.quota import Quotas
 
@@ -101,7 +102,7 @@ class Health:
             if lately and isinstance(event, Delivered | Answered):
                 return
             self._saved_at[name] = now
-        self._catalog.save_health(name, _encoder.encode(record))
+        save_health(self._catalog, name, _encoder.encode(record))
 
     def failed(self, name: str, error: RemoteError, plane: str = METADATA) -> None:
         """Folds what an error says into a source's record, if it says anything."""
@@ -130,7 +131,7 @@ class Health:
         with self._lock:
             known = dict(self._records)
         for name, record in known.items():
-            self._catalog.save_health(name, _encoder.encode(record))
+            save_health(self._catalog, name, _encoder.encode(record))
 
     def record(self, name: str) -> records.Health:
         """Returns what is remembered of a source now."""
@@ -155,7 +156,11 @@ class Health:
 
     def rates(self) -> dict[str, float | None]:
         """Returns the bytes per second to expect of each source, best first for bytes."""
-        return {r.name: ranking.rate_of(self.record(r.name)) for r in self.ranked()}
+        return {ranked.name: self.rate(ranked.name) for ranked in self.ranked()}
+
+    def rate(self, name: str) -> float | None:
+        """Returns the bytes per second that a source gave lately, over all jobs."""
+        return ranking.rate_of(self.record(name))
 
     def doubtful(self) -> set[str]:
         """Returns the sources that were silent or lied lately."""
@@ -281,7 +286,7 @@ def _error(state: SourceState, record: records.Health) -> ErrorInfo | None:
 
 def _load(catalog: Catalog) -> dict[str, records.Health]:
     known: dict[str, records.Health] = {}
-    for name, text in catalog.load_health().items():
+    for name, text in load_health(catalog).items():
         try:
             known[name] = _decoder.decode(text)
         except msgspec.MsgspecError:

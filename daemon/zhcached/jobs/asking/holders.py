@@ -6,15 +6,19 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from zhcached.errors import RemoteError, RepoUnavailable
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.resolve import Answers
-from zhcached.sources.base import BlobSource, DigestSource, Source, Tier
+from zhcached.sources.base import DigestSource, Holder, Source, Tier
 from zhcached.sources.health import Answered
 from zhcached.sources.trust import Comparison, FileTrust
+
+H = TypeVar("H", bound=Holder)
+T = TypeVar("T")
 
 DEADLINE_S = 3.0
 # What came within the deadline is told by a thread that has yet to say so.
@@ -43,7 +47,7 @@ def with_holders(
     asked = [*peers, *(tier for tier in tiers if tier.name not in silent)]
     if not asked or not digests:
         return comparison
-    held = _held(asked, digests, health)
+    held = told(asked, lambda one: one.holding(digests, DEADLINE_S), health, DEADLINE_S)
     return msgspec.structs.replace(
         comparison, files=tuple(_served(file, held) for file in comparison.files)
     )
@@ -63,15 +67,16 @@ def _served(file: FileTrust, held: Mapping[str, Collection[str]]) -> FileTrust:
     return msgspec.structs.replace(file, served_by=(*file.served_by, *also)) if also else file
 
 
-def _held(
-    asked: Sequence[BlobSource], digests: Collection[str], health: Health
-) -> dict[str, set[str]]:
-    arrived: queue.Queue[tuple[str, set[str] | RemoteError]] = queue.Queue()
+def told(
+    asked: Sequence[H], question: Callable[[H], T], health: Health, deadline_s: float
+) -> dict[str, T]:
+    """Asks all at once; returns the answers that came in time, by name."""
+    arrived: queue.Queue[tuple[str, T | RemoteError]] = queue.Queue()
 
-    def ask(one: BlobSource) -> None:
+    def ask(one: H) -> None:
         began = time.monotonic()
         try:
-            found = one.holding(digests, DEADLINE_S)
+            found = question(one)
         except RemoteError as error:
             health.failed(one.name, error)
             arrived.put((one.name, error))
@@ -82,13 +87,13 @@ def _held(
     for one in asked:
         # Daemon threads: one that hangs must not keep the process from ending.
         threading.Thread(target=ask, args=(one,), name="holders", daemon=True).start()
-    held: dict[str, set[str]] = {}
-    until = time.monotonic() + DEADLINE_S + _SLACK_S
+    answers: dict[str, T] = {}
+    until = time.monotonic() + deadline_s + _SLACK_S
     for _ in asked:
         try:
             name, answer = arrived.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             break
         if not isinstance(answer, RemoteError):
-            held[name] = answer
-    return held
+            answers[name] = answer
+    return answers

@@ -30,7 +30,7 @@ from zhcached.errors import (
 )
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.sample import DATA_S, sample, worth_sampling
-from zhcached.sources.base import BlobSource, RemoteFile, Resolution, Source, Tier
+from zhcached.sources.base import RemoteFile, Resolution, Source, Tier
 from zhcached.sources.health import Answered, Delivered
 from zhcached.sources.ranking import host_of
 from zhcached.sources.registry import resolve_by_any_name
@@ -141,7 +141,7 @@ class Prober:
     def _names(self) -> list[str]:
         return [*self._sources, *self._tiers]
 
-    def _one(self, name: str) -> BlobSource | Source:
+    def _one(self, name: str) -> Tier | Source:
         return self._tiers[name] if name in self._tiers else self._sources[name]
 
     def _named(self, name: str) -> str:
@@ -205,7 +205,7 @@ class Prober:
             self._health.observe(tier.name, Answered(found.latency))
         return found
 
-    def _is_low(self, source: BlobSource | Source) -> bool:
+    def _is_low(self, source: Tier | Source) -> bool:
         closed = self._quotas.closed_s(source.origin) > 0
         return self._quotas.is_low(source.origin) and not closed
 

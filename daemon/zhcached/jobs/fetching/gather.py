@@ -16,23 +16,27 @@ from zhcached.config import DownloadConfig
 from zhcached.config.hours import Rates
 from zhcached.errors import RemoteError, RemoteInvalid
 from zhcached.fetch import offer
+from zhcached.fetch.answer import OtherSizeError
 from zhcached.fetch.download import obtain
 from zhcached.fetch.limits import RateLimiter
 from zhcached.jobs.asking.brief import Brief
 from zhcached.jobs.asking.health import Health
+from zhcached.jobs.control import Control
 from zhcached.jobs.fetching.claims import Claims
 from zhcached.jobs.fetching.lanes import SMALL_AT_ONCE, Turns, is_small, lanes
 from zhcached.jobs.fetching.lines import Lines
 from zhcached.jobs.fetching.meter import Meter
+from zhcached.jobs.fetching.sharing import Origins, Sharing
 from zhcached.jobs.fetching.wants import Wants
-from zhcached.jobs.queue import Control
 from zhcached.jobs.stop import Either
 from zhcached.sources.base import Tier
-from zhcached.sources.health import Lied
+from zhcached.sources.health import METADATA, Lied
 from zhcached.sources.trust import FileTrust
 from zhcached.store.digest import Committed, Promise
 from zhcached.store.ingest import Ingest
 from zhcached.store.store import Store
+from zhcached.swarm.own import OwnTorrents
+from zhcached.swarm.tier import Swarm
 from zhcached.transport.http import Transport
 
 TICK_S = 0.2
@@ -40,14 +44,16 @@ TICK_S = 0.2
 log = structlog.get_logger()
 
 
-def _no_matter(_source: str, _sha256: str) -> None:
+def _no_matter(_first: str, _second: object) -> None:
     pass
 
 
 class Fetcher:
-    """What all jobs share: the store, the line, its rate, the claims, the tiers.
+    """What all jobs share: the store, the line, its rate, the claims, the tiers, what is shown.
 
     ``disproved`` is told of each source that sent wrong bytes for a sha256, from any thread.
+    ``torrents`` are those that this machine is in, or only tells of, ``swarm`` is the site's, if it
+    is in one; ``came_by_swarm`` is told of each blob that came by it, and its size.
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class Fetcher:
         tiers: Sequence[Tier] = (),
     ) -> None:
         self.store = store
+        self.torrents: OwnTorrents | None = None
+        self.swarm: Swarm | None = None
         self.tiers = tiers
         self.transport = transport
         self.config = config
@@ -68,7 +76,20 @@ class Fetcher:
         self.turns = Turns()
         self.lines = Lines(health, health.clock)
         self.wants = Wants()
+        self.origins = Origins(health.clock)
         self.disproved: Callable[[str, str], None] = _no_matter
+        self.came_by_swarm: Callable[[str, int], None] = _no_matter
+
+    def accused(self, source: str, sha256: str | None) -> list[str]:
+        """Returns who lied where ``source`` sent wrong bytes: of a swarm, who told of it."""
+        if self.swarm is None or source != self.swarm.name or sha256 is None:
+            return [source]
+        return self.swarm.accuse(sha256)
+
+    def settled(self, sha256: str) -> None:
+        """A fetch of these bytes is over, whatever came of it."""
+        if self.swarm is not None and (size := self.swarm.settle(sha256)) is not None:
+            self.came_by_swarm(sha256, size)
 
     def make_room(self, size: int) -> None:
         """Makes sure ``size`` bytes fit, collecting garbage once if they do not.
@@ -92,6 +113,7 @@ class Gathering:
         fetched: Bytes received, by source; wrong ones included.
         reused: Bytes that were there before.
         doubted: Paths whose second promise, of another kind of digest, did not hold.
+        closed: Repositories that are not public and that some of the bytes came for.
     """
 
     def __init__(
@@ -111,6 +133,9 @@ class Gathering:
         self.fetched: Counter[str] = Counter()
         self.reused = 0
         self.doubted: set[str] = set()
+        self.closed: set[str] = set()
+        self._sharing = Sharing(brief, fetcher.config, fetcher.health, fetcher.origins)
+        self._relying: set[str] = set()
 
     def run(self) -> None:
         """Brings every file in.
@@ -119,10 +144,11 @@ class Gathering:
             ZhcacheError: The first error of any file; the others are stopped and keep what came.
         """
         missing = self._missing()
-        room = sum(self._store.intake.room_needed(file.first_promise) for file in missing)
+        room = sum(self._store.ingests.room_needed(file.first_promise) for file in missing)
         self._fetcher.make_room(room)
         failed = threading.Event()
         small, large = lanes(missing)
+        large = self._sharing.in_order(large)
         with (
             ThreadPoolExecutor(SMALL_AT_ONCE, "small") as many,
             ThreadPoolExecutor(self._fetcher.config.files, "file") as few,
@@ -159,9 +185,9 @@ class Gathering:
         return list(missing.values())
 
     def _present(self, file: FileTrust) -> Committed | None:
-        found = self._store.intake.find(file.promise, self._job)
+        found = self._store.presence.find(file.promise, self._job)
         if found is None and file.first_promise != file.promise:
-            found = self._store.intake.find(file.first_promise, self._job)
+            found = self._store.presence.find(file.first_promise, self._job)
             if found is not None:
                 self._doubt(file)
         return found
@@ -178,13 +204,17 @@ class Gathering:
     def _one(self, file: FileTrust, failed: threading.Event) -> None:
         structlog.contextvars.bind_contextvars(job=self._job, repo=str(self._brief.repo))
         found, before = self._bring(file, failed)
-        if file.promise != file.first_promise and self._store.intake.find(file.promise) is None:
+        if file.promise != file.first_promise and self._store.presence.find(file.promise) is None:
             self._doubt(file)
         self._share(file, found, before)
 
     def _bring(self, file: FileTrust, failed: threading.Event) -> tuple[Committed, int]:
         rates = self._fetcher.health.rates()
         alike, others = self._brief.offers(file, self._fetcher.config, rates)
+        alike, relies = self._sharing.offers(file, alike)
+        if relies:
+            with self._lock:
+                self._relying.add(file.first_promise.key)
         try:
             return self._obtain(file, file.first_promise, alike, failed, may_accuse=True)
         except (SourcesFailed, IntegrityError):
@@ -223,22 +253,39 @@ class Gathering:
         watcher: offer.Control,
     ) -> tuple[Committed, int]:
         before = 0
+        closed = frozenset[str]()
+        sha256 = promise.sha256
+        origins = self._fetcher.origins
 
         def begin() -> Ingest:
-            nonlocal before
-            ingest = self._store.intake.begin(promise, self._job)
+            nonlocal before, closed
+            whose = str(self._brief.repo) if self._brief.is_private else None
+            ingest = self._store.intake.begin(promise, self._job, whose)
             before = ingest.received.total
+            closed = ingest.closed
+            with self._lock:
+                self.closed |= closed
+            if sha256 is not None and promise.key not in self._relying:
+                origins.bring(sha256, promise.size, closed)
             self._meter.begin(file.path, promise.size, before)
             return ingest
 
-        came = obtain(
-            begin,
-            offers,
-            transport=self._fetcher.transport,
-            config=self._fetcher.config,
-            limiter=self._fetcher.limiter,
-            control=watcher,
-        )
+        try:
+            came = obtain(
+                begin,
+                offers,
+                transport=self._fetcher.transport,
+                config=self._fetcher.config,
+                limiter=self._fetcher.limiter,
+                control=watcher,
+            )
+            origins.end(came.sha256, came.size, closed)
+        except BaseException:
+            origins.drop(sha256 or "")
+            raise
+        finally:
+            if sha256 is not None:
+                self._fetcher.settled(sha256)
         with self._lock:
             self.fetched.update(came.fetched)
         log.info("file.verified", path=file.path, bytes=came.size, sha256=came.sha256)
@@ -269,7 +316,8 @@ class Gathering:
             source, plane = sender
             log.info("fetch." + kind.replace(" ", "_"), source=source, plane=plane, detail=detail)
             if kind == "lied" and may_accuse:
-                health.observe(source, Lied(detail), plane)
+                for liar in self._fetcher.accused(source, file.promise.sha256):
+                    health.observe(liar, Lied(detail), plane if liar == source else METADATA)
                 if file.promise.sha256 is not None:
                     self._fetcher.disproved(source, file.promise.sha256)
             if kind in ("lied", "changed"):
@@ -280,6 +328,8 @@ class Gathering:
             # Bytes of another promise than the first are no proof against who sent them.
             if may_accuse or not isinstance(error, RemoteInvalid):
                 health.failed(sender.source, error, sender.plane)
+            if isinstance(error, OtherSizeError) and may_accuse and file.promise.sha256:
+                self._fetcher.disproved(sender.source, file.promise.sha256)
 
         def on_bytes(sender: offer.Sender, count: int) -> None:
             lines.add(sender, count, measured=measured)
@@ -292,6 +342,7 @@ class Gathering:
             wanted=lambda: self._fetcher.wants.of(file.first_promise.key),
             on_fault=on_fault,
             on_answer=lines.answered,
+            lately=health.rate,
         )
 
 

@@ -14,10 +14,10 @@ from zhcached.convert import single_plan
 from zhcached.convert.single import Asker, Checkpoints, Taken
 from zhcached.convert.variants import Picture
 from zhcached.jobs import state
+from zhcached.jobs.control import Control
 from zhcached.jobs.importing.arrivals import Incoming
 from zhcached.jobs.importing.imports import DEFAULT_REF
 from zhcached.jobs.prefetch import Prefetcher
-from zhcached.jobs.queue import Control
 from zhcached.residency.arena.contents import classes
 from zhcached.sources.alias import known_as
 from zhcached.store.snapshots import Manifest

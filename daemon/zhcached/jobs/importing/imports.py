@@ -26,8 +26,8 @@ from zhcache.protocol.names import RepoId, RepoPath, parse_path, parse_repo
 from zhcached.convert import single_header
 from zhcached.errors import DigestMismatch, StoreDamaged
 from zhcached.jobs import state
+from zhcached.jobs.control import Control
 from zhcached.jobs.importing.arrivals import Incoming
-from zhcached.jobs.queue import Control
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.selection import Selection, select
 from zhcached.store.digest import Committed, Promise, hash_file
@@ -163,7 +163,7 @@ def _find(store: Store, fd: int, known: str | None, job: str, control: Control) 
         after = os.fstat(fd)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             return None
-    return store.intake.find(Promise(before.st_size, known), job)
+    return store.presence.find(Promise(before.st_size, known), job)
 
 
 def _manifest(

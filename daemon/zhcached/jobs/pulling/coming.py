@@ -3,23 +3,22 @@
 What came is not proven before all of it is. So the last bytes of a file are withheld until then,
 and a reader that was given bytes which were taken back is told so: nobody ever holds a whole file
 that was not proven. A reader may look into whatever ingest is open for these bytes, its own pull's
-or that of a prefetch.
+or that of a prefetch; what comes there for a model that is not served it is not shown.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import Self
 
-from zhcache.errors import IntegrityError, ZhcacheError
+from zhcache.errors import Busy, IntegrityError, ZhcacheError
 from zhcached.clock import Clock
 from zhcached.jobs.fetching.wants import Wants
-from zhcached.store.digest import Committed
+from zhcached.store.digest import Committed, Promise
 from zhcached.store.ingest import Ingest
-from zhcached.store.intake import Intake
+from zhcached.store.store import Store
 
 WITHHELD = 64 * 2**10
 """Bytes at the end of a file that nobody is given before the proof."""
@@ -33,37 +32,39 @@ class Arrival:
     """One file's way into the store, from the first who asks for it to its end.
 
     Args:
-        intake: Where its bytes come in.
+        store: Where its bytes come in.
         key: Of the promise that its listing makes.
         size: Bytes.
         wants: Told where readers wait.
         clock: The time.
-        place: Returns where a blob lies.
+        entitled: Repositories that are served though they are not public.
     """
 
     def __init__(
         self,
-        intake: Intake,
+        store: Store,
         key: str,
         size: int,
         *,
         wants: Wants,
         clock: Clock,
-        place: Callable[[str], Path],
+        entitled: Collection[str] = (),
     ) -> None:
         self.key = key
         self.size = size
-        self.place = place
+        self.place = store.blobs.path
         self.wants = wants
         self.found: Committed | None = None
         self.error: ZhcacheError | None = None
-        self._intake = intake
+        self._store = store
+        self._ingests = store.ingests
+        self._entitled = frozenset(entitled)
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], object]] = []
         self._readers = 0
         self._idle_since = clock.monotonic()
-        self._stop_watching = intake.watch(key, self._moved)
+        self._stop_watching = store.ingests.watch(key, self._moved)
 
     def read(self) -> Reader:
         """Returns a new reader; whoever asked for it closes it. Waits for nothing."""
@@ -93,12 +94,13 @@ class Arrival:
         self._end()
 
     def ingest(self) -> Ingest | None:
-        """Returns what the bytes come into at the moment."""
-        return self._intake.opened(self.key)
+        """Returns what the bytes come into at the moment, if they may be shown as they come."""
+        ingest = self._ingests.opened(self.key)
+        return ingest if ingest is not None and ingest.closed <= self._entitled else None
 
     def discards(self) -> int:
         """Returns how often bytes were taken back."""
-        return self._intake.discards(self.key)
+        return self._ingests.discards(self.key)
 
     def once(self, callback: Callable[[], object]) -> None:
         """Has ``callback`` called once, from any thread, when something changed."""
@@ -116,6 +118,27 @@ class Arrival:
             waiting, self._waiting = self._waiting, []
         for callback in waiting:
             callback()
+
+
+class Beside(Arrival):
+    """A file that somebody brings for itself: nothing is begun, nor goes on for who reads it."""
+
+    _promise: Promise | None = None
+
+    def of(self, promise: Promise) -> Self:
+        """Has it end with the ingest of a promise, and returns it."""
+        self._promise = promise
+        self._moved()
+        return self
+
+    def _moved(self) -> None:
+        promise, is_told = self._promise, self.found is not None or self.error is not None
+        if promise is None or is_told or self.ingest() is not None:
+            super()._moved()
+        elif (found := self._store.presence.find(promise)) is not None:
+            self.finish(found)
+        else:
+            self.fail(Busy("the fetch was stopped", hint="ask again"))
 
 
 class Reader:

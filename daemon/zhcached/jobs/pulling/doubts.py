@@ -50,11 +50,11 @@ class Doubts:
         if not kept.is_clean:
             # Of what came last nothing was made durable; it may come anew from another source.
             since = clock.wall() - LIFE_S + AFTER_KILL_S
-            for key in store.intake.unfinished():
+            for key in store.ingests.unfinished():
                 self._times[key] = max(self._times.get(key, since), since)
         if kept.is_clean or self._times:
             self._write(is_clean=False)
-        store.intake.on_discard = self.add
+        store.ingests.on_discard = self.add
 
     def has(self, key: str) -> bool:
         """Tells whether bytes of a key were taken back lately."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from zhcached.jobs.control import Control
 from zhcached.jobs.pulling.coming import Arrival
-from zhcached.jobs.queue import Control
 
 GRACE_S = 60.0
 """A file for which nobody has waited so long is not fetched further; what came of it is kept."""

@@ -3,24 +3,30 @@
 A listing is a claim. Digests of gated files are public: a mirror could list one as a file of its
 own, and whoever asks this gateway for that file would be given the bytes that are here. So bytes
 that are here only as part of what may not be served are given under another name once that name's
-hub has sent a stretch of them, anywhere in the file, that is the same.
+hub has sent a stretch of them, anywhere in the file, that is the same. Nor are bytes passed on that
+a peer or a store of the site gives to this machine by their digest, before the hub has shown so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from zhcache.errors import ZhcacheError
+import msgspec
+
+from zhcache.errors import NotFound, ZhcacheError
 from zhcache.protocol.names import parse_repo
 from zhcached.config import ServeConfig
 from zhcached.errors import RemoteError
 from zhcached.fetch.answer import accept
-from zhcached.jobs.asking.brief import narrowed
+from zhcached.jobs.asking.brief import Brief, narrowed
 from zhcached.jobs.fetching.gather import Fetcher
 from zhcached.jobs.pulling.listed import Listed, Listing
 from zhcached.sources.base import RemoteFile
+from zhcached.sources.trust import FileTrust
 from zhcached.store import listing
 from zhcached.store.digest import Committed
 from zhcached.transport.http import Target, Transport
@@ -65,56 +71,107 @@ class Possession:
         except (FileNotFoundError, ZhcacheError):
             return False
 
+    def cleared(self, brief: Brief) -> Brief:
+        """Returns the brief of one file without those that may not be asked for it by its digest.
+
+        They would send it to this machine, which they know, and not to all that ask here.
+        """
+        (file,) = brief.comparison.files
+        # Nor is what they only bring: a machine of the site may be told to give it to this one.
+        sources = {n: one for n, one in brief.sources.items() if n in brief.resolutions}
+        brief = dataclasses.replace(brief, sources=sources)
+        asked = [n for n in file.served_by if n in brief.holders and n not in brief.resolutions]
+        if not asked or str(brief.repo) in self._config.entitled:
+            return brief
+        if file.promise.size > STRETCH and self._is_shown_of(brief, file, asked):
+            return brief
+        left = tuple(name for name in file.served_by if name not in asked)
+        files = (msgspec.structs.replace(file, served_by=left),)
+        comparison = msgspec.structs.replace(brief.comparison, files=files)
+        return dataclasses.replace(brief, comparison=comparison)
+
+    def _is_shown_of(self, brief: Brief, file: FileTrust, holders: Sequence[str]) -> bool:
+        """Tells whether a hub has what the first of ``holders`` that answers sends."""
+        size, sha256 = file.promise.size, file.promise.sha256 or ""
+        start = _somewhere(size)
+        for name in holders:
+            locate = partial(brief.holders[name].locate_blob, sha256)
+            theirs = stretch(self._fetcher.transport, locate, start, size)
+            if theirs is not None:
+                return self._is_shown(brief, theirs, start)
+        return False
+
     def _is_proven(self, listed: Listed, file: RemoteFile, found: Committed) -> bool:
-        fetcher = self._fetcher
-        blob = fetcher.store.blobs.path(found.sha256)
+        start = _somewhere(found.size)
         try:
+            with self._fetcher.store.blobs.path(found.sha256).open("rb") as blob:
+                ours = os.pread(blob.fileno(), STRETCH, start)
             brief = narrowed(self._asked.brief(listed, file), file.path)
-            (wanted,) = brief.comparison.files
-            alike, others = brief.offers(wanted, fetcher.config, fetcher.health.rates())
-            return any(
-                has(fetcher.transport, offer.locate(), blob, found.size)
-                for offer in (*alike, *others)
-                if (said := brief.resolutions.get(offer.source)) is not None and said.is_hub
-            )
-        except (ZhcacheError, RemoteError, OSError):
+        except (ZhcacheError, OSError):
             return False
+        return self._is_shown(brief, ours, start)
+
+    def _is_shown(self, brief: Brief, ours: bytes, start: int) -> bool:
+        """Tells whether a hub that lists the file of a brief sends the same from ``start`` on."""
+        fetcher = self._fetcher
+        (file,) = brief.comparison.files
+        alike, others = brief.offers(file, fetcher.config, fetcher.health.rates())
+        return any(
+            stretch(fetcher.transport, offer.locate, start, file.promise.size) == ours
+            for offer in (*alike, *others)
+            if (said := brief.resolutions.get(offer.source)) is not None and said.is_hub
+        )
 
 
-def has(transport: Transport, target: Target, blob: Path, size: int) -> bool:
-    """Tells whether ``target`` sends a stretch of ``blob``, at a place that it cannot foresee.
+def not_shown(listed: Listed, file: RemoteFile) -> NotFound:
+    """Returns the refusal of a file that is here and may not be given."""
+    return NotFound(
+        "{path} of {repo} is not served: nobody has shown to have it but a model here that "
+        "is not public",
+        hint="its source must be in reach once; [serve] entitled names what may be served",
+        path=file.path,
+        repo=listed.repo,
+    )
+
+
+def stretch(
+    transport: Transport, locate: Callable[[], Target], start: int, size: int
+) -> bytes | None:
+    """Returns ``STRETCH`` bytes of a file, or all to its end; None if they are not sent.
 
     Args:
         transport: The way there.
-        target: Where the hub says that the file is.
-        blob: The bytes that are here.
-        size: Of them.
+        locate: Returns where the file is.
+        start: The first of them.
+        size: Of the file.
     """
-    length = min(STRETCH, size)
-    start = secrets.randbelow(size - length + 1)
+    end = min(start + STRETCH, size)
     try:
         with transport.open(
-            target,
-            headers={"Range": f"bytes={start}-{start + length - 1}"},
+            locate(),
+            headers={"Range": f"bytes={start}-{end - 1}"},
             read_timeout_s=_WAIT_S / _QUIET_READS,
             head_timeout_s=_WAIT_S,
         ) as response:
             # A source without ranges would show the beginning, which anybody may know.
             if response.status >= 400 or "content-range" not in response.headers:
-                return False
+                return None
             accept(
                 start,
-                start + length,
+                end,
                 size=size,
                 status=response.status,
                 headers=response.headers,
                 url=response.url,
             )
-            came = _read(response, length)
-    except RemoteError:
-        return False
-    with blob.open("rb") as file:
-        return came == os.pread(file.fileno(), length, start)
+            return _read(response, end - start)
+    except (ZhcacheError, RemoteError):
+        return None
+
+
+def _somewhere(size: int) -> int:
+    """Returns where a stretch begins that nobody could foresee."""
+    return secrets.randbelow(max(size - STRETCH, 0) + 1)
 
 
 def _read(response: Response, length: int) -> bytes:

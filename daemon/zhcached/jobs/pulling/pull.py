@@ -7,46 +7,30 @@ as they were; a file is fetched once, whoever waits for it.
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import msgspec
-import structlog
 
-from zhcache.errors import Busy, Cancelled, NotFound, ZhcacheError
-from zhcache.protocol.messages import Trust
+from zhcache.errors import NotFound, ZhcacheError
 from zhcache.protocol.names import RepoId, RepoPath, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
-from zhcached.jobs.asking.brief import narrowed
-from zhcached.jobs.fetching.gather import Fetcher, Gathering
-from zhcached.jobs.fetching.meter import Meter
+from zhcached.jobs.fetching.gather import Fetcher
+from zhcached.jobs.pulling.arrivals import Arrivals
 from zhcached.jobs.pulling.coming import Arrival, Reader
 from zhcached.jobs.pulling.doubts import Doubts
 from zhcached.jobs.pulling.listed import Listing
-from zhcached.jobs.pulling.patience import Patience
-from zhcached.jobs.pulling.possession import Possession
+from zhcached.jobs.pulling.possession import Possession, not_shown
 from zhcached.jobs.pulling.publishing import Publishing
-from zhcached.jobs.pulling.shown import Listed, file_of, whole_of
-from zhcached.jobs.queue import Control
+from zhcached.jobs.pulling.shown import Listed, entry_of, file_of, whole_of
 from zhcached.sources.alias import HubNames
 from zhcached.sources.base import RemoteFile, Source
 from zhcached.store.digest import Committed, Promise
-from zhcached.store.snapshots import Manifest, ManifestFile
+from zhcached.store.snapshots import Manifest
 
 __all__ = ["Coming", "Here", "Listed", "Pulls"]
-
-LARGE_BYTES = 16 * 2**20
-LARGE_AT_ONCE = 24
-SMALL_AT_ONCE = 16
-"""Small files do not wait for large ones: a client needs both to go on. Nor should large ones wait
-for one another: a client that sees no byte for long gives up."""
-
-log = structlog.get_logger()
 
 
 class Here(msgspec.Struct, frozen=True):
@@ -119,23 +103,14 @@ class Pulls:
     ) -> None:
         self._fetcher = fetcher
         self._store = fetcher.store
-        self._clock = clock
         self._config = config
         self._listing = Listing(fetcher, sources, aliases, clock, config)
         self._possession = Possession(fetcher, self._listing, config)
         self._doubts = Doubts(self._store, clock)
         self._publishing = Publishing(self._store, clock, self._listing.refs_to)
-        self._lock = threading.Lock()
-        self._arrivals: dict[str, Arrival] = {}
-        self._serial = itertools.count(1)
-        self._stopping = threading.Event()
-        self._large = ThreadPoolExecutor(LARGE_AT_ONCE, "pull")
-        self._small = ThreadPoolExecutor(SMALL_AT_ONCE, "pull-small")
-        self._queued: dict[ThreadPoolExecutor, set[Arrival]] = {
-            self._large: set(),
-            self._small: set(),
-        }
-        self.misses = 0
+        self._arrivals = Arrivals(
+            fetcher, self._listing, self._possession, self._publishing, clock, config
+        )
 
     def listed(
         self, repo: RepoId, revision: str | None, count: Callable[[], None] = lambda: None
@@ -187,8 +162,7 @@ class Pulls:
         file = file_of(listed, path)
         promise = file.promise
         assert promise is not None
-        with self._lock:
-            arrival = self._arrivals.get(promise.key)
+        arrival = self._arrivals.of(promise.key)
         if arrival is not None and arrival.found is not None:
             return self._here(arrival.found, promise)
         if arrival is None and (found := self._held(listed, file, promise)) is not None:
@@ -202,7 +176,37 @@ class Pulls:
             )
         return Coming(
             promise,
-            partial(self._arrive, listed, file, promise),
+            partial(self._arrivals.join, listed, file, promise),
+            partial(self._doubts.has, promise.key),
+        )
+
+    @property
+    def node(self) -> str:
+        """This machine's name among its peers."""
+        return self._fetcher.origins.node
+
+    def shown(self, sha256: str) -> Here | Coming | None:
+        """Returns bytes that are being brought now and may be read as they come, or just came.
+
+        Nothing is begun, and nothing goes on for whoever reads.
+        """
+        shown = self._fetcher.origins.shown(sha256)
+        if shown is None:
+            return None
+        promise = Promise(shown.size, sha256)
+        ingest = self._store.ingests.opened(promise.key)
+        closed = shown.closed | (ingest.closed if ingest is not None else frozenset())
+        if not closed <= {*self._config.entitled} or self._doubts.has(promise.key):
+            return None
+        if ingest is None:
+            found = self._store.presence.find(promise)
+            return self._here(found, promise) if found is not None else None
+        if self._fetcher.limiter.bytes_per_s:
+            # Under a limit of this machine's others are better off with the hub.
+            return None
+        return Coming(
+            promise,
+            partial(self._arrivals.beside, promise),
             partial(self._doubts.has, promise.key),
         )
 
@@ -211,14 +215,14 @@ class Pulls:
         """How many files are on their way."""
         return len(self._arrivals)
 
+    @property
+    def misses(self) -> int:
+        """How many files had to be fetched."""
+        return self._arrivals.misses
+
     def stop(self, grace_s: float = 5.0) -> bool:
         """Ends the fetches, which keep what came; tells whether all have ended in time."""
-        self._stopping.set()
-        for pool in (self._large, self._small):
-            pool.shutdown(wait=False, cancel_futures=True)
-        until = self._clock.monotonic() + grace_s
-        while self._arrivals and self._clock.monotonic() < until:
-            threading.Event().wait(0.02)
+        self._arrivals.stop(grace_s)
         self._publishing.stop(grace_s)
         if not self._arrivals:
             self._doubts.close()
@@ -227,115 +231,22 @@ class Pulls:
     def _here(self, found: Committed, promise: Promise) -> Here:
         place = self._store.blobs.path(found.sha256)
         # Of bytes that lie about unproven some may have been given, and the file came another way.
-        is_left = self._store.intake.is_left(promise.key)
+        is_left = self._store.ingests.is_left(promise.key)
         is_tainted = is_left or self._doubts.has(promise.key)
         return Here(found.sha256, found.git_sha1, found.size, place, is_tainted)
 
     def _held(self, listed: Listed, file: RemoteFile, promise: Promise) -> Committed | None:
         """Returns the blob of a file if it is here, and sees to it that a snapshot names it."""
         if self._publishing.knows(parse_repo(listed.repo), listed.commit, file.path):
-            return self._store.intake.find(promise)
-        job = f"pull-{next(self._serial)}"
-        found = self._store.intake.find(promise, job)
+            return self._store.presence.find(promise)
+        job = self._arrivals.job()
+        found = self._store.presence.find(promise, job)
         if found is None:
             self._store.leases.release_holds(job)
         elif self._possession.may_give(listed, file, found):
-            self._publish(listed, file, found, "first-use", job)
+            entry = entry_of(file, found, "first-use")
+            self._publishing.add(whole_of(listed), entry, job)
         else:
             self._store.leases.release_holds(job)
-            raise NotFound(
-                "{path} of {repo} is not served: nobody has shown to have it but a model here that "
-                "is not public",
-                hint="its source must be in reach once; [serve] entitled names what may be served",
-                path=file.path,
-                repo=listed.repo,
-            )
+            raise not_shown(listed, file)
         return found
-
-    def _arrive(self, listed: Listed, file: RemoteFile, promise: Promise) -> Arrival:
-        with self._lock:
-            arrival = self._arrivals.get(promise.key)
-            if arrival is None or arrival.error is not None:
-                arrival = Arrival(
-                    self._store.intake,
-                    promise.key,
-                    promise.size,
-                    wants=self._fetcher.wants,
-                    clock=self._clock,
-                    place=self._store.blobs.path,
-                )
-                self._arrivals[promise.key] = arrival
-                self.misses += 1
-                pool = self._large if promise.size > LARGE_BYTES else self._small
-                self._queued[pool].add(arrival)
-                pool.submit(self._fetch, listed, file, arrival, pool)
-        return arrival
-
-    def _is_crowded(self, pool: ThreadPoolExecutor) -> bool:
-        with self._lock:
-            queued = tuple(self._queued[pool])
-        return any(arrival.idle_s() == 0.0 for arrival in queued)
-
-    def _fetch(
-        self, listed: Listed, file: RemoteFile, arrival: Arrival, pool: ThreadPoolExecutor
-    ) -> None:
-        with self._lock:
-            self._queued[pool].discard(arrival)
-        control = Patience(arrival, self._stopping, partial(self._is_crowded, pool))
-        job = f"pull-{next(self._serial)}"
-        structlog.contextvars.bind_contextvars(job=job, repo=listed.repo)
-        try:
-            control.check()
-            found, grade = self._bring(listed, file, control, job)
-        except Exception as error:  # noqa: BLE001 - told to all who wait
-            self._store.leases.release_holds(job)
-            self._forget(arrival)
-            arrival.fail(_told(error))
-        else:
-            arrival.finish(found)
-            # Until a manifest names it, what has only git's digest is found by nobody.
-            done = partial(self._forget, arrival)
-            self._publish(listed, file, found, grade, job, done)
-        finally:
-            structlog.contextvars.clear_contextvars()
-
-    def _bring(
-        self, listed: Listed, file: RemoteFile, control: Control, job: str
-    ) -> tuple[Committed, Trust]:
-        brief = narrowed(self._listing.brief(listed, file), file.path)
-        meter = Meter(file.size, self._clock)
-        gathering = Gathering(self._fetcher, brief, job, control, meter)
-        log.info("pull.started", path=file.path, bytes=file.size)
-        gathering.run()
-        return gathering.committed[file.path], gathering.trust()[0].grade
-
-    def _publish(
-        self,
-        listed: Listed,
-        file: RemoteFile,
-        found: Committed,
-        grade: Trust,
-        job: str,
-        done: Callable[[], None] = lambda: None,
-    ) -> None:
-        kept = found.git_sha1 if found.git_sha1 == file.git_sha1 else None
-        entry = ManifestFile(file.path, found.size, found.sha256, kept, grade)
-        self._publishing.add(whole_of(listed), entry, job, done)
-
-    def _forget(self, arrival: Arrival) -> None:
-        with self._lock:
-            if self._arrivals.get(arrival.key) is arrival:
-                del self._arrivals[arrival.key]
-
-
-def _told(error: Exception) -> ZhcacheError:
-    if isinstance(error, Cancelled):
-        return Busy("the fetch was stopped", hint="ask again")
-    if isinstance(error, ZhcacheError):
-        return error
-    log.exception("pull.defect")
-    return ZhcacheError(
-        "the daemon met a defect of its own: {kind}",
-        hint="zhcache logs has the details; please report it",
-        kind=type(error).__name__,
-    )

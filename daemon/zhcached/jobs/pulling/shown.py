@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from zhcache.errors import NotFound, UnsafeWeights
+from zhcache.protocol.messages import Trust
 from zhcache.protocol.names import RepoId, RepoPath, parse_path
 from zhcached.jobs.asking.brief import Brief
 from zhcached.jobs.pulling.listings import Kept
@@ -15,8 +16,8 @@ from zhcached.jobs.pulling.publishing import Whole
 from zhcached.sources.base import RemoteFile
 from zhcached.sources.pickles import ONLY_PICKLE
 from zhcached.sources.selection import select_served
-from zhcached.store.digest import Promise
-from zhcached.store.snapshots import Manifest
+from zhcached.store.digest import Committed, Promise
+from zhcached.store.snapshots import Manifest, ManifestFile
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +106,12 @@ def whole_of(listed: Listed) -> Whole:
         paths=frozenset(file.path for file in listed.files) - listed.left_out.keys(),
         left_out={**listed.left_out, **listed.unlisted},
     )
+
+
+def entry_of(file: RemoteFile, found: Committed, grade: Trust) -> ManifestFile:
+    """Returns what a manifest is to say of a file whose blob is here. Pure."""
+    kept = found.git_sha1 if found.git_sha1 == file.git_sha1 else None
+    return ManifestFile(file.path, found.size, found.sha256, kept, grade)
 
 
 def with_digest(file: RemoteFile, promised: Mapping[RepoPath, Promise]) -> RemoteFile:
