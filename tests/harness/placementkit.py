@@ -128,7 +128,18 @@ def model(name, variant=None, *, size=None, there=()):
     }
     heads = denoiser.get("num_attention_heads", 0)
     pipeline = PIPELINES.get(name, "")
-    return Model(held, calls, family_of(kind), heads, pipeline, frozenset(there))
+    family = family_of(kind)
+    asked = activation.Size(*size) if size else activation.own_size(denoiser, vae, family)
+    return Model(
+        held,
+        calls,
+        family,
+        heads,
+        pipeline,
+        frozenset(there),
+        tokens=0 if family.is_unet else activation.tokens(denoiser, vae, family, asked),
+        side=activation.side(denoiser, vae, family),
+    )
 
 
 def weights(repo, name):

@@ -1,4 +1,4 @@
-"""The highest of everything, and sums, folded sample by sample..
+"""The highest of everything, and sums, folded sample by sample.
 
 A process's highest resident memory is the kernel's own count, which misses nothing between two
 samples. It counts where it was surely reached in this span: by a process that began in it, or where

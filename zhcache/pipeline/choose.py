@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zhcache.errors import fill
 from zhcache.pipeline.fit import Fit, Form, Memory, fit
 from zhcache.pipeline.needs import form, needs
+from zhcache.placement.heard import model_of
+from zhcache.protocol.placement import WeightsList
 
 if TYPE_CHECKING:
     import torch
 
     from zhcache.protocol.messages import Resident, SnapshotDetail
+
+Weigh = Callable[[str | None], WeightsList]
+"""Returns what the daemon says of a variant, or of what was published."""
 
 
 def choose(
@@ -20,6 +27,7 @@ def choose(
     variant: str | None,
     memory: Memory,
     device: torch.device,
+    weigh: Weigh,
     warm: Iterable[Resident] = (),
 ) -> Fit:
     """Returns what is to be loaded onto ``device``.
@@ -29,6 +37,7 @@ def choose(
         variant: Which one is wanted; None leaves the choice, the published weights first.
         memory: What was asked for.
         device: ``cpu`` or a CUDA device.
+        weigh: Asks the daemon of a variant, and of what calls of it took.
         warm: What the daemon holds.
 
     Raises:
@@ -39,7 +48,10 @@ def choose(
     folders = {None: snapshot.path, **{n: made.path for n, made in snapshot.variants.items()}}
     names = folders if variant is None else [variant]
     there = _there(snapshot, device, warm)
-    forms = [_marked(form(Path(folders[name]), name), there) for name in names]
+    forms = [replace(form(Path(folders[name]), name), is_there=name in there) for name in names]
+    if device.type == "cuda":
+        # What was seen was seen on GPUs, whose kernels are others than the CPU's.
+        forms = [taught(each, weigh(each.variant)) for each in forms]
     # The more bits, the nearer to what was published.
     forms.sort(key=lambda each: (each.variant is not None, -each.bytes))
     calls = needs(Path(snapshot.path))
@@ -76,5 +88,10 @@ def _there(
     }
 
 
-def _marked(one: Form, there: set[str | None]) -> Form:
-    return Form(one.variant, one.parts, one.largest, is_there=one.variant in there)
+def taught(one: Form, heard: WeightsList) -> Form:
+    """Returns ``one`` with what calls of it were seen to take, if any were."""
+    if not heard.seen:
+        return one
+    model, _ = model_of(heard, None, 1)
+    notes = [fill(note.template, note.values) for note in model.notes]
+    return replace(one, needs=model.needs, note="; ".join(notes))

@@ -68,7 +68,7 @@ def fit(forms: Sequence[Form], needs: Needs, memory: Memory, *, free: int, is_cu
 
     Args:
         forms: The weights to choose from, the preferred first.
-        needs: What calls take beside them.
+        needs: What calls take beside them, where a form does not say it of its own.
         memory: What was asked for; a number of bytes is a bound beside ``free``.
         free: Bytes that the device has now.
         is_cuda: Whether weights can stay in host memory instead.
@@ -97,11 +97,12 @@ def _ways(forms: Sequence[Form], needs: Needs, *, is_cuda: bool) -> Iterator[Fit
     """Yields every way, the cheapest first."""
     for is_offloaded in (False, True) if is_cuda else (False,):
         for form in forms:
-            for is_tiled in (False, True) if needs.decode_tiled < needs.decode else (False,):
+            calling = form.needs or needs
+            for is_tiled in (False, True) if calling.decode_tiled < calling.decode else (False,):
                 # Two at once: while one layer computes, the next comes.
                 weights = 2 * form.largest if is_offloaded else form.bytes * (not form.is_there)
-                decode = needs.decode_tiled if is_tiled else needs.decode
-                calls = with_margin(max(needs.step, decode))
+                decode = calling.decode_tiled if is_tiled else calling.decode
+                calls = with_margin(max(calling.step, decode, calling.encode))
                 yield Fit(
                     form.variant,
                     is_tiled,
@@ -124,6 +125,8 @@ def _sentences(
         yield f"{name}: {shown(weights)} of weights on the device"
     how = "in tiles" if is_tiled else "whole"
     yield f"{shown(calls)} for calls, the autoencoder {how}"
+    if form.note:
+        yield form.note
 
 
 def _told(way: Fit, room: int, why: str) -> Fit:

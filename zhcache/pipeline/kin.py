@@ -10,6 +10,7 @@ import diffusers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from zhcache.errors import UsageError
+from zhcache.pipeline.named import of_diffusers
 
 
 def pipeline_class(name: object) -> type:
@@ -18,11 +19,7 @@ def pipeline_class(name: object) -> type:
     Raises:
         UsageError: There is none.
     """
-    is_name = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
-    try:
-        found = getattr(diffusers, str(name)) if is_name else None
-    except (AttributeError, ImportError, RuntimeError):
-        found = None
+    found = of_diffusers(name)
     if inspect.isclass(found) and issubclass(found, DiffusionPipeline):
         return found
     raise UsageError(

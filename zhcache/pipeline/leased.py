@@ -10,6 +10,7 @@ would change every pipeline of the process, ours or not.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import weakref
 from typing import Any, cast
@@ -42,6 +43,7 @@ def _end(client: Client, lease: Lease) -> None:
     client.close()
 
 
+_new = cast("Any", copyreg).__newobj__
 _held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
 _kinds: dict[type, type] = {}
 
@@ -92,6 +94,8 @@ def _make_kind(plain: type) -> type:
     def reduce(self: object, protocol: Any) -> Any:
         # A copy has no lease, so it is what it would be without us.
         made, arguments, *rest = cast("Any", plain).__reduce_ex__(self, protocol)
+        # pickle itself checks that what copyreg's makes is of the class of what it writes.
+        made = object.__new__ if made is _new else made
         swapped = tuple(plain if part is type(self) else part for part in arguments)
         return (made, swapped, *rest)
 

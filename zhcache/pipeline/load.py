@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zhcache.chinese.choose import check_asked
@@ -29,8 +30,12 @@ from zhcache.pipeline.options import (
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-    from zhcache.placement.result import Placed
+    from zhcache.protocol.placement import Placed
     from zhcache.protocol.residency import Arena
+
+
+_ENDLESS_S = 1e9
+"""A time to wait of thirty years or more is none."""
 
 
 def load_pipeline(
@@ -72,17 +77,16 @@ def load_pipeline(
             ``mode="resident"``; lists of prompts with a seed for each are made by all of them, with
             equal images however many. ``"parallel"``: such a worker makes each image on all of them
             together, faster where the model allows it; ``pipe.memory_report`` says how.
-            ``"split"``: in this process, components on different GPUs, text encoders in host memory
-            or the denoiser in pieces, whichever has room first. ``"offload"``: weights come from
-            host memory layer by layer. ``pipe.placement_report`` says why. ``"auto"``: of several
-            ``"replicate"`` with ``mode="resident"``, else one that has room, else ``"split"``.
+            ``"split"``: components on different GPUs, text encoders in host memory or the denoiser
+            in pieces, whichever has room first. ``"offload"``: weights come from host memory layer
+            by layer. ``pipe.placement_report`` says why. ``"auto"``: one that has room of several,
+            or with ``mode="resident"`` ``"replicate"`` if any could have; else ``"split"``.
         chinese: Who reads Chinese prompts; others are never touched. ``"native"``: the pipeline's
             own encoder, which can. ``"encoder"``: a Chinese one in its place.
             ``"adapter:NAME"``: an adapter into its space. ``"translate"``: a translator.
             ``"auto"``: the first of these that is there. None: texts go as they are.
             ``pipe.chinese_report`` says what became of those of the last call.
-        timeout: Seconds to wait for a download or for room; None waits as long as the daemon makes
-            progress.
+        timeout: Seconds to wait for a download or for room; None: as long as there is progress.
         attention: A backend of diffusers' ``set_attention_backend``.
         compile: Whether blocks that repeat are compiled at their first use.
         memory: ``"auto"``: made to fit into what the device has free; ``"low"``: to take as little
@@ -101,6 +105,7 @@ def load_pipeline(
         ZhcacheError: What else the daemon reported.
     """
     check_kinds(repo, variant, revision, timeout)
+    timeout = _as_sockets_take_it(timeout)
     check_options(variant, mode, placement, from_pretrained_kwargs)
     check_asked(chinese)
     keep = check_words(chinese_keep)
@@ -114,6 +119,11 @@ def load_pipeline(
     pipe, held = _attached(asked, None if timeout is None else time.monotonic() + timeout)
     of = held.lease.granted
     return bind(pipe, held, Reader(chinese, of.repo, of.commit, of.variant, keep))
+
+
+def _as_sockets_take_it(timeout: float | None) -> float | None:
+    """Returns None for what is as good as endless: sockets refuse so many seconds, and inf."""
+    return None if timeout is not None and timeout > _ENDLESS_S else timeout
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def _stand_in(
         variant=asked.variant,
         revision=asked.revision,
         device=asked.devices,
-        placement="parallel" if asked.placement == "parallel" else "replicate",
+        placement=placing.of_workers(asked.devices, asked.placement),
         chinese=chinese,
         chinese_keep=keep,
         timeout=timeout,
@@ -205,7 +215,12 @@ def _chosen(client: Client, asked: _Asked, memory: Memory, until: float | None) 
         commit = held.granted.commit
         snapshot = client.show(asked.repo, revision=commit)
         device = reading.device_of(asked.device)
-        return choose.choose(snapshot, asked.variant, memory, device, client.resident()), commit
+        weigh = partial(client.weights, asked.repo, revision=commit)
+        warm = client.resident()
+        found = choose.choose(
+            snapshot, asked.variant, memory, device, lambda name: weigh(variant=name), warm
+        )
+        return found, commit
     finally:
         held.end()
 

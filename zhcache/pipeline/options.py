@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from zhcache import arguments
 from zhcache.errors import UsageError
 from zhcache.pipeline.placing import PLANNED
 from zhcache.protocol.names import parse_variant
@@ -21,21 +22,13 @@ def check_kinds(repo: object, variant: object, revision: object, timeout: object
         UsageError: One cannot be meant.
     """
     is_time = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout >= 0
-    wrong = {
+    told = {
         "repo": (repo, isinstance(repo, str), "OWNER/NAME"),
         "variant": (variant, variant is None or isinstance(variant, str), "a name or None"),
         "revision": (revision, revision is None or isinstance(revision, str), "a name or None"),
         "timeout": (timeout, timeout is None or is_time, "seconds from 0 on, or None"),
     }
-    for name, (value, is_right, allowed) in wrong.items():
-        if not is_right:
-            raise UsageError(
-                "{name}={value} cannot be meant",
-                hint="it takes {allowed}",
-                name=name,
-                value=repr(value)[:80],
-                allowed=allowed,
-            )
+    arguments.check(told)
 
 
 def check_options(

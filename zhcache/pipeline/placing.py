@@ -1,4 +1,4 @@
-"""``load_pipeline(placement=...)`` in this process: when a plan is asked for, and which."""
+"""``load_pipeline(placement=...)``: when a plan is asked for, and which."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from zhcache.errors import NoSpace, UsageError
 
 if TYPE_CHECKING:
     from zhcache.client import Client
-    from zhcache.placement.result import Placed
     from zhcache.protocol.messages import Lease
+    from zhcache.protocol.placement import Placed
+    from zhcache.protocol.residency import Placement
 
 PLANNED = ("split", "offload")
 
@@ -21,24 +22,28 @@ def is_planned(devices: Sequence[str], placement: str) -> bool:
 
 
 def check(devices: Sequence[str], mode: str, placement: str, memory: object) -> None:
-    """Checks what goes with a placement that is planned for this process.
+    """Checks what goes with a placement that is planned.
 
     Raises:
         UsageError: An option does not.
     """
-    if placement in PLANNED and mode == "resident":
-        raise UsageError(
-            "placement={placement} is not in this release for mode='resident'",
-            hint="leave mode out: the pipeline runs in this process",
-            placement=repr(placement),
-        )
-    is_here = placement in (*PLANNED, "auto") and mode != "resident"
-    if memory is not None and is_here and is_planned(devices, placement):
+    is_auto = placement == "auto" and mode != "resident" and is_planned(devices, placement)
+    if memory is not None and (placement in PLANNED or is_auto):
         raise UsageError(
             "memory and placement={placement} exclude each other: a plan reckons with what is free",
             hint="leave memory out, or name one device and no placement",
             placement=repr(placement),
         )
+
+
+def of_workers(devices: Sequence[str], placement: str) -> Placement:
+    """Returns what several devices are for in workers of the daemon's."""
+    if placement == "auto" and len(devices) > 1:
+        return "auto"
+    for one in ("split", "offload", "parallel"):
+        if placement == one:
+            return one
+    return "replicate"
 
 
 def planned(client: Client, granted: Lease, devices: Sequence[str], placement: str) -> Placed:

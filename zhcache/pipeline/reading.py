@@ -51,7 +51,8 @@ def device_of(name: str) -> torch.device:
             hint="leave device out, or install the CUDA build of torch",
             device=name,
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    is_cuda = device.type == "cuda"
+    if (device.index or 0) >= torch.cuda.device_count() if is_cuda else not _is_reached(device):
         raise UsageError(
             "there is no device {device} here",
             hint="there is: {there}",
@@ -59,6 +60,15 @@ def device_of(name: str) -> torch.device:
             there=", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]),
         )
     return device
+
+
+def _is_reached(device: torch.device) -> bool:
+    import torch
+
+    try:
+        return not torch.empty(0, device=device).is_meta
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError):
+        return False
 
 
 def over_files(

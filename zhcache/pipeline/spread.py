@@ -10,7 +10,7 @@ from zhcache.errors import UsageError
 from zhcache.pipeline import crossing, lean
 from zhcache.placement.devices import CPU
 from zhcache.placement.model import phase_of
-from zhcache.placement.result import Placed
+from zhcache.protocol.placement import Placed
 
 _REFUSED = (
     "to",

@@ -45,9 +45,6 @@ MAX_LAYERS = 256
 LEAST_TEXT = 77
 """Tokens of a prompt where the denoiser sees none beside the image's: those of CLIP."""
 
-LEAST_SEEN = 0.5
-"""What was seen lowers an estimate no further: the next call may be another."""
-
 _WIDTH = 256
 _HIDDEN = 4096
 """Of a transformer whose configuration does not say it in known words: that of large ones."""
@@ -88,14 +85,6 @@ class Size:
     batch: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Bytes that calls of a size took at most on a device, weights left out."""
-
-    size: Size
-    bytes: int
-
-
 def known(config: Any) -> dict[str, int | bool | list[int]]:
     """Returns what of a component's configuration is reckoned with, without what is of no model."""
     if not isinstance(config, dict):
@@ -128,8 +117,8 @@ def own_size(denoiser: Config, vae: Config, family: Family) -> Size:
     """Returns the size a pipeline was made for."""
     latent = denoiser.get("sample_size")
     if latent and family.size is None:
-        side = latent * scale(vae, family)
-        return Size(side, side)
+        pixels = latent * scale(vae, family)
+        return Size(pixels, pixels)
     return Size(*(family.size or (SIDE, SIDE)))
 
 
@@ -137,6 +126,18 @@ def scale(vae: Config, family: Family) -> int:
     """Returns how many pixels a latent stands for, along a side."""
     stages = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or ()
     return family.per_latent or (2 ** (len(stages) - 1) if stages else PER_LATENT)
+
+
+def side(denoiser: Config, vae: Config, family: Family) -> int:
+    """Returns how many pixels a token of a transformer stands for, along a side."""
+    return scale(vae, family) * _patch(denoiser, family)
+
+
+def tokens(denoiser: Config, vae: Config, family: Family, size: Size) -> int:
+    """Returns how many tokens a transformer has of one image or film, texts left out."""
+    across, down = (math.ceil(pixels / scale(vae, family)) for pixels in (size.width, size.height))
+    patch = _patch(denoiser, family)
+    return family.frames * (across // patch) * (down // patch)
 
 
 def needs(
@@ -148,6 +149,7 @@ def needs(
     width: int,
     vae_width: int | None = None,
     size: Size | None = None,
+    has_text: bool = True,
 ) -> Needs:
     """Returns what calls take.
 
@@ -159,15 +161,16 @@ def needs(
         width: Bytes of a number.
         vae_width: Of the autoencoder's numbers, where they are others.
         size: Of a call; None is the pipeline's own size, one image.
+        has_text: Prompts are as long as they may be; else of no token.
     """
-    family = family_of(kind)
+    family = family_of(kind) if has_text else replace(family_of(kind), text=0)
     size = size or own_size(denoiser, vae, family)
     tile = min(vae.get("sample_size") or family.tile or MAX_COUNT, max(size.width, size.height))
     # Sides apart: a long narrow image has long narrow tiles only where it is longer than one.
     tiled = Size(min(tile, size.width), min(tile, size.height))
     decoded = vae_width or width
     return Needs(
-        _step(denoiser, family, size, scale(vae, family), width),
+        _step(denoiser, vae, family, size, width),
         _decode(vae, size, family, decoded),
         # Tiles and images come one after the other.
         _decode(vae, tiled, family, decoded),
@@ -175,36 +178,9 @@ def needs(
     )
 
 
-def corrected(reckoned: Needs, seen: Sequence[Seen], at: Mapping[Size, Needs]) -> Needs:
-    """Returns what is reckoned, brought to what calls took.
-
-    Which part of a call took it is not known, so that all of it grows or shrinks by the same: by
-    what the worst of the calls took for what was reckoned for it.
-
-    Args:
-        reckoned: For the size that is asked for.
-        seen: What calls took.
-        at: What was reckoned for each size of ``seen``.
-    """
-    ratios = [each.bytes / max(_most(at[each.size]), 1) for each in seen]
-    if not ratios:
-        return reckoned
-    by = max(*ratios, LEAST_SEEN)
-    return replace(
-        reckoned,
-        step=math.ceil(reckoned.step * by),
-        decode=math.ceil(reckoned.decode * by),
-        decode_tiled=math.ceil(reckoned.decode_tiled * by),
-    )
-
-
 def with_margin(count: int) -> int:
     """Returns what is to be kept free for calls that take ``count`` as they were counted."""
     return int(count * MARGIN)
-
-
-def _most(one: Needs) -> int:
-    return max(one.step, one.decode)
 
 
 def _decode(vae: Config, size: Size, family: Family, width: int) -> int:
@@ -216,18 +192,17 @@ def _decode(vae: Config, size: Size, family: Family, width: int) -> int:
     return images * size.width * size.height * widest * width
 
 
-def _step(denoiser: Config, family: Family, size: Size, per_latent: int, width: int) -> int:
-    across, down = (math.ceil(side / per_latent) for side in (size.width, size.height))
+def _step(denoiser: Config, vae: Config, family: Family, size: Size, width: int) -> int:
     if channels := denoiser.get("block_out_channels"):
+        of_one = scale(vae, family)
+        latents = math.ceil(size.width / of_one) * math.ceil(size.height / of_one)
         states = PLAIN_STATES if denoiser.get(PLAIN_FIRST) else UNET.states
-        return states * GUIDED * size.batch * family.frames * across * down * channels[0] * width
+        return states * GUIDED * size.batch * family.frames * latents * channels[0] * width
     heads, each = (denoiser.get(name) for name in ("num_attention_heads", "attention_head_dim"))
     hidden = heads * each if heads and each else denoiser.get("dim") or denoiser.get("hidden_size")
-    # Where a patch is one latent, latents are mostly packed by twos before.
-    patch = family.patch or max(denoiser.get("patch_size", 2), 2)
     passes = 1 if denoiser.get("guidance_embeds") or family.is_guided_apart else GUIDED
-    tokens = family.frames * (across // patch) * (down // patch) + family.text
-    return family.states * passes * size.batch * tokens * (hidden or _HIDDEN) * width
+    seen = tokens(denoiser, vae, family, size) + family.text
+    return family.states * passes * size.batch * seen * (hidden or _HIDDEN) * width
 
 
 def _encode(config: Config, family: Family, width: int) -> int:
@@ -236,6 +211,11 @@ def _encode(config: Config, family: Family, width: int) -> int:
     # Of each layer its result, as some pipelines take that of an inner one, and a cache's keys.
     states = TEXT_STATES + 2 * min(config.get("num_hidden_layers", 0), MAX_LAYERS)
     return states * tokens * hidden * width
+
+
+def _patch(denoiser: Config, family: Family) -> int:
+    # Where a patch is one latent, latents are mostly packed by twos before.
+    return family.patch or max(denoiser.get("patch_size", 2), 2)
 
 
 def _is_count(found: Any) -> bool:

@@ -67,6 +67,7 @@ class Machine:
         host: The memory of the machine, where weights can wait.
         links: What joins two, by both names.
         is_named: They were named, so that several are meant to be used.
+        is_host_ours: The devices are supposed, and ``host`` is that of this machine all the same.
     """
 
     devices: Sequence[Device]
@@ -74,6 +75,32 @@ class Machine:
     host: Device
     links: Mapping[frozenset[str], LinkKind] = field(default_factory=dict)
     is_named: bool = False
+    is_host_ours: bool = False
+
+    @property
+    def gpus(self) -> list[Device]:
+        """The GPUs among its devices, the roomiest first."""
+        found = [device for device in self.devices if device.name != CPU]
+        return sorted(found, key=lambda one: -one.room)
+
+    def groups(self) -> list[list[Device]]:
+        """Returns GPUs that one process can use together, each in one group at least.
+
+        In a group the one with most room for weights comes first, then those next to it.
+        """
+        gpus = sorted(self.gpus, key=lambda one: -one.left(0, 0))
+        groups: list[list[Device]] = []
+        for first in gpus:
+            if not any(first in group for group in groups):
+                groups.append(self._group(first, gpus))
+        return groups
+
+    def _group(self, first: Device, gpus: Sequence[Device]) -> list[Device]:
+        taken = [first]
+        for one in sorted(gpus, key=lambda one: self.distance(first.name, one.name)):
+            if one != first and all(self.link(one.name, each.name) != "none" for each in taken):
+                taken.append(one)
+        return taken
 
     def named(self, name: str) -> Device:
         """Returns the device of that name."""
@@ -93,7 +120,7 @@ class Machine:
         return cast("LinkKind", _ORDER[worst])
 
 
-def chosen(text: str | None, there: Machine) -> Machine:
+def chosen(text: str | None, there: Machine, host: int | None = None) -> Machine:
     """Returns the devices that ``text`` names.
 
     Args:
@@ -101,10 +128,13 @@ def chosen(text: str | None, there: Machine) -> Machine:
             ``cuda:0,cuda:1``. Or sizes of GPUs that are supposed, ``24GiB,24GiB``; behind the last
             ``@nvlink``, ``@pcie``, ``@system`` or ``@none`` for what joins them, else it is PCIe.
         there: The machine's own.
+        host: Bytes of memory that are free beside the devices; None is what is free here.
 
     Raises:
         UsageError: It cannot be meant, or a device is not there.
     """
+    if host is not None:
+        there = replace(there, host=Device(CPU, host, host))
     if text in (None, "auto"):
         gpus = [device for device in there.devices if device.name != CPU]
         names = [device.name for device in gpus] or [CPU]
@@ -117,7 +147,8 @@ def chosen(text: str | None, there: Machine) -> Machine:
         raise UsageError("more than {most} devices cannot be meant", most=MAX_DEVICES)
     sizes = [None if _NAMES.fullmatch(name) else bytes_of(name) for name in named]
     if all(size is not None for size in sizes):
-        return _supposed([size for size in sizes if size], link or "pcie", there)
+        supposed = _supposed([size for size in sizes if size], link or "pcie", there)
+        return replace(supposed, is_host_ours=host is None)
     if at or any(_NAMES.fullmatch(name) is None for name in named):
         raise _unmeant(text)
     found = [_found(name, there) for name in named]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from zhcache.i18n import mark
 from zhcache.placement.devices import Machine
 from zhcache.placement.model import Model
+from zhcache.placement.seen import Seen
 from zhcache.placement.sizes import shown
-from zhcache.placement.ways import Kind, Way
+from zhcache.placement.ways import Way
+from zhcache.protocol.placement import Kind, SeenCall
 from zhcache.protocol.sources import Phrase
 
 _WHY = {
@@ -34,6 +36,9 @@ _SPLIT = {
     "streamed": mark("the weights stay in host memory and come layer by layer, as was asked"),
 }
 
+_BY_WORKERS = ("copies", "guidance", "ulysses")
+"""Ways that begin with workers, of which several may be on one device."""
+
 
 def said(template: str, /, **values: object) -> Phrase:
     """Returns a sentence with its values."""
@@ -48,11 +53,26 @@ def reason(way: Way, model: Model, machine: Machine, *, is_asked: bool) -> list[
     told = said(
         why,
         device=gpus[0],
-        devices=", ".join(way.workers if way.how == "copies" else gpus),
+        devices=", ".join(way.workers if way.how in _BY_WORKERS else gpus),
         encoders=", ".join(model.named("encode")),
         component=", ".join(cut),
     )
     return [told, *_numbers(way, model, machine), *_beside(way, model, machine)]
+
+
+def by_workers(seen: Sequence[SeenCall]) -> list[Phrase]:
+    """Returns which calls corrected what is reckoned, if any did."""
+    sizes = dict.fromkeys(f"{one.width}x{one.height}" for one in seen)
+    calls = sum(one.calls for one in seen)
+    how = mark("what calls take is corrected by what was seen at {sizes} (calls: {calls})")
+    return [said(how, sizes=", ".join(sizes), calls=calls)] if seen else []
+
+
+def by_hand(seen: Sequence[Seen]) -> list[Phrase]:
+    """Returns that what is reckoned was corrected by what a person says, if it was."""
+    sizes = dict.fromkeys(f"{one.size.width}x{one.size.height}" for one in seen)
+    how = mark("what calls take is corrected by what was named for {sizes}")
+    return [said(how, sizes=", ".join(sizes))] if seen else []
 
 
 def over(device: str, need: int, free: int) -> Phrase:
@@ -90,14 +110,18 @@ def _numbers(way: Way, model: Model, machine: Machine) -> Iterator[Phrase]:
     if not way.is_tiled:
         how = mark("{bytes} of it are for calls, the autoencoder whole")
     yield said(how, bytes=shown(model.calls(model.parts, is_tiled=way.is_tiled)))
+    yield from model.notes
 
 
 def _beside(way: Way, model: Model, machine: Machine) -> Iterator[Phrase]:
     if there := model.there & set(way.takes):
         yield said(mark("the weights are on {devices} already"), devices=", ".join(sorted(there)))
+    if machine.is_host_ours and machine.host.name in way.takes:
+        yield said(mark("host memory is taken to be this machine's; --host-memory says otherwise"))
     unused = [name for name in dict.fromkeys(machine.workers) if name not in way.takes]
     if unused and machine.is_named:
         yield said(mark("{devices} is left out"), devices=", ".join(unused))
+    yield from way.notes
     if way.how == "ulysses" and (not model.heads or model.heads % len(way.workers)):
         yield said(mark("its attention heads do not divide among them and are padded"))
     if way.how == "ulysses" and machine.joined(list(way.takes)) != "nvlink":

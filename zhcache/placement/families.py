@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 DOUBLED = re.compile(
     r"(StableDiffusion(XL|3)?(ControlNet(Union)?|Adapter)?|Kolors|PixArt(Alpha|Sigma))"
@@ -34,12 +35,15 @@ class Family:
         is_guided_apart: Its pipeline runs the passes of guidance one after the other.
         decode_images: Images of the autoencoder's width that live at once when it decodes.
         has_plan: diffusers has a plan by which its tokens are shared among devices.
+        masks: When its pipeline masks a part of the texts; ``uneven`` is where they are of
+            different lengths. Said of those that have a plan.
         is_unet: It is a U-Net.
         size: Width and height it was made for; None where the configuration says it.
         per_latent: Pixels along a side that a latent stands for; 0 where the configuration says it.
         patch: Latents along a side that are one token; 0 where the configuration says it.
         tile: Pixels of an autoencoder's tile; 0 where the configuration says it.
         frames: Latent frames of a call; of images 1.
+        film: Frames of a call that comes to so many latent ones; of images 1.
     """
 
     name: str
@@ -48,20 +52,28 @@ class Family:
     is_guided_apart: bool = False
     decode_images: int = 3
     has_plan: bool = False
+    masks: Literal["never", "uneven", "always"] = "never"
     is_unet: bool = False
     size: tuple[int, int] | None = None
     per_latent: int = 0
     patch: int = 0
     tile: int = 0
     frames: int = 1
+    film: int = 1
 
 
 # What was not counted is taken for the one that holds most of its kind.
 UNET = Family("U-Net", states=26, text=0, is_unet=True)
-UNET_FILM = replace(UNET, name="U-Net of films", frames=25, decode_images=24)
+UNET_FILM = replace(UNET, name="U-Net of films", frames=25, film=25, decode_images=24)
 UNKNOWN = Family("transformer", states=22)
 FILM = Family(
-    "transformer of films", states=22, decode_images=64, size=(832, 480), tile=256, frames=21
+    "transformer of films",
+    states=22,
+    decode_images=64,
+    size=(832, 480),
+    tile=256,
+    frames=21,
+    film=81,
 )
 FAMILIES = {
     "UNet2DConditionModel": UNET,
@@ -69,7 +81,13 @@ FAMILIES = {
     "Flux2Transformer2DModel": Family("FLUX.2", states=22, has_plan=True),
     # Its autoencoder, as Wan's, is one of films, that decodes an image as their first frame.
     "QwenImageTransformer2DModel": Family(
-        "Qwen-Image", states=15, is_guided_apart=True, has_plan=True, decode_images=18, tile=256
+        "Qwen-Image",
+        states=15,
+        is_guided_apart=True,
+        has_plan=True,
+        masks="uneven",
+        decode_images=18,
+        tile=256,
     ),
     "WanTransformer3DModel": Family(
         "Wan",
@@ -80,25 +98,30 @@ FAMILIES = {
         size=(832, 480),
         tile=256,
         frames=21,
+        film=81,
     ),
     "LTXVideoTransformer3DModel": Family(
         "LTX-Video",
         states=17,
         text=128,
         has_plan=True,
+        masks="always",
         decode_images=33,
         size=(704, 512),
         per_latent=32,
         patch=1,
         tile=512,
         frames=21,
+        film=161,
     ),
     "SD3Transformer2DModel": Family("SD3", states=13, text=333),
     "PixArtTransformer2DModel": Family("PixArt", states=12, text=300),
     "HunyuanDiT2DModel": Family("HunyuanDiT", states=17, text=333),
     "ZImageTransformer2DModel": Family("Z-Image", states=17),
     "CogView4Transformer2DModel": Family("CogView4", states=13, text=1024),
-    "LTX2VideoTransformer3DModel": replace(FILM, name="LTX-2", has_plan=True),
+    "LTX2VideoTransformer3DModel": replace(
+        FILM, name="LTX-2", text=1024, has_plan=True, masks="always"
+    ),
     "HeliosTransformer3DModel": replace(FILM, name="Helios", has_plan=True),
     "ChronoEditTransformer3DModel": replace(FILM, name="ChronoEdit", has_plan=True),
     "MiniMaxH3Transformer3DModel": replace(FILM, name="MiniMax-H3", has_plan=True),

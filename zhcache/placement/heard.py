@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from zhcache.placement import activation
-from zhcache.placement.activation import Needs, Seen, Size, corrected
+from zhcache.placement.activation import Needs, Size
 from zhcache.placement.devices import CPU, Device, LinkKind, Machine
+from zhcache.placement.explain import by_hand, by_workers
 from zhcache.placement.families import family_of
 from zhcache.placement.model import Model, phase_of
+from zhcache.placement.seen import Seen, corrected, learned
 from zhcache.placement.sizes import Part
 from zhcache.protocol.placement import DeviceList, WeightsList, WeightsPart
+from zhcache.protocol.sources import Phrase
 
 
 def machine_of(heard: DeviceList, there: Collection[str] = ()) -> Machine:
@@ -46,7 +50,7 @@ def model_of(
     size: Size | None,
     batch: int,
     there: Collection[str] = (),
-    seen: Sequence[Seen] = (),
+    seen: Sequence[Seen] | None = None,
 ) -> tuple[Model, Size]:
     """Returns a pipeline for calls of a size, and that size.
 
@@ -55,7 +59,7 @@ def model_of(
         size: Of a call's images; None is the pipeline's own.
         batch: Images at once.
         there: Names of devices that hold its weights already.
-        seen: What calls of it took, weights left out.
+        seen: What a person says that calls of it took; None is what ``heard`` has seen.
     """
     weighted = {name: one for name, one in heard.parts.items() if one.bytes}
     denoiser = _denoiser(weighted)
@@ -68,7 +72,7 @@ def model_of(
     asked = Size(own.width, own.height, batch)
     encoders = [one.config for name, one in weighted.items() if phase_of(name) == "encode"]
 
-    def calls(at: Size) -> Needs:
+    def calls(at: Size, *, has_text: bool = True) -> Needs:
         return activation.needs(
             config,
             vae_config,
@@ -77,13 +81,31 @@ def model_of(
             width=_width(denoiser.dtype if denoiser else ""),
             vae_width=_width(vae.dtype if vae else ""),
             size=at,
+            has_text=has_text,
         )
 
-    needs = corrected(calls(asked), seen, {each.size: calls(each.size) for each in seen})
+    notes: list[Phrase] = []
+    if seen is None:
+        alike = [one for one in heard.seen if one.frames == family.film]
+        needs, used = learned(asked, alike, calls, partial(calls, has_text=False))
+        notes += by_workers(used)
+    else:
+        needs = corrected(calls(asked), seen, {each.size: calls(each.size) for each in seen})
+        notes += by_hand(seen)
     heads = config.get("num_attention_heads", 0)
     parts = {name: _part(one) for name, one in weighted.items()}
     heads = heads if isinstance(heads, int) else 0
-    return Model(parts, needs, family, heads, heard.pipeline, frozenset(there)), asked
+    return Model(
+        parts,
+        needs,
+        family,
+        heads,
+        heard.pipeline,
+        frozenset(there),
+        notes,
+        tokens=0 if family.is_unet else activation.tokens(config, vae_config, family, asked),
+        side=activation.side(config, vae_config, family),
+    ), asked
 
 
 def _denoiser(parts: dict[str, WeightsPart]) -> WeightsPart | None:

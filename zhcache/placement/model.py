@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 from zhcache.placement.activation import Needs, with_margin
 from zhcache.placement.families import UNKNOWN, Family
 from zhcache.placement.sizes import Part
+from zhcache.protocol.sources import Phrase
 
 Phase = Literal["encode", "denoise", "decode"]
 PHASES: tuple[Phase, ...] = ("encode", "denoise", "decode")
@@ -32,6 +33,9 @@ class Model:
         heads: Of its denoiser's attention; 0 where that is not known.
         pipeline: The class of the pipeline.
         there: Names of devices that hold the weights already, shared.
+        notes: What is to be said of ``needs`` beside their number.
+        tokens: Of one image or film in its denoiser, texts left out; 0 where that is not known.
+        side: Pixels along a side of a token.
     """
 
     parts: Mapping[str, Part]
@@ -40,6 +44,9 @@ class Model:
     heads: int = 0
     pipeline: str = ""
     there: frozenset[str] = field(default_factory=frozenset)
+    notes: Sequence[Phrase] = ()
+    tokens: int = 0
+    side: int = 0
 
     @cached_property
     def bytes(self) -> int:

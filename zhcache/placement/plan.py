@@ -10,16 +10,17 @@ all: it is done for who asks for it, never by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zhcache.errors import NoSpace, UsageError
 from zhcache.i18n import mark
 from zhcache.placement import explain, ways
-from zhcache.placement.devices import CPU, Device, Machine
+from zhcache.placement.devices import Device, Machine
 from zhcache.placement.explain import said
 from zhcache.placement.model import Model
-from zhcache.placement.parallel import cut_of
-from zhcache.placement.ways import KINDS, How, Kind, Way
+from zhcache.placement.parallel import shared
+from zhcache.placement.ways import KINDS, Way
+from zhcache.protocol.placement import How, Kind
 from zhcache.protocol.sources import Phrase
 
 AUTO = "auto"
@@ -82,10 +83,12 @@ def decide(model: Model, machine: Machine, placement: str = AUTO) -> Plan:
     for found in _tried(model, machine, kind):
         if isinstance(found, Way):
             rejected += _not_tried(found, rejected) if kind is None else []
-            why = explain.reason(found, model, machine, is_asked=kind is not None)
+            # What fits nowhere whole is split for that, whoever asked for it.
+            is_asked = kind is not None and (kind != "split" or _is_whole(model, machine))
+            why = explain.reason(found, model, machine, is_asked=is_asked)
             return Plan(found, why, rejected)
         rejected.append(found)
-    raise _nothing(rejected)
+    raise _nothing(rejected, machine)
 
 
 def _kind(placement: str) -> Kind | None:
@@ -131,6 +134,11 @@ def _single(model: Model, machine: Machine) -> Iterator[Found]:
     )  # fmt: skip
 
 
+def _is_whole(model: Model, machine: Machine) -> bool:
+    """Tells whether a device has room for all of it."""
+    return any(isinstance(found, Way) for found in _single(model, machine))
+
+
 def _replicate(model: Model, machine: Machine) -> Iterator[Found]:
     workers = machine.workers
     found = (ways.copies(model, machine, workers, is_tiled=tiled) for tiled in _tilings(model))
@@ -155,52 +163,60 @@ def _replicate_where_it_fits(model: Model, machine: Machine) -> Iterator[Found]:
 
 
 def _split(model: Model, machine: Machine) -> Iterator[Found]:
-    devices = _together(machine)
-    if not devices:
+    gpus = machine.gpus
+    if not gpus:
         yield Rejected("split", None, said(mark("there is no GPU to split it with")))
         return
-    # What fits on one device whole is split only for who asks: then not all to the first.
-    is_spread = (
-        ways.one(model, devices[0], is_tiled=False).takes[devices[0].name] <= devices[0].free
-    )
-    apart = (
-        ways.apart(model, devices, is_tiled=is_tiled, is_spread=is_spread)
-        for is_tiled in _tilings(model)
-    )
-    if len(devices) > 1:
-        nowhere = said(mark("there is a component that has room on no device"))
-        yield from _first(apart, machine, Rejected("split", "apart", nowhere))
-    else:
+    groups = [group for group in machine.groups() if len(group) > 1]
+    if not groups:
         why = said(mark("there is one GPU that a process can use, not several"))
         yield Rejected("split", "apart", why)
-    yield from _first(
-        (ways.freed(model, devices[0], machine.host, is_tiled=tiled) for tiled in _tilings(model)),
-        machine,
-        Rejected(
-            "split", "freed", said(mark("there is no text encoder that could wait in host memory"))
-        ),
+    else:
+        nowhere = said(mark("there is a component that has room on no device"))
+        yield from _first(_apart(model, groups), machine, Rejected("split", "apart", nowhere))
+    waiting = (
+        ways.freed(model, device, machine.host, is_tiled=is_tiled)
+        for is_tiled in _tilings(model)
+        for device in gpus
     )
-    if len(devices) > 1:
-        pieces = (ways.sharded(model, devices, is_tiled=tiled) for tiled in _tilings(model))
+    none = said(mark("there is no text encoder that could wait in host memory"))
+    yield from _first(waiting, machine, Rejected("split", "freed", none))
+    if groups:
+        pieces = (
+            ways.sharded(model, group, is_tiled=is_tiled)
+            for is_tiled in _tilings(model)
+            for group in groups
+        )
         little = said(mark("all devices together have too little room for it in pieces"))
         yield from _first(pieces, machine, Rejected("split", "sharded", little))
 
 
+def _apart(model: Model, groups: Sequence[Sequence[Device]]) -> Iterator[Way | None]:
+    for is_tiled in _tilings(model):
+        for group in groups:
+            # What fits on one device whole is split only for who asks: then not all to the first.
+            calls = model.calls(model.parts, is_tiled=False)
+            is_spread = group[0].left(model.bytes, calls) >= 0
+            yield ways.apart(model, group, is_tiled=is_tiled, is_spread=is_spread)
+
+
 def _offload(model: Model, machine: Machine) -> Iterator[Found]:
-    gpus = sorted(_gpus(machine), key=lambda one: -one.room)
     found = (
-        ways.streamed(model, gpus[0], machine.host, is_tiled=tiled)
+        ways.streamed(model, device, machine.host, is_tiled=tiled)
         for tiled in _tilings(model)
-        if gpus
+        for device in machine.gpus[:1]
     )
     none = Rejected("offload", "streamed", said(mark("there is no GPU that it could come to")))
     yield from _first(found, machine, none)
 
 
 def _parallel(model: Model, machine: Machine) -> Iterator[Found]:
-    how, workers = cut_of(model, machine)
+    cut = shared(model, machine)
     found = (
-        ways.copies(model, machine, workers, is_tiled=tiled, kind="parallel", how=how)
+        replace(
+            ways.copies(model, machine, cut.workers, is_tiled=tiled, kind="parallel", how=cut.how),
+            notes=cut.notes,
+        )
         for tiled in _tilings(model)
     )
     yield from _first(found, machine)
@@ -248,24 +264,6 @@ def _tilings(model: Model) -> tuple[bool, ...]:
     return (False, True) if model.needs.decode_tiled < model.needs.decode else (False,)
 
 
-def _gpus(machine: Machine) -> list[Device]:
-    return [device for device in machine.devices if device.name != CPU]
-
-
-def _together(machine: Machine) -> list[Device]:
-    """Returns the GPUs that one process can use, the roomiest first, then those next to it."""
-    gpus = sorted(_gpus(machine), key=lambda one: -one.room)
-    if not gpus:
-        return []
-    first, *others = gpus
-    others.sort(key=lambda one: (machine.distance(first.name, one.name), -one.room))
-    taken = [first]
-    for one in others:
-        if machine.joined([*(each.name for each in taken), one.name]) != "none":
-            taken.append(one)
-    return taken
-
-
 def _not_tried(way: Way, tried: Sequence[Rejected]) -> list[Rejected]:
     seen = {each.kind for each in tried} | {way.kind}
     return [
@@ -273,7 +271,7 @@ def _not_tried(way: Way, tried: Sequence[Rejected]) -> list[Rejected]:
     ]
 
 
-def _nothing(rejected: Sequence[Rejected]) -> NoSpace | UsageError:
+def _nothing(rejected: Sequence[Rejected], machine: Machine) -> NoSpace | UsageError:
     short = [each for each in rejected if each.short is not None]
     if not short:
         why = rejected[-1].why
@@ -283,6 +281,11 @@ def _nothing(rejected: Sequence[Rejected]) -> NoSpace | UsageError:
         "make a smaller variant (zhcache prefetch REPO --variant int8), ask for a smaller image, or"
         " free memory: zhcache ps"
     )
+    if machine.is_host_ours and any(e.why.values["device"] == machine.host.name for e in short):
+        hint = mark(
+            "weights could wait in host memory, which is taken to be this machine's: suppose more,"
+            " --host-memory 128GiB"
+        )
     if "most" in least.why.values:
         return NoSpace(
             "the pipeline fits in no way that was looked at: as {placement}, {need} of weights are"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from zhcache.placement.activation import Needs
+
 DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -69,12 +71,16 @@ class Form:
         parts: Bytes of each component's weights.
         largest: Bytes of the largest single tensor, which offloading moves as one.
         is_there: The device has them already, shared, so that they cost nothing more.
+        needs: What calls of this form were seen to take; None where none was seen.
+        note: How that is known.
     """
 
     variant: str | None
     parts: Mapping[str, int]
     largest: int
     is_there: bool = False
+    needs: Needs | None = None
+    note: str = ""
 
     @property
     def bytes(self) -> int:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import get_args
 
 from zhcache.placement.devices import CPU, Device, Machine
-from zhcache.placement.model import Model, phase_of
+from zhcache.placement.model import Model
+from zhcache.placement.packing import largest_first, packed
+from zhcache.protocol.placement import How, Kind, Use
+from zhcache.protocol.sources import Phrase
 
-Kind = Literal["single", "replicate", "split", "parallel", "offload"]
-KINDS: tuple[Kind, ...] = ("single", "replicate", "split", "parallel", "offload")
-How = Literal["one", "copies", "apart", "freed", "sharded", "guidance", "ulysses", "streamed"]
-Use = Literal["whole", "copy", "shard", "streamed"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Way:
         weights: Bytes of them that are weights, which lie there all the time.
         workers: The devices that make a whole image each; of several, one process for each.
         is_tiled: The autoencoder works in tiles.
+        notes: What is to be said of it beside.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Way:
     weights: Mapping[str, int]
     workers: Sequence[str] = field(default_factory=tuple)
     is_tiled: bool = False
+    notes: Sequence[Phrase] = ()
 
 
 def one(model: Model, device: Device, *, is_tiled: bool) -> Way:
@@ -92,25 +94,15 @@ def apart(
 ) -> Way | None:
     """Returns the way with whole components on few devices, None where one fits on none of them.
 
-    The largest first, each to the first device that still has room for it and its calls: so that
-    what fits beside another is beside it, and no device is used that is not needed.
-
     Args:
         model: What is placed.
         devices: In the order in which they are to be used.
         is_tiled: The autoencoder works in tiles.
         is_spread: Text encoders go to another device than the first.
     """
-    held: dict[str, list[str]] = {device.name: [] for device in devices}
-    for name in _largest_first(model):
-        is_away = is_spread and phase_of(name) == "encode"
-        for device in devices[1:] if is_away else devices:
-            names = [*held[device.name], name]
-            if device.left(model.weights(names), model.calls(names, is_tiled=is_tiled)) >= 0:
-                held[device.name] = names
-                break
-        else:
-            return None
+    held = packed(model, devices, is_tiled=is_tiled, is_spread=is_spread)
+    if held is None:
+        return None
     where = {name: device for device, names in held.items() for name in names}
     by_name = {device.name: device for device in devices}
     return Way(
@@ -234,15 +226,6 @@ def _held(model: Model, name: str) -> int:
     return 0 if name in model.there else model.bytes
 
 
-def _largest_first(model: Model) -> list[str]:
-    """Returns the components by what they take with their calls: a small VAE decodes in much."""
-
-    def takes(name: str) -> int:
-        return model.parts[name].bytes + model.calls([name], is_tiled=False)
-
-    return sorted(model.parts, key=takes, reverse=True)
-
-
 def _first_of(model: Model, where: Mapping[str, str]) -> str:
     denoisers = model.named("denoise") or list(model.parts)
     return where[max(denoisers, key=lambda name: model.parts[name].bytes)]
@@ -258,7 +241,7 @@ def _rest(
         names = [*held[device.name], name]
         return device.left(model.weights(names), model.calls(names, is_tiled=is_tiled))
 
-    for name in _largest_first(model):
+    for name in largest_first(model):
         if name != cut:
             held[max(devices, key=lambda device, name=name: left(device, name)).name].append(name)
     return held

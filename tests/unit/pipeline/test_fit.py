@@ -1,9 +1,13 @@
 """How pipelines are made to fit: a table of models, devices and wishes, and the way expected."""
 
+import msgspec
 import pytest
 
+from harness.placementkit import weights
 from zhcache.errors import NoSpace, UsageError
+from zhcache.pipeline.choose import taught
 from zhcache.pipeline.fit import Fit, Form, Needs, fit, parse
+from zhcache.protocol.placement import SeenCall
 
 GIB = 2**30
 # FLUX.1 and SD 1.5, in GiB: weights, the largest tensor, a step, decoding whole and in tiles.
@@ -45,6 +49,22 @@ def chosen(sizes, needs, memory, free_gib, *, is_cuda=True) -> Fit:
 def test_the_cheapest_way_that_fits(sizes, needs, memory, free, expected):
     found = chosen(sizes, needs, memory, free)
     assert (found.variant, found.is_tiled, found.is_offloaded) == expected
+
+
+def test_a_form_of_which_calls_were_seen_is_fitted_by_them():
+    heard = weights("lab/sd15", "sd15")
+    (form,) = forms({None: 2.0})
+    assert taught(form, heard) == form
+    call = SeenCall(width=512, height=512, step=GIB, decode=3 * GIB, calls=2)
+    calm = fit([form], SD15_NEEDS, "auto", free=4 * GIB, is_cuda=True)
+    assert not calm.is_offloaded
+    seen = taught(form, msgspec.structs.replace(heard, seen=[call]))
+    found = fit([seen], SD15_NEEDS, "auto", free=4 * GIB, is_cuda=True)
+    assert found.is_offloaded
+    assert "corrected by what was seen at 512x512 (calls: 2)" in str(found)
+    # Of other forms nothing was seen.
+    other = Form("fp16", {"unet": 2 * GIB}, GIB // 10)
+    assert fit([seen, other], SD15_NEEDS, "auto", free=4 * GIB, is_cuda=True).variant == "fp16"
 
 
 def test_nothing_is_chosen_that_is_reckoned_over_what_is_free():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from harness.placementkit import GIB, PUBLISHED, machine, model
 from zhcache.errors import UsageError
-from zhcache.placement.activation import Needs, Seen, Size, corrected, known, needs
+from zhcache.placement.activation import known, needs
 from zhcache.placement.devices import Device, Machine, chosen
 from zhcache.placement.model import phase_of
 from zhcache.placement.sizes import Tensor, bytes_of, part
@@ -80,22 +80,6 @@ def test_whatever_a_configuration_says_calls_are_of_this_world(config):
     # Twenty is the highest power of what is believed, twice for a side.
     assert all(0 <= count < 2**90 for count in (told.step, told.decode, told.decode_tiled))
     assert 0 < told.encode < 2**60
-
-
-AT = {Size(512, 512): Needs(100, 400, 200), Size(1024, 1024): Needs(400, 1600, 200)}
-
-
-def test_what_was_seen_corrects_what_is_reckoned():
-    reckoned = AT[Size(1024, 1024)]
-    more = corrected(reckoned, [Seen(Size(512, 512), 600)], AT)
-    assert more == Needs(600, 2400, 300)
-    # The worst of them counts.
-    worst = corrected(reckoned, [Seen(Size(512, 512), 600), Seen(Size(1024, 1024), 3200)], AT)
-    assert worst == Needs(800, 3200, 400)
-    less = corrected(reckoned, [Seen(Size(512, 512), 300)], AT)
-    assert less == Needs(300, 1200, 150)
-    assert corrected(reckoned, [Seen(Size(512, 512), 1)], AT) == Needs(200, 800, 100)
-    assert corrected(reckoned, [], AT) == reckoned
 
 
 def test_devices_by_name_and_by_size():

@@ -1,14 +1,18 @@
 """Where pipelines are placed: a table of families, variants and devices, and the way expected."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.placementkit import GIB, machine, model
 from zhcache.errors import NoSpace, UsageError, fill
 from zhcache.placement.activation import Needs
-from zhcache.placement.devices import Device, Machine
+from zhcache.placement.devices import Device, Machine, chosen
 from zhcache.placement.model import Model
+from zhcache.placement.packing import packed
 from zhcache.placement.plan import decide
 from zhcache.placement.simulate import simulate
+from zhcache.placement.sizes import Part
 
 FITS = "all of it fits on gpu0"
 EACH = "makes images of its own"
@@ -183,6 +187,26 @@ def test_host_memory_is_as_scarce_as_that_of_devices():
     assert decide(model("flux"), machine("28GiB", host=16)).way.how == "freed"
 
 
+def test_supposed_gpus_with_this_machines_memory_are_told_to_be():
+    ours, note = machine("28GiB", host=16), "taken to be this machine's"
+    assert note in told(decide(model("flux"), ours).reason)
+    assert note not in told(decide(model("sd15"), ours).reason)
+    with pytest.raises(NoSpace) as failed:
+        decide(model("flux"), machine("24GiB", host=16), "offload")
+    assert "--host-memory 128GiB" in failed.value.hint
+    there = machine(None, host=16, there=(24,))
+    for text in ("24GiB", "cuda:0"):
+        plan = decide(model("flux"), chosen(text, there, 40 * GIB))
+        assert plan.way.how == "streamed"
+        assert note not in told(plan.reason)
+    with pytest.raises(NoSpace) as failed:
+        decide(model("flux"), chosen("24GiB", there, 20 * GIB))
+    assert "--host-memory" not in failed.value.hint
+    assert decide(model("sd15"), chosen("cpu", there, 4 * GIB)).way.takes.keys() == {"cpu"}
+    with pytest.raises(NoSpace, match=r"2.00 GiB are free"):
+        decide(model("sd15"), chosen("cpu", there, 2 * GIB))
+
+
 def kept_to(most, *free):
     return [
         Device(f"cuda:{n}", 80 * GIB, each * GIB, most=most * GIB) for n, each in enumerate(free)
@@ -202,6 +226,45 @@ def test_weights_keep_to_their_share_of_a_device():
     assert decide(model("flux"), two).way.how == "apart"
     cut = Machine(kept_to(18, 80, 80), ["cuda:0", "cuda:1"], host, is_named=True)
     assert decide(model("flux"), cut).way.how == "sharded"
+
+
+def test_encoders_wait_beside_whichever_gpu_has_room():
+    host = Device("cpu", 512 * GIB, 512 * GIB)
+    full = Device("cuda:0", 80 * GIB, 40 * GIB, most=0)
+    free = Device("cuda:1", 80 * GIB, 28 * GIB)
+    plan = decide(model("flux"), Machine([full, free], ["cuda:0", "cuda:1"], host))
+    assert (plan.way.how, plan.way.workers) == ("freed", ("cuda:1",))
+
+
+def test_gpus_that_reach_each_other_are_used_where_the_roomiest_reaches_none():
+    host = Device("cpu", 512 * GIB, 512 * GIB)
+    gpus = [Device(f"cuda:{n}", 80 * GIB, free * GIB) for n, free in enumerate((25, 24, 23))]
+    names = [gpu.name for gpu in gpus]
+    links = {frozenset(("cuda:0", other)): "none" for other in names[1:]}
+    there = Machine(gpus, names, host, links)
+    assert [[one.name for one in group] for group in there.groups()] == [names[:1], names[1:]]
+    plan = decide(model("sd35"), there, "split")
+    assert (plan.way.how, set(plan.way.takes)) == ("apart", set(names[1:]))
+    assert decide(model("flux"), replace(there, links={**links, frozenset(names[1:]): "none"})).way
+
+
+def test_a_large_component_makes_way_for_two_that_fit_nowhere_else():
+    sizes = {"text_encoder": 3, "text_encoder_2": 3, "image_encoder": 4}
+    parts = {name: Part(size * GIB) for name, size in sizes.items()}
+    gpus = machine("4.5GiB,6.5GiB", host=0)
+    plan = decide(Model(parts, Needs(0, 0, 0)), gpus)
+    where = {name: list(place.shares) for name, place in plan.way.places.items()}
+    assert where == {
+        "text_encoder": ["gpu1"],
+        "text_encoder_2": ["gpu1"],
+        "image_encoder": ["gpu0"],
+    }
+
+
+def test_where_nothing_fits_the_search_ends():
+    parts = {f"c{n}": Part(5 * GIB + n) for n in range(20)}
+    gpus = [Device(f"cuda:{n}", 80 * GIB, 11 * GIB + n) for n in range(9)]
+    assert packed(Model(parts, Needs(0, 0, 0)), gpus, is_tiled=False, is_spread=False) is None
 
 
 def test_a_pipeline_without_weights_is_none():

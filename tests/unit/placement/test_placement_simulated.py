@@ -23,9 +23,10 @@ BYTES = st.integers(0, 40 * GIB)
 @st.composite
 def parts(draw):
     size = draw(BYTES)
-    # Hundreds of tensors at most: each is an event of the simulator's.
-    block = draw(st.integers(size // 64, size))
-    return Part(size, largest=draw(st.integers(block // 8, block)), block=block)
+    # Hundreds of tensors at most: each is an event of the simulator's. Rounded up, as bytes lie in
+    # some tensor: none is a part of which nothing is known.
+    block = draw(st.integers(-(-size // 64), size))
+    return Part(size, largest=draw(st.integers(-(-block // 8), block)), block=block)
 
 
 @st.composite

@@ -19,6 +19,8 @@ WRONG = {
     "seen by area": {"seen": {4096: 1}},
     "nothing seen": {"seen": {(64, 64): 0}},
     "less than nothing": {"seen": {(64, 64): -1}},
+    "no memory": {"host_memory": 0},
+    "memory in words": {"host_memory": "much"},
     "more than there is": {"seen": {(64, 64): 2**63}},
 }
 
