@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,27 @@ from zhcache.protocol.ready import make_ready
 # from each other (four times the time, measured). Read by libgomp when torch is imported; how many
 # threads there are, which decides last bits, stays.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and every program that a test
+# starts would inherit that and outlive the Ctrl-C it is sent.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps what tests and torch bring, which stays, out of every look for garbage.
+
+    To look through it again and again while it grows is half of what collecting takes, and half a
+    second of every full look that comes after.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -36,6 +61,19 @@ def own_language() -> Iterator[None]:
         os.environ.pop("LANGUAGE", None)
     else:
         os.environ["LANGUAGE"] = before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_many_threads_of_torch_for_all() -> Iterator[None]:
+    """Refuses a module that changed how many threads torch takes in threads to come.
+
+    The number that was set last is every new thread's, and those that have one keep it. It decides
+    last bits: a worker that is a thread would draw other images than stock beside it.
+    """
+    yield
+    if torch := sys.modules.get("torch"):
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads()
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ import pytest
 REPO = "test/tiny"
 
 
+@pytest.mark.parametrize("mode", ["attach", "resident"])
 def test_gpu_components_apart_and_encoders_in_host_memory_draw_what_one_gpu_draws(
-    cuda, served, painter, monkeypatch
+    cuda, served, painter, monkeypatch, mode
 ):
     import torch
 
@@ -23,8 +24,8 @@ def test_gpu_components_apart_and_encoders_in_host_memory_draw_what_one_gpu_draw
     for name, value in served.environ.items():
         monkeypatch.setenv(name, value)
     for devices, how in ((["cuda:0", "cuda:1"], "apart"), (["cuda:0"], "freed")):
-        with zhcache.load_pipeline(REPO, device=devices, placement="split") as pipe:
+        with zhcache.load_pipeline(REPO, mode=mode, device=devices, placement="split") as pipe:
             assert pipe.placement_report.how == how
-            drawn = draw("attach", pipe)
+            drawn = draw(mode, pipe)
         assert drawn["digest"] == whole["digest"]
         assert drawn["colours"] > 20

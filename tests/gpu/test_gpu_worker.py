@@ -8,6 +8,7 @@ from collections import deque
 
 import pytest
 
+import zhcache
 from zhcache.protocol import frames
 from zhcache.protocol.residency import (
     Call,
@@ -26,6 +27,7 @@ from zhcached.residency.launch.launch import Direct
 from zhcached.residency.nvml import gpus
 from zhcached.workers import sandbox
 
+REPO = "test/tiny"
 WAIT_S = 120.0
 
 
@@ -79,3 +81,33 @@ def test_gpu_resident_worker_calls_its_pipeline(direct):
         worker.kill()
         worker.wait(WAIT_S)
         worker.line.close()
+
+
+def test_gpu_memory_of_a_call_is_read_phase_by_phase(cuda):
+    import torch
+
+    from zhcached.workers.taking import highest_on
+
+    device = torch.device(cuda)
+    kept = torch.zeros(64 * 2**20, dtype=torch.uint8, device=device)
+    highest = highest_on(device)
+    for count in (32 * 2**20, 8 * 2**20):
+        torch.zeros(count, dtype=torch.uint8, device=device)
+        assert highest() == count
+    assert highest() == 0
+    del kept
+    # Less than there was at first is no less than nothing.
+    assert highest() == 0
+
+
+def test_gpu_daemon_learns_what_a_call_took(cuda, served, painter):
+    painter("resident", cuda, REPO, served).ask("draw")
+    with zhcache.Client(served.socket) as client:
+        (seen,) = client.weights(REPO).seen
+        told = client.plan(REPO, devices=cuda)
+    pixels = seen.batch * seen.width * seen.height
+    assert seen.calls == 1
+    # Pixels in three colours are there at the end, whatever the autoencoder's width.
+    assert seen.decode >= 3 * 2 * pixels
+    assert 0 < seen.step < 2**30
+    assert f"seen at {seen.width}x{seen.height}" in told.reason

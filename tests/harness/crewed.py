@@ -29,6 +29,8 @@ GRACE_S = 5.0
 HANGS = {"does": "hang"}
 DIES = {"does": "die"}
 RAISES = {"does": "raise"}
+REFUSES = {"does": "refuse"}
+PROMPT = "nobody else's business"
 
 # What rank 0 and rank 1 do in each call.
 SCENARIOS: dict[str, Sequence[tuple[dict[str, Any], dict[str, Any]]]] = {
@@ -36,6 +38,8 @@ SCENARIOS: dict[str, Sequence[tuple[dict[str, Any], dict[str, Any]]]] = {
     "both raise": [(RAISES, RAISES), ({}, {})],
     "rank 1 raises alone": [(HANGS, RAISES), ({}, {})],
     "rank 0 raises alone": [(RAISES, HANGS), ({}, {})],
+    "rank 1 refuses alone": [(HANGS, REFUSES), ({}, {})],
+    "rank 1 refuses once all is done": [({}, REFUSES), ({}, {})],
     "rank 1 dies": [(HANGS, DIES), ({}, {})],
     "rank 1 does not end": [({}, HANGS), ({}, {})],
     "rank 1 raises once all is done": [({}, RAISES), ({}, {})],
@@ -151,6 +155,8 @@ def _do(what: str | None, folder: Path, rank: int, call: int) -> None:
         threading.Event().wait()
     elif what == "raise":
         raise RuntimeError(f"rank {rank} raises")
+    elif what == "refuse":
+        raise ValueError(f"of no use: {PROMPT}")
     elif what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from harness import prepared
 
 DEADLINE_S = 30.0
 BIN = Path(sys.executable).parent
@@ -42,12 +44,8 @@ class Daemon:
         self.socket = folder / "api.sock"
         self.config = folder / "config.toml"
         self.log = folder / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.environ = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("ZHCACHE_", "HF_", "XDG_", "LC_")) and key != "LANGUAGE"
-        } | {
+        self.process: subprocess.Popen[bytes] | prepared.Forked | None = None
+        self.environ = prepared.plain() | {
             "HOME": str(folder / "user"),
             "LANG": "C.UTF-8",
             "ZHCACHE_HOME": str(self.home),
@@ -66,7 +64,7 @@ class Daemon:
     def start(self, **environ: str) -> Daemon:
         """Starts the process and waits until it answers."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = self._forked(log.fileno(), environ) or subprocess.Popen(
                 [*self.before, sys.executable, "-m", "zhcached"],
                 stdout=log,
                 stderr=log,
@@ -75,6 +73,11 @@ class Daemon:
             )
         until(lambda: self._answers() or self._died(), "the daemon answers")
         return self
+
+    def _forked(self, log: int, environ: Mapping[str, str]) -> prepared.Forked | None:
+        if self.before:
+            return None
+        return prepared.start("zhcached", (), self.environ | environ, log, log)
 
     def _answers(self) -> bool:
         # A command line here would cost each start of a daemon a third more.
@@ -132,17 +135,33 @@ class Daemon:
         self, *arguments: str, check: bool = True, timeout: float = 120, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs the command line to its end."""
-        done = subprocess.run(
-            [str(BIN / "zhcache"), *arguments],
-            capture_output=True,
-            text=True,
-            env=self.environ | environ,
-            timeout=timeout,
-            check=False,
-        )
+        done = self._run(arguments, self.environ | environ, timeout)
         if check and done.returncode != 0:
             raise AssertionError(f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+    @staticmethod
+    def _run(
+        arguments: Sequence[str], environ: Mapping[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+            forked = prepared.start("zhcache", arguments, environ, out.fileno(), err.fileno())
+            if forked is None:
+                return subprocess.run(
+                    [str(BIN / "zhcache"), *arguments],
+                    capture_output=True,
+                    text=True,
+                    env=environ,
+                    timeout=timeout,
+                    check=False,
+                )
+            try:
+                code = forked.wait(timeout)
+            finally:
+                forked.kill()
+            for stream in (out, err):
+                stream.seek(0)
+            return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
     def json(self, *arguments: str, code: int = 0, **environ: str):
         """Runs a command with ``--json`` and returns the last line's object."""

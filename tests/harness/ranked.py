@@ -1,11 +1,13 @@
 """``python -m harness.ranked FOLDER CASE...``: pictures of one process, and of two that split them.
 
-Every case is drawn by one process and by two ranks that were forked for it, on gloo; prints one
-JSON object for each case. Nothing is imported twice: all are forks of a process with one thread.
+Every case is drawn by one process and by two ranks that were forked for it, on gloo, or by as many
+as the case says (``qwen-image:uneven-texts:3``); prints one JSON object for each case. Nothing is
+imported twice: all are forks of a process with one thread.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -23,12 +25,11 @@ def main() -> None:
     template.prepare(scratch)
     template.fill_up()
     for case in sys.argv[2:]:
-        family, _, kind = case.partition(":")
-        alone = ranks(
-            1, scratch, lambda rank, folder, f=family, k=kind: draw(f, k, 1, rank, folder)
-        )
-        two = ranks(2, scratch, lambda rank, folder, f=family, k=kind: draw(f, k, 2, rank, folder))
-        print(json.dumps({"case": case, **compared(alone, two)}), flush=True)
+        family, kind, count = (*case.split(":"), "", "")[:3]
+        drawing = functools.partial(draw, family, kind, int(count or 2))
+        alone = ranks(1, scratch, functools.partial(drawing, 1))
+        several = ranks(int(count or 2), scratch, functools.partial(drawing, int(count or 2)))
+        print(json.dumps({"case": case, **compared(alone, several)}), flush=True)
 
 
 def ranks(count: int, scratch: Path, work: Callable[[int, Path], Any]) -> list[Any]:
@@ -54,22 +55,57 @@ def _fork(rank: int, folder: Path, work: Callable[[int, Path], Any]) -> int:
     os._exit(0)
 
 
-def compared(alone: list[Any], two: list[Any]) -> dict[str, Any]:
+def compared(alone: list[Any], several: list[Any]) -> dict[str, Any]:
     """Returns by how much the pictures differ at most, and what the ranks told."""
-    if errors := [one["error"] for one in [*alone, *two] if "error" in one]:
-        return {"errors": errors, "at": [one.get("at") for one in two]}
-    pairs = zip(alone[0]["picture"], two[0]["picture"], strict=True)
+    if errors := [one["error"] for one in [*alone, *several] if "error" in one]:
+        return {"errors": errors, "at": [one.get("at") for one in several]}
+    pairs = zip(alone[0]["picture"], several[0]["picture"], strict=True)
     return {
         "difference": max(abs(one - other) for one, other in pairs),
-        "ranks_agree": two[0]["picture"] == two[1]["picture"],
+        "ranks_agree": all(one["picture"] == several[0]["picture"] for one in several),
         "spread": max(alone[0]["picture"]) - min(alone[0]["picture"]),
-        "way": two[0]["way"],
-        "splits": two[0]["splits"],
+        "way": several[0]["way"],
+        "splits": several[0]["splits"],
     }
 
 
-def draw(family: str, kind: str, count: int, rank: int, folder: Path) -> dict[str, Any]:
-    """Returns one family's latents, as a flat list, and how they were split."""
+FLASH = "_native_flash"
+
+
+def flash_on_cpu() -> None:
+    """Gives torch what a CPU has no kernel for: attention that tells its sums, as ring needs."""
+    import torch
+
+    def attend(
+        query: Any,
+        key: Any,
+        value: Any,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        return_debug_mask: bool = False,
+        *,
+        scale: float | None = None,
+    ) -> tuple[Any, ...]:
+        assert not is_causal
+        scores = query @ key.transpose(-2, -1) * (scale or query.shape[-1] ** -0.5)
+        none = torch.empty(0)
+        sums = scores.logsumexp(-1)
+        return (scores.softmax(-1) @ value, sums, none, none, 0, 0, none, none, none)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_scaled_dot_product_flash_attention", attend, "CPU")
+    # It is registered for as long as this lives.
+    KEPT.append(library)
+
+
+KEPT: list[Any] = []
+
+
+def draw(family: str, kind: str, parts: int, count: int, rank: int, folder: Path) -> dict[str, Any]:
+    """Returns one family's latents, as a flat list, and how they were split.
+
+    Their height divides by ``parts``: gloo, unlike NCCL, gathers parts of one length alone.
+    """
     import torch
     from diffusers import DiffusionPipeline
 
@@ -84,7 +120,7 @@ def draw(family: str, kind: str, count: int, rank: int, folder: Path) -> dict[st
     arguments: dict[str, Any] = {
         "prompt": "a red house",
         "num_inference_steps": 8,
-        "height": 64,
+        "height": 32 * parts,
         "width": 64,
         "generator": torch.Generator("cpu").manual_seed(7),
         "output_type": "latent",
@@ -93,7 +129,11 @@ def draw(family: str, kind: str, count: int, rank: int, folder: Path) -> dict[st
     way, guidance = "", []
     if count > 1:
         join(folder, rank, count, torch.device("cpu"))
-        splitting = Splitting(pipeline, torch.device("cpu"))
+        attention = FLASH if kind.startswith("ring") else None
+        if attention is not None:
+            flash_on_cpu()
+            pipeline.transformer.set_attention_backend(attention)
+        splitting = Splitting(pipeline, torch.device("cpu"), attention)
         way, guidance = splitting.way.name, splitting.guidance
     made = pipeline(**arguments).images
     return {
@@ -125,8 +165,26 @@ def _odd_text(pipeline: Any, arguments: dict[str, Any]) -> Any:
     return pipeline
 
 
+def _odd_size(pipeline: Any, arguments: dict[str, Any]) -> Any:
+    """Asks for five by five tokens, of two by two latents each."""
+    arguments |= dict.fromkeys(("height", "width"), 5 * 2 * pipeline.vae_scale_factor)
+    return pipeline
+
+
 def _negative(pipeline: Any, arguments: dict[str, Any]) -> Any:
     arguments |= {"negative_prompt": "rain", "true_cfg_scale": 2.0, "num_inference_steps": 2}
+    return pipeline
+
+
+def _uneven_texts(pipeline: Any, arguments: dict[str, Any]) -> Any:
+    """Has texts of different lengths, of which the shorter is masked."""
+    arguments |= {"prompt": ["a red house", "a red house by the sea, under a dark sky"]}
+    return pipeline
+
+
+def _shifted_texts(pipeline: Any, arguments: dict[str, Any]) -> Any:
+    """As uneven ones, and so long that of three parts only the first is longer."""
+    arguments |= {"prompt": ["a red house", "a red house by the sea, under a dark sky."]}
     return pipeline
 
 
@@ -157,18 +215,27 @@ def _inpaint(pipeline: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _controlled(pipeline: Any, arguments: dict[str, Any]) -> Any:
-    import torch
-    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
     from PIL import Image
 
-    torch.manual_seed(3)
-    net = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(8, 8, 8, 8))
-    with torch.no_grad():
-        # Its last layers begin as zeros, which would change nothing.
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.05)
+    from harness import controlled
+
     arguments["image"] = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
-    return _quiet(StableDiffusionControlNetPipeline(**pipeline.components, controlnet=net.eval()))
+    return _quiet(controlled.over(pipeline))
+
+
+def _ancestral(pipeline: Any, arguments: dict[str, Any]) -> Any:
+    """Draws noise at every step; its guidance is scaled back."""
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    arguments["guidance_rescale"] = 0.7
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
+def _guessing(pipeline: Any, arguments: dict[str, Any]) -> Any:
+    """Gives the ControlNet the half with the prompt alone, and zeros for the other."""
+    arguments["guess_mode"] = True
+    return _controlled(pipeline, arguments)
 
 
 def _quiet(pipeline: Any) -> Any:
@@ -181,11 +248,18 @@ CASES: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "unguided": _unguided,
     "several": _several,
     "odd-text": _odd_text,
+    "odd-size": _odd_size,
     "negative": _negative,
+    "uneven-texts": _uneven_texts,
+    "shifted-texts": _shifted_texts,
+    "ring": _plain,
+    "ring-uneven-texts": _uneven_texts,
     "fixed-size": _fixed_size,
     "from-image": _from_image,
     "inpaint": _inpaint,
     "controlled": _controlled,
+    "guessing": _guessing,
+    "ancestral": _ancestral,
 }
 
 if __name__ == "__main__":

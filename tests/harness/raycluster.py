@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -114,8 +115,6 @@ def lose(first: str, second: str, out: str) -> None:
 
 def open_to_all(socket_path: str) -> None:
     """Uses a cluster without a token: refused, then told that it will do, then as if it had one."""
-    import ray
-
     from zhcache import cluster as clustered
 
     with cluster(socket_path, has_token=False) as (started, _):
@@ -130,10 +129,67 @@ def open_to_all(socket_path: str) -> None:
         say(made=[one.seed for one in made])
         refused(lambda: clustered.generate("org/none", ["x"], **asked))
         served.stop()
-        # The last word: what Ray took from the environment before it keeps.
-        ray.shutdown()
-        os.environ["RAY_AUTH_MODE"] = "token"
         refused(lambda: clustered.serve(REPOS, address=address))
+        # In a process of its own: what Ray took from the environment before it keeps.
+        _said_by([_script("call", address, REPOS[0], RAY_AUTH_MODE="token")])
+
+
+def share(first: str, second: str) -> None:
+    """Two scripts begin at once where nothing is served; then what is served is replaced midway."""
+    from zhcache import cluster as clustered
+
+    with cluster(first, second) as (started, _):
+        address = started.address
+        wrong = {"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "f" * 64}
+        _said_by([_script("call", address, REPOS[0], **wrong)])
+        _said_by([_script("call", address, repo) for repo in REPOS])
+        refused(lambda: clustered.serve(REPOS, address=address, nodes=3))
+        served = clustered.serve(REPOS, address=address, device="cpu")
+        seen: list[str] = []
+
+        def on_made(_: int, made: clustered.Made) -> None:
+            seen.append(made.node)
+            if len(seen) == LOSE_AFTER:
+                again = clustered.serve(REPOS, address=address, device="cpu", depth=4)
+                from ray import serve
+
+                say(was=served.name, now=again.name, there=sorted(serve.status().applications))
+
+        made = clustered.generate(*batch(), address=address, on_made=on_made, **ARGUMENTS)
+        say(made=len(made))
+
+
+def call(address: str, repo: str) -> None:
+    """A script that makes a few images of one model."""
+    from zhcache import cluster as clustered
+
+    def made() -> None:
+        prompts = [f"a red house, number {number}" for number in range(6)]
+        images = clustered.generate(repo, prompts, address=address, device="cpu", **ARGUMENTS)
+        say(repo=repo, made=len(images))
+
+    refused(made)
+
+
+def _script(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    return begun("harness.raycluster", *arguments, **environ)
+
+
+def begun(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    """Starts a module as another script on the same machine; its lines can be read."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env=os.environ | environ,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _said_by(begun: list[subprocess.Popen[bytes]]) -> None:
+    for one in begun:
+        said, _ = one.communicate(timeout=STUCK_S)
+        for line in said.splitlines():
+            if line.startswith(b"{"):
+                say(**json.loads(line))
 
 
 def refused(call: Callable[[], object]) -> None:
@@ -143,7 +199,7 @@ def refused(call: Callable[[], object]) -> None:
     try:
         call()
     except ZhcacheError as error:
-        say(refused=error.code, message=error.message)
+        say(refused=error.code, exit=error.exit_code, message=error.message, hint=error.hint)
 
 
 REPOS = ["org/one", "org/two"]
@@ -164,5 +220,7 @@ def say(**what: Any) -> None:
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(STUCK_S, exit=True)
-    loopback_alone()
-    {"lose": lose, "open": open_to_all}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] != "call":
+        loopback_alone()
+    asked = {"lose": lose, "open": open_to_all, "share": share, "call": call}[sys.argv[1]]
+    asked(*sys.argv[2:])

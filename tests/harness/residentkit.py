@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,12 @@ from zhcache.protocol.names import parse_repo
 from zhcached.api import residents as conversation
 from zhcached.api.peer import Peer
 from zhcached.config import ResidencyConfig
+from zhcached.convert.weighed import weighed
+from zhcached.residency.devices import Devices as RealDevices
+from zhcached.residency.resident.planned import Placements
 from zhcached.residency.resident.residents import Residents
 from zhcached.residency.resident.timeouts import Timeouts
+from zhcached.residency.topology import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 10.0
@@ -80,7 +85,7 @@ class Launcher:
         self.started.append(worker)
         return worker
 
-    def end(self) -> None:
+    def close(self) -> None:
         for worker in self.started:
             worker.kill()
             worker.wait(WAIT_S)
@@ -107,12 +112,16 @@ class Arenas:
 
     def __init__(self) -> None:
         self.held: list[str] = []
+        self.asked: list[tuple[str, Any]] = []
         self.fds: list[int] = []
         self.uids: set[int] = set()
         self.bytes = 0
 
-    def attach(self, lease_id, repo, commit, uid, device, *, on_progress, cancelled, **_):
+    def attach(
+        self, lease_id, repo, commit, uid, device, *, on_progress, cancelled, components=None
+    ):
         self.held.append(lease_id)
+        self.asked.append((device, components))
         self.uids.add(uid)
         on_progress(residency.Progress(note="fills"))
         table = residency.Table(component="unet", library="x", class_name="Y", tensors=[])
@@ -121,6 +130,9 @@ class Arenas:
 
     def bytes_on(self, device):
         return self.bytes
+
+    def bytes_of(self, repo, commit, uid, device):
+        return 0
 
     def idle_on(self, device):
         return 0
@@ -198,9 +210,11 @@ class Client:
         assert not self._thread.is_alive()
 
 
+_HEADER = b'{"a":{"dtype":"U8","shape":[900],"data_offsets":[0,900]}}'.ljust(92)
+
 PIPELINE = {
     "model_index.json": json.dumps({"_class_name": "Tiny", "unet": ["diffusers", "U"]}).encode(),
-    "unet/diffusion_pytorch_model.safetensors": bytes(1000),
+    "unet/diffusion_pytorch_model.safetensors": b"\x5c" + bytes(7) + _HEADER + bytes(900),
 }
 
 
@@ -217,16 +231,28 @@ class House:
         vram=2**40,
         timeouts=None,
         arenas=None,
+        gpus=None,
+        weigh=None,
+        look=None,
+        launcher=None,
         **config,
     ):
         for name in ("lab/one", "lab/two", "lab/three"):
             publish(store, PIPELINE, repo=parse_repo(name))
-        self.launcher = Launcher(**(told or {}))
+        self.launcher = launcher or Launcher(**(told or {}))
         self.arenas: Any = arenas or Arenas()
         settings = ResidencyConfig(**config)
+        devices: Any = Devices(ram, vram)
+        if gpus is not None:
+            devices = RealDevices(gpus, lambda: ram)
+        placements = Placements(
+            weigh or partial(weighed, store),
+            look or partial(machine, None, devices, share=settings.vram),
+        )
         times = {"keep_alive": settings.keep_alive, "call": settings.call_timeout}
         self.residents = Residents(
-            store, settings, clock, self.launcher, Devices(ram, vram), self.arenas,
+            store, settings, clock, self.launcher, devices, self.arenas,
+            placements,
             Timeouts(**{**times, **(timeouts or {})}),
         )  # fmt: skip
         self.clients: list[Client] = []
@@ -267,4 +293,4 @@ class House:
         for client in self.clients:
             client.close()
         self.residents.close()
-        self.launcher.end()
+        self.launcher.close()

@@ -14,8 +14,11 @@ import socket
 import sys
 import time
 
+import msgspec
+
 from zhcache.protocol import frames, residency
 from zhcache.protocol.messages import ErrorInfo
+from zhcache.protocol.placement import SeenCall
 
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
@@ -104,11 +107,15 @@ class StandIn:
             error = ErrorInfo(code="usage", message="no such argument")
             self.send(residency.Failed(id=call.id, error=error))
             return
+        if took := call.arguments.get("took"):
+            number = call.id + (do == "took of another")
+            self.send(residency.Took(id=number, seen=msgspec.convert(took, SeenCall)))
         given = [read_all(fd).decode() for fd in fds]
         fields = {"got": call.arguments, "seed": call.seed, "memory": given, "pid": os.getpid(),
                   "nth": self.calls, "options": self.load.options,
                   "part": [self.load.part, self.load.parts], "devices": self.load.devices,
                   "arenas": [arena.device for arena in self.load.arenas],
+                  "plan": self.load.plan and self.load.plan.how,
                   "artifacts": [a.decode() for a in self.artifacts]}  # fmt: skip
         out = []
         if do in ("image", "unsealed"):

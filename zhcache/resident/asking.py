@@ -93,12 +93,15 @@ def check_output(wanted: object) -> None:
 def seeds(value: Any) -> int | list[int] | None:
     """Returns ``seed=`` as it travels: one whole number, or one for each image.
 
+    Args:
+        value: A number; or several, as a list, a range, an array or a tensor ``(images,)``.
+
     Raises:
         UsageError: It is something else, or torch takes no such seed.
     """
     if value is None:
         return None
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)) or len(getattr(value, "shape", ())) == 1:
         return [_seed(one) for one in value]
     return _seed(value)
 

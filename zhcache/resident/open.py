@@ -54,7 +54,9 @@ def open_resident(
         on_progress: Told what is waited for while the worker starts; None shows it on a terminal.
         unaided: Starts no daemon and fetches nothing; what is not there is an error.
         chinese_keep: As ``load_pipeline`` takes it.
-        placement: What several devices are for; with ``parallel`` one worker has them all.
+        placement: What several devices are for; with all but ``replicate`` one worker has them.
+            ``auto`` is ``replicate`` where one of them could have room for all of it, else
+            ``split``.
 
     Raises:
         UsageError: An option that cannot be meant.
@@ -73,7 +75,7 @@ def open_resident(
         revision=revision,
         variant=variant,
         device=devices[0],
-        devices=devices if len(devices) > 1 or placement == "parallel" else [],
+        devices=devices if len(devices) > 1 or placement != "replicate" else [],
         placement=placement,
         options=_encoded_options(given),
         attention=attention,
@@ -113,7 +115,9 @@ def _named(device: str | Sequence[str]) -> list[str]:
 
 def _check_several(request: ResidentRequest, first: Conversation) -> None:
     opened = first.opened
-    if (len(opened.devices), opened.placement) != (len(request.devices), request.placement):
+    wanted = ("replicate", "split") if request.placement == "auto" else (request.placement,)
+    is_counted = opened.plan is not None or len(opened.devices) == len(request.devices)
+    if opened.placement not in wanted or not is_counted:
         first.close()
         raise VersionMismatch(
             "the daemon knows nothing of several devices",

@@ -20,16 +20,17 @@ import msgspec
 from zhcache.chinese.texts import is_text
 from zhcache.errors import UsageError
 from zhcache.protocol.prompts import OwnRead
-
-NUMBER = "num_images_per_prompt"
-"""A pipeline that takes it makes images; those that make a video's frames take another."""
+from zhcache.resident.counts import NUMBER, length_of, prompts_of, times_of
 
 _EMBEDS = re.compile(r"(negative_)?(pooled_)?prompt_(embeds|attention_mask)(_mask|_\d)?")
-_IMAGES = ("image", "mask_image")
+_IMAGES = ("image", "mask_image", "control_image")
 _NETS = ("controlnet_conditioning_scale", "adapter_conditioning_scale")
-"""Of pipelines that take several images for one: a list of images is not one for each prompt."""
+"""Of pipelines that may take several images for one: with several nets a list has one for each."""
 
-_KIN = re.compile(r"(?!.*(?:ControlNet|Adapter))\w+(?:Img2Img|Inpaint)Pipeline")
+_KIN = re.compile(
+    r"(?!.*(?:Adapter|Union|XS))(?:\w+(?:Img2Img|Inpaint)"
+    r"|(?:StableDiffusion(?:XL|3)?|Flux|Kolors|PixArt(?:Alpha|Sigma)|QwenImage)(?:ControlNet)?)Pipeline"
+)
 
 _SHARED = frozenset({
     "timesteps", "sigmas", "original_size", "target_size", "crops_coords_top_left",
@@ -73,7 +74,9 @@ def of_kin(class_name: str, own: Collection[str]) -> Collection[str]:
         class_name: Of the class; nobody here has it to ask it.
         own: Parameters of the one that the components are of.
     """
-    return (NUMBER,) if NUMBER in own and _KIN.fullmatch(class_name) else ()
+    if NUMBER not in own or not _KIN.fullmatch(class_name):
+        return ()
+    return (NUMBER, _NETS[0]) if "ControlNet" in class_name else (NUMBER,)
 
 
 def split(
@@ -83,6 +86,7 @@ def split(
     workers: int,
     batch: int | None = None,
     conditions: Mapping[str, Any] | None = None,
+    has_one_net: bool = False,
 ) -> list[Part]:
     """Returns the calls that together are the call with ``arguments``; none: it is made whole.
 
@@ -92,6 +96,7 @@ def split(
         workers: How many there are.
         batch: How many images are made together, where that was said.
         conditions: As ``zhcache.chinese.conditions`` has them.
+        has_one_net: As ``Opened`` says it.
 
     Raises:
         UsageError: ``batch`` is no number of images, or the call cannot be cut.
@@ -104,7 +109,7 @@ def split(
             value=repr(batch)[:80],
             allowed="a number of images from 1 on",
         )
-    call = _Call.of(arguments, parameters)
+    call = _Call.of(arguments, parameters, has_one_net=has_one_net)
     bounds = [] if call is None else call.bounds(workers, batch)
     if call is None or not bounds:
         if batch is not None:
@@ -130,20 +135,21 @@ class _Call:
     by_image: Collection[str]
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], parameters: Collection[str]) -> _Call | None:
+    def of(
+        cls, arguments: Mapping[str, Any], parameters: Collection[str], *, has_one_net: bool
+    ) -> _Call | None:
         """Returns the call; None where something cannot be told."""
-        times = arguments.get(NUMBER)
-        times = 1 if times is None else times
-        prompts = _prompts(arguments)
-        if NUMBER not in parameters or type(times) is not int or times < 1 or not prompts:
+        times, prompts = times_of(arguments), prompts_of(arguments)
+        if NUMBER not in parameters or not times or not prompts:
             return None
-        may_list = times == 1 and not any(name in parameters for name in _NETS)
+        has_nets = any(name in parameters for name in _NETS)
+        may_list = times == 1 and (has_one_net or not has_nets)
         by_prompt: set[str] = set()
         by_image: set[str] = set()
         for name, value in arguments.items():
             if not _is_many(value) or name in _SHARED:
                 continue
-            if name in ("seed", "generator", "latents") and _length(value) == prompts * times:
+            if name in ("seed", "generator", "latents") and length_of(value) == prompts * times:
                 by_image.add(name)
             elif _is_by_prompt(name, value, prompts, may_list=may_list):
                 by_prompt.add(name)
@@ -183,18 +189,8 @@ class _Call:
         return Part(made, _of_places(conditions, places), places)
 
 
-def _prompts(arguments: Mapping[str, Any]) -> int:
-    """Returns how many prompts there are; 0 where that cannot be told."""
-    prompt = arguments.get("prompt")
-    if isinstance(prompt, str):
-        return 1
-    if prompt is not None:
-        return len(prompt) if isinstance(prompt, (list, tuple)) else 0
-    return _length(arguments.get("prompt_embeds"))
-
-
 def _is_by_prompt(name: str, value: Any, prompts: int, *, may_list: bool) -> bool:
-    if _length(value) != prompts:
+    if length_of(value) != prompts:
         return False
     is_list = isinstance(value, (list, tuple))
     if is_text(name):
@@ -217,13 +213,6 @@ def _is_shared(name: str, value: Any) -> bool:
 
 def _is_many(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
-
-
-def _length(value: Any) -> int:
-    shape = getattr(value, "shape", None)
-    if shape is not None:
-        return int(shape[0]) if len(shape) else 0
-    return len(value) if isinstance(value, (list, tuple)) else 0
 
 
 def _picked(value: Any, places: Sequence[int]) -> Any:

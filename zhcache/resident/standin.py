@@ -6,24 +6,26 @@ do (its components, their weights, moving them) it refuses with an error that sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from zhcache import arguments as kinds
 from zhcache.chinese.reader import Reader
 from zhcache.chinese.report import ChineseReport
 from zhcache.errors import UsageError
+from zhcache.protocol.placement import Placed
 from zhcache.protocol.prompts import OwnRead
 from zhcache.protocol.residency import Call, Returned
 from zhcache.protocol.residency import Step as StepDone
-from zhcache.resident import asking
+from zhcache.resident import asking, counts
 from zhcache.resident.decode import Decoder
 from zhcache.resident.encode import Encoder
 from zhcache.resident.gather import gathered
 from zhcache.resident.result import Result
 from zhcache.resident.session import Session
 from zhcache.resident.split import Part, of_kin, split
-from zhcache.resident.steps import Steps
+from zhcache.resident.steps import NoTensors, Steps, check_untouched
 
 
 class NotHere(UsageError, AttributeError):
@@ -42,6 +44,8 @@ class ResidentPipeline:
         class_name: The pipeline's class in diffusers.
         parameters: What a call takes.
         memory_report: How it was made to fit, where that was asked for.
+        placement_report: Where its components are, and why, when it was opened; None where all of
+            them are on each device.
     """
 
     repo: str
@@ -52,6 +56,7 @@ class ResidentPipeline:
     class_name: str
     parameters: tuple[str, ...]
     memory_report: str
+    placement_report: Placed | None
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class ResidentPipeline:
             "class_name": class_name or opened.class_name,
             "parameters": () if class_name else tuple(opened.parameters),
             "memory_report": opened.memory_report,
+            "placement_report": opened.plan,
             "_session": session,
             "_scheduler": scheduler,
             "_other": class_name,
@@ -140,10 +146,11 @@ class ResidentPipeline:
         whole = self._prepared(arguments)
         parts = split(
             whole.arguments,
-            self.parameters or of_kin(self.class_name, self._session.opened.parameters),
+            self._known,
             workers=self._session.workers,
             batch=batch,
             conditions=whole.conditions,
+            has_one_net=self._session.opened.has_one_net,
         ) or [whole]
         own: dict[int, list[OwnRead]] = {}
 
@@ -156,6 +163,11 @@ class ResidentPipeline:
         every = {(one.argument, one.place): one for place in sorted(own) for one in own[place]}
         self._reader.add_own(whole.arguments, list(every.values()))
         return results[0] if len(results) == 1 else gathered(results)
+
+    @property
+    def _known(self) -> Collection[str]:
+        """What is known of the parameters."""
+        return self.parameters or of_kin(self.class_name, self._session.opened.parameters)
 
     def _prepared(self, arguments: dict[str, Any]) -> Part:
         """Returns a whole call, its Chinese read."""
@@ -185,7 +197,7 @@ class ResidentPipeline:
                 return
             step = steps.count(place, event.step, event.total)
             if step is not None:
-                _check_untouched(callback(self, step, event.timestep, _NoTensors()))
+                check_untouched(callback(self, step, event.timestep, NoTensors()))
 
         def read(place: int, answer: Returned, fds: list[int]) -> None:
             given, encoder = flying.pop(place)
@@ -199,7 +211,13 @@ class ResidentPipeline:
         """Returns a stand-in for another pipeline class of diffusers over the same components.
 
         For instance ``pipe.using("StableDiffusionImg2ImgPipeline")``. It shares this one's lease.
+
+        Raises:
+            UsageError: It is no name; whether there is such a class is said at the first call.
         """
+        is_name = isinstance(class_name, str) and bool(class_name)
+        named = "the name of a pipeline class of diffusers"
+        kinds.check({"class_name": (class_name, is_name, named)})
         return ResidentPipeline(
             self._session, scheduler=self._scheduler, class_name=class_name, reader=self._reader
         )
@@ -237,6 +255,9 @@ class ResidentPipeline:
             arguments = dict(kwargs)
             asking.check(arguments, tuple(arguments))
         asking.check_output(arguments.get("output_type"))
+        # All of them before the call is cut: each part would see its own alone.
+        arguments["seed"] = asking.seeds(arguments.get("seed"))
+        counts.check(arguments, self._known)
         if arguments.get("seed") is not None and arguments.get("generator") is not None:
             raise UsageError("seed and generator exclude each other", hint="leave one out")
         if self._scheduler is not None and arguments.get("scheduler") is None:
@@ -268,17 +289,6 @@ class ResidentPipeline:
         return f"<resident {self.class_name} {self.repo}{variant} on {', '.join(self.devices)}>"
 
 
-class _NoTensors(dict[str, Any]):
-    """What a callback is given for tensors: none, and an error instead of a bare KeyError."""
-
-    def __missing__(self, name: str) -> Any:
-        raise UsageError(
-            "{name} stays in the worker; a resident pipeline's callback sees step and timestep",
-            hint="load the pipeline with mode='attach' to look at tensors",
-            name=name,
-        )
-
-
 def _read(answer: Returned, fds: list[int], generators: list[Any]) -> Any:
     decoder = Decoder(fds, lenient=True)
     fields = {name: decoder.decode(value) for name, value in answer.fields.items()}
@@ -288,12 +298,3 @@ def _read(answer: Returned, fds: list[int], generators: list[Any]) -> Any:
     if answer.class_name == "tuple":
         return tuple(fields["items"])
     return Result(answer.class_name, fields)
-
-
-def _check_untouched(returned: object) -> None:
-    if isinstance(returned, dict) and returned:
-        raise UsageError(
-            "the callback returned {names}: a resident pipeline's tensors cannot be changed",
-            hint="return nothing, or load the pipeline with mode='attach'",
-            names=", ".join(str(name) for name in returned),
-        )

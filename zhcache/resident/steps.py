@@ -1,6 +1,10 @@
-"""The steps of a call's parts, counted as the steps of one call."""
+"""The steps of a call as its caller's callback sees them: counted over all parts, no tensors."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from zhcache.errors import UsageError
 
 
 class Steps:
@@ -39,3 +43,28 @@ class Steps:
         if missed > 0:
             self._next[part] = self._totals[part]
             self._done += missed
+
+
+class NoTensors(dict[str, Any]):
+    """What a callback is given for tensors: none, and an error instead of a bare KeyError."""
+
+    def __missing__(self, name: str) -> Any:
+        raise UsageError(
+            "{name} stays in the worker; a resident pipeline's callback sees step and timestep",
+            hint="load the pipeline with mode='attach' to look at tensors",
+            name=name,
+        )
+
+
+def check_untouched(returned: object) -> None:
+    """Refuses what a callback returned to change tensors.
+
+    Raises:
+        UsageError: It is a dictionary with something in it.
+    """
+    if isinstance(returned, dict) and returned:
+        raise UsageError(
+            "the callback returned {names}: a resident pipeline's tensors cannot be changed",
+            hint="return nothing, or load the pipeline with mode='attach'",
+            names=", ".join(str(name) for name in returned),
+        )

@@ -237,7 +237,7 @@ class Variants:
     def _take_up(self, earlier: Converted, asked: _For) -> bool:
         """Tells whether all that a component became is still here, and holds it."""
         return all(
-            self._store.intake.find(Promise(made.size, made.sha256, None), asked.job) is not None
+            self._store.presence.find(Promise(made.size, made.sha256, None), asked.job) is not None
             for made in earlier.files.values()
         )
 

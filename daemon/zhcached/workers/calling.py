@@ -31,6 +31,15 @@ def parameters(pipeline: Any) -> list[str]:
     return [name for name, one in signature.parameters.items() if one.kind not in variadic]
 
 
+def has_one_net(pipeline: Any) -> bool:
+    """Whether it has one ControlNet, to which a list of images is one for each prompt.
+
+    To several (``MultiControlNetModel``) it is one for each net, to a union one for each mode.
+    """
+    kind = type(getattr(pipeline, "controlnet", None)).__name__
+    return "ControlNet" in kind and "Multi" not in kind and "Union" not in kind
+
+
 def perform(
     held: Held,
     call: Call,

@@ -17,6 +17,7 @@ from zhcached.workers.schemes import Group, is_within, module_of
 from zhcached.workers.tensors import TensorInfo
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_POOLS = frozenset({"HunyuanDiTAttentionPool"})
 ASKED = "asked"
 
 
@@ -126,6 +127,20 @@ def own_modules(wide: Iterable[str], names: Mapping[str, str]) -> list[str]:
     prefixes = list(wide)
     below = (key for key in names if any(is_within(key, prefix) for prefix in prefixes))
     return list(dict.fromkeys(module_of(names[key]) for key in below))
+
+
+def raw(module: torch.nn.Module) -> list[str]:
+    """Returns the layers whose weights another module takes to multiply with them itself.
+
+    torch's ``multi_head_attention_forward`` does so, and knows of no quantized tensor.
+    """
+    return [
+        f"{name}.{layer}"
+        for name, one in module.named_modules()
+        if name and (isinstance(one, torch.nn.MultiheadAttention) or type(one).__name__ in _POOLS)
+        for layer, held in one.named_modules()
+        if isinstance(held, torch.nn.Linear)
+    ]
 
 
 def left(

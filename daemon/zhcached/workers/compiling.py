@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import msgspec
 import torch
 
 from zhcache.errors import UsageError
 from zhcache.pipeline import tuning
 
 _LENGTH = struct.Struct(">Q")
+_LIBRARIES = b"zhcache libraries\n"
+"""What a part begins with that torch did not write."""
+
+_LIBRARY = re.compile(r"[0-9a-z]{2}/[0-9A-Za-z_.]{1,120}\.so")
+"""Where Inductor puts one, below its folder."""
 
 
 def attend(pipeline: Any, backend: str) -> None:
@@ -44,15 +52,24 @@ class Compiled:
     torch writes what is new at each save as a further section of one stream, and reads only the
     last section of a kind back (``CacheArtifactManager.deserialize`` makes a dict of them, seen in
     2.13). So each save is a part of its own here, with torch's record cleared before the next.
+
+    Torch's artifacts hold the sources of a CPU's kernels, which the next worker would hand to the
+    compiler again, after ten trials of what the processor can do: 27 of 29 seconds of CPU. So the
+    libraries that the compiler made are a part beside them.
     """
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._known: set[tuple[str, str]] = set()
+        self._libraries: set[str] = set()
 
     def take_up(self, fd: int) -> None:
         """Loads what an earlier worker compiled; the descriptor stays the caller's."""
         for part in _split(_read(fd)):
+            if part.startswith(_LIBRARIES):
+                self._libraries |= _put(part)
+                self._parts.append(part)
+                continue
             loaded = torch.compiler.load_cache_artifacts(part)
             if loaded is None:
                 # It costs time and nothing else: torch says why in the log, and compiles anew.
@@ -65,8 +82,7 @@ class Compiled:
         """Returns all artifacts if some are new since the last time, else None."""
         from torch.compiler._cache import CacheArtifactManager
 
-        saved = torch.compiler.save_cache_artifacts()
-        if saved is None:
+        if (saved := torch.compiler.save_cache_artifacts()) is None:
             return None
         part, info = saved
         CacheArtifactManager.clear()
@@ -74,6 +90,9 @@ class Compiled:
             return None
         self._known |= _names(info)
         self._parts.append(part)
+        if new := {name: found for name, found in _made() if name not in self._libraries}:
+            self._libraries |= new.keys()
+            self._parts.append(_LIBRARIES + msgspec.msgpack.encode(new))
         return b"".join(_LENGTH.pack(len(one)) + one for one in self._parts)
 
 
@@ -90,6 +109,32 @@ def key(device: torch.device) -> str:
 
 def _names(info: Any) -> set[tuple[str, str]]:
     return {(kind, name) for kind, names in info.artifacts.items() for name in names}
+
+
+def _folder() -> Path:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())
+
+
+def _made() -> Iterator[tuple[str, bytes]]:
+    """Yields the libraries that the compiler made, by their place in Inductor's folder."""
+    folder = _folder()
+    for path in sorted(folder.glob("*/*.so")):
+        name = str(path.relative_to(folder))
+        if _LIBRARY.fullmatch(name):
+            yield name, path.read_bytes()
+
+
+def _put(part: bytes) -> set[str]:
+    """Puts libraries where Inductor looks for them, and returns their places."""
+    folder = _folder()
+    found = msgspec.msgpack.decode(part[len(_LIBRARIES) :], type=dict[str, bytes])
+    for name, library in found.items():
+        if _LIBRARY.fullmatch(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(library)
+    return set(filter(_LIBRARY.fullmatch, found))
 
 
 def _read(fd: int) -> bytes:

@@ -43,7 +43,7 @@ COMPUTED_IN = "BF16"
 
 def run(line: socket.socket, request: Convert) -> None:
     """Answers ``request`` on ``line``. A front that closes the line has had enough."""
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError), _one_thread():
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
             convert(line, request)
         except ConnectionError:
@@ -241,17 +241,6 @@ def _config(folder: Path) -> dict[str, Any]:
             path="config.json",
         )
     return config
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The front hashes on another core, and pieces that fit into a cache are not worth two."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
 
 
 def _told(request: Convert, error: Exception) -> ZhcacheError:

@@ -52,8 +52,13 @@ def _work(kind: str, line: socket.socket) -> None:
         fill.run(line, request)
     elif kind == "convert":
         request, fds = frames.receive(line, Convert | Unpickle | Extract)
+        import torch
+
         from zhcached.workers import convert, single, unpickle
 
+        # The front hashes on another core, and pieces that fit into a cache are not worth two. Set
+        # here, where the process is this work's alone: every later thread of a process has it.
+        torch.set_num_threads(1)
         if isinstance(request, Extract):
             single.run(line, request, fds)
             return

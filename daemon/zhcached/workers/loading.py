@@ -13,16 +13,20 @@ from typing import Any
 import torch
 
 from zhcache.errors import IntegrityError, UsageError
-from zhcache.pipeline import lean, reading
-from zhcache.pipeline.choose import free
+from zhcache.pipeline import lean, reading, spread
+from zhcache.pipeline.attach import Hand
+from zhcache.pipeline.choose import free, taught
 from zhcache.pipeline.fit import Fit, fit, parse
 from zhcache.pipeline.kin import pipeline_class, sibling
 from zhcache.pipeline.needs import form, needs
 from zhcache.pipeline.published import index as index_of
 from zhcache.pipeline.quick import paused_collector
 from zhcache.pipeline.tuning import compile_blocks
+from zhcache.placement.sizes import Form
+from zhcache.protocol.placement import Placed
 from zhcache.protocol.residency import Arena, Load
 from zhcache.resident.decode import Decoder
+from zhcached.workers import spreading
 from zhcached.workers.compiling import Compiled, attend
 from zhcached.workers.schedulers import Schedulers
 from zhcached.workers.weights import Weights
@@ -32,7 +36,7 @@ class Held:
     """A pipeline and what its calls must not change.
 
     Attributes:
-        device: The torch device it is on.
+        device: The torch device it is on; of several, the one where it computes by itself.
         schedulers: As they were loaded.
         weights: As they were loaded.
         compiled: What was compiled, where ``compile`` was asked for.
@@ -57,7 +61,8 @@ class Held:
         if name is None:
             return self._own
         if name not in self._others:
-            self._others[name] = _quiet(sibling(pipeline_class(name), self._own))
+            made = sibling(pipeline_class(name), self._own)
+            self._others[name] = _quiet(spread.follow(self._own, made))
         return self._others[name]
 
 
@@ -78,10 +83,13 @@ def load(request: Load, fds: Sequence[int], note: Callable[[str], None]) -> Held
     folder = Path(request.folder)
     if len(fds) != len(request.arenas) + request.artifacts:
         raise UsageError("{count} descriptors came to load from", count=len(fds))
-    device = device_of(request.device)
+    plan = request.plan
+    if plan is not None:
+        plan = spreading.here(plan, lambda uuid: str(device_of(uuid)))
+    device = device_of(request.device) if plan is None else torch.device(plan.workers[0])
     options = _options(folder, Decoder([]).decode(request.options))
     with paused_collector():
-        pipeline = _read(folder, request, fds, options, device, note)
+        pipeline = _read(folder, request, fds, options, plan or device, note)
     gc.collect()
     # What is loaded stays: later collections need not walk it.
     gc.freeze()
@@ -102,9 +110,13 @@ def _read(
     request: Load,
     fds: Sequence[int],
     options: dict[str, Any],
-    device: torch.device,
+    place: torch.device | Placed,
     note: Callable[[str], None],
 ) -> Any:
+    if isinstance(place, Placed):
+        note("reading the pipeline, and attaching the weights on each of its devices")
+        return spreading.read(folder, place, options, _handing(request, fds))
+    device = place
     if not request.arenas:
         note("reading the pipeline")
         pipeline = reading.over_files(folder, options)
@@ -114,6 +126,13 @@ def _read(
             pipeline.to(device)
         return lean.apply(pipeline, chosen, device) if chosen else pipeline
     note("attaching the weights")
+    pipeline = reading.over_arenas(folder, device, options, _handing(request, fds))
+    chosen = _chosen(folder, request, device)
+    return lean.apply(pipeline, chosen, device) if chosen else pipeline
+
+
+def _handing(request: Load, fds: Sequence[int]) -> Hand:
+    """Returns what gives the arenas that came, whatever device they are asked for on."""
     came = {
         arena.table.component: (arena, fd) for arena, fd in zip(request.arenas, fds, strict=False)
     }
@@ -127,9 +146,7 @@ def _read(
             )
         return [(came[name][0], os.dup(came[name][1])) for name in wanted]
 
-    pipeline = reading.over_arenas(folder, device, options, hand)
-    chosen = _chosen(folder, request, device)
-    return lean.apply(pipeline, chosen, device) if chosen else pipeline
+    return hand
 
 
 def _chosen(folder: Path, request: Load, device: torch.device) -> Fit | None:
@@ -137,8 +154,15 @@ def _chosen(folder: Path, request: Load, device: torch.device) -> Fit | None:
     if request.memory is None:
         return None
     wanted = parse(int(request.memory) if request.memory.isdigit() else request.memory)
-    weights = replace(form(folder, request.variant), is_there=bool(request.arenas))
+    weights = formed(folder, request, is_cuda=device.type == "cuda")
     return fit([weights], needs(folder), wanted, free=free(device), is_cuda=device.type == "cuda")
+
+
+def formed(folder: Path, request: Load, *, is_cuda: bool) -> Form:
+    """Returns what the weights of ``request`` take, and on a GPU what calls were seen to take."""
+    found = replace(form(folder, request.variant), is_there=bool(request.arenas))
+    # As an attached pipeline's: of the CPU nothing was seen.
+    return taught(found, request.weights) if is_cuda and request.weights else found
 
 
 def device_of(name: str) -> torch.device:

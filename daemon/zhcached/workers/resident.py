@@ -35,15 +35,17 @@ from zhcache.protocol.residency import (
     Returned,
     Step,
     Taken,
+    Took,
     ToResidentWorker,
 )
 from zhcache.resident.blob import BlobWriter
-from zhcached.workers.calling import OnStep, parameters, perform
+from zhcached.workers.calling import OnStep, has_one_net, parameters, perform
 from zhcached.workers.compiling import key
 from zhcached.workers.cores import keep_to_share
 from zhcached.workers.failures import Stopped, described, is_fatal
 from zhcached.workers.loading import Held, load
 from zhcached.workers.prompts import loading as prompts
+from zhcached.workers.taking import Highest, Meter, highest_on, is_tiled
 
 SENDING = threading.Lock()
 """Held while a frame is sent to the front."""
@@ -140,11 +142,12 @@ def run(
         frames.close_all(fds)
     _send(line, _loaded(held))
     keep_quiet()
+    highest = _reading(request, held)
     inbox = Inbox(line)
     while (arrived := inbox.next()) is not None:
         call, beside = arrived
         try:
-            is_over = _serve(line, held, call, beside, inbox, crew)
+            is_over = _serve(line, held, call, beside, inbox, crew, highest)
         finally:
             frames.close_all(beside)
         if is_over:
@@ -169,6 +172,7 @@ def _loaded(held: Held | prompts.PromptModel) -> Loaded:
         parameters=parameters(own),
         bytes=held.weights.bytes,
         memory_report=getattr(own, "memory_report", ""),
+        has_one_net=has_one_net(own),
     )
 
 
@@ -179,10 +183,16 @@ def _serve(
     fds: list[int],
     inbox: Inbox,
     crew: Crew | None,
+    highest: Highest | None,
 ) -> bool:
     """Answers one call; returns whether the worker is of no further use."""
+    meter = None
+    if highest is not None and isinstance(held, Held):
+        meter = Meter(highest, is_tiled=is_tiled(held.as_class(None)))
 
     def on_step(step: int, total: int, timestep: float) -> None:
+        if meter is not None:
+            meter.step()
         if call.wants_steps:
             _send(line, Step(id=call.id, step=step, total=total, timestep=timestep))
 
@@ -208,12 +218,20 @@ def _serve(
     finally:
         inbox.done(call.id)
     try:
+        if meter is not None and (seen := meter.seen(call, answer.fields)) is not None:
+            _send(line, Took(id=call.id, seen=seen))
         _send(line, answer, beside)
     except ValueError as error:
         _send(line, Failed(id=call.id, error=to_info(described(error, str(held.device)))))
     finally:
         frames.close_all(beside)
     return False
+
+
+def _reading(request: Load, held: Held | prompts.PromptModel) -> Highest | None:
+    """Returns what reads the memory of calls, where the weights are apart: in arenas of a GPU."""
+    is_read = bool(request.arenas) and not request.devices and held.device.type == "cuda"
+    return highest_on(held.device) if is_read else None
 
 
 def _tell_compiled(line: socket.socket, held: Held | prompts.PromptModel) -> None:

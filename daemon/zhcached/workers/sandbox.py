@@ -13,6 +13,7 @@ import pwd
 import re
 import resource
 import signal
+import socket
 import struct
 import sys
 import sysconfig
@@ -114,6 +115,42 @@ def enter(scratch: Path, reads: Iterable[Path], *, may_meet: bool = False) -> li
     return lacking
 
 
+def enter_networked(scratch: Path, reads: Iterable[Path]) -> list[str]:
+    """Shuts in a process that has to reach other machines; returns what is left open, in words.
+
+    Args:
+        scratch: The only folder that it may write to; emptied by whoever made it.
+        reads: What it may read besides its own programs.
+
+    Raises:
+        OSError: The kernel refuses what it says that it can do.
+    """
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _offer_to_the_oom_killer()
+    programs = _outermost([*map(Path, _SYSTEM), *_programs()])
+    _live_in(scratch)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _drop_capabilities()
+    lacking: list[str] = []
+    if landlock.version():
+        landlock.restrict(
+            reads=[*programs, *reads],
+            writes=[scratch],
+            devices=map(Path, _DEVICES),
+            may_meet=True,
+        )
+    else:
+        lacking.append("files: the kernel has no Landlock")
+    if seccomp.is_known():
+        seccomp.refuse(may_connect=False, may_meet=True, more=[socket.AF_INET6])
+    else:
+        lacking.append("system calls: no filter of them is known here")
+    return lacking
+
+
 def _keep_threads() -> None:
     """Keeps the kernel from making ``_THREADS`` anew, a file to which the rule would not apply."""
     os.open(_THREADS, os.O_PATH | os.O_CLOEXEC)
@@ -174,8 +211,6 @@ def _live_in(scratch: Path) -> None:
         os.environ[variable] = str(scratch)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     os.environ["TRITON_CACHE_DIR"] = str(scratch / "triton")
-    # Its pool of compiling processes needs semaphores in /dev/shm, which is everybody's.
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     tempfile.tempdir = None
 
 

@@ -11,8 +11,10 @@ import inspect
 from typing import Any
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.import_utils import DummyObject
 
 from zhcache.errors import UsageError
+from zhcache.pipeline.named import of_diffusers
 from zhcache.resident.values import SchedulerChoice
 
 MAX_TIMESTEPS = 1_000_000
@@ -78,15 +80,17 @@ def named(name: object, own: Any) -> Any:
     Raises:
         UsageError: There is none.
     """
-    import diffusers
-
-    is_name = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
-    try:
-        found = getattr(diffusers, str(name)) if is_name else None
-    except (AttributeError, ImportError, RuntimeError):
-        found = None
+    found = of_diffusers(name)
     if inspect.isclass(found) and issubclass(found, SchedulerMixin):
         return found
+    # What diffusers has in place of a class whose libraries are not all installed.
+    if isinstance(found, DummyObject) and "Scheduler" in found.__name__:
+        raise UsageError(
+            "the scheduler {name} needs {libraries}, and not all of it is installed",
+            hint="pip install it where the daemon is installed, or take another scheduler",
+            name=found.__name__,
+            libraries=", ".join(getattr(found, "_backends", ())),
+        )
     kin = sorted({one.__name__ for one in own.compatibles} | {type(own).__name__})
     raise UsageError(
         "diffusers has no scheduler {name}",

@@ -14,6 +14,7 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Sequence
 
 _PR_SET_SECCOMP = 22
 _MODE_FILTER = 2
@@ -79,7 +80,7 @@ def is_known() -> bool:
     return platform.machine() in _ARCHITECTURES and os.access(listed, os.R_OK)
 
 
-def refuse(*, may_connect: bool, may_meet: bool = False) -> None:
+def refuse(*, may_connect: bool, may_meet: bool = False, more: Sequence[int] = ()) -> None:
     """Puts the filter on this thread and all that come from it.
 
     Args:
@@ -87,6 +88,7 @@ def refuse(*, may_connect: bool, may_meet: bool = False) -> None:
         may_meet: Whether there may be sockets of IPv4, and the kernel's table of interfaces be
             read, as ranks need it that meet over a loopback of their own. Unix sockets may then
             not be made, so that to connect means nobody outside.
+        more: Families of addresses that it may use besides; with ``may_meet``.
 
     Raises:
         OSError: The kernel does not take it; ``no_new_privs`` must be set.
@@ -94,7 +96,7 @@ def refuse(*, may_connect: bool, may_meet: bool = False) -> None:
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no filter of system calls is known for {machine}")
-    code = _assembled(machine, may_connect=may_connect, may_meet=may_meet)
+    code = _assembled(machine, may_connect=may_connect, may_meet=may_meet, more=more)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -103,11 +105,13 @@ def refuse(*, may_connect: bool, may_meet: bool = False) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _assembled(machine: str, *, may_connect: bool, may_meet: bool) -> bytes:
+def _assembled(
+    machine: str, *, may_connect: bool, may_meet: bool, more: Sequence[int] = ()
+) -> bytes:
     numbers = sorted(_REFUSED[machine].values())
     if not (may_connect or may_meet):
         numbers.append(_CONNECT[machine])
-    families = [socket.AF_INET] if may_meet else [socket.AF_UNIX]
+    families = [*more, socket.AF_INET] if may_meet else [socket.AF_UNIX]
     if may_connect and may_meet:
         families.append(socket.AF_UNIX)
     steps: list[_Step] = [

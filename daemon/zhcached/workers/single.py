@@ -45,8 +45,6 @@ def run(line: socket.socket, request: Extract, fds: Sequence[int]) -> None:
     """Answers ``request`` on ``line``; closes ``fds``. A front that hangs up has had enough."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
-            # The front hashes on another core.
-            torch.set_num_threads(1)
             fd, *more = fds
             frames.close_all(more)
             extract(line, request, fd)

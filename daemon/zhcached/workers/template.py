@@ -25,6 +25,10 @@ _ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     # Threads of NumPy's BLAS would start at import. Torch has threads of its own, later.
     "OPENBLAS_NUM_THREADS": "1",
+    # Inductor's pool of processes needs semaphores in /dev/shm, which is everybody's.
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    # 156 MB, as long to make as they save in six kernels, and made where none is compiled as well.
+    "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

@@ -66,7 +66,7 @@ class TorchAo:
         choosing.check(tensors, module)
         names = own_names(module, tensors)
         asked = choosing.modules(self._keep, module)
-        kept = asked + choosing.own_modules(wide, names)
+        kept = asked + choosing.own_modules(wide, names) + choosing.raw(module)
         choice = Choice(module, _settings(module, self._config, kept), COMPUTED_IN)
         layers = dict(module.named_modules())
         planned: list[Group] = []

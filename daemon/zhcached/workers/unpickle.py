@@ -58,8 +58,6 @@ def run(line: socket.socket, request: Unpickle) -> None:
     """Answers ``request`` on ``line``. A front that closes the line has had enough."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         try:
-            # The front hashes on another core.
-            torch.set_num_threads(1)
             send(line, request, read(request))
         except ConnectionError:
             raise

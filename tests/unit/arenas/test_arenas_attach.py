@@ -12,6 +12,7 @@ from harness.fillkit import GPU, Devices, files_of, put_pipeline
 from harness.storekit import COMMIT, MADE, publish_variant
 from zhcache.errors import Busy, Cancelled, NoSpace, NotPermitted, UsageError
 
+REPO = "lab/pipe"
 OTHER = "beef" + "0" * 36
 UNET, VAE = b"u" * 3000, b"v" * 1000
 
@@ -126,6 +127,9 @@ def test_arena_stays_for_a_while_after_its_last_lease(desk, clock, descriptors):
     clock.pass_s(100)
     desk.arenas.expire()
     assert desk.arenas.bytes_on("cpu") == 4000
+    of = [(REPO, COMMIT, 7, "cpu"), (REPO, COMMIT, 8, "cpu"), (REPO, OTHER, 7, "cpu")]
+    assert [desk.arenas.bytes_of(*each) for each in of] == [4000, 0, 0]
+    assert desk.arenas.bytes_of(REPO, COMMIT, 7, GPU) == 0
     desk.release(second)
     clock.pass_s(59)
     desk.arenas.expire()

@@ -72,7 +72,7 @@ def test_damaged_variant_is_made_again(shop):
     first = shop.make().manifest
     (file,) = [file for file in first.files if file.path == UNET_FILE]
     shop.store.layout.blob(file.sha256).unlink()
-    shop.store.verify()
+    shop.store.checks.verify()
     with pytest.raises(IntegrityError):
         shop.store.variant(shop.repo, COMMIT, "fp16")
     again = shop.make()

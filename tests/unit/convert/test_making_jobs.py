@@ -9,8 +9,8 @@ from zhcache.errors import Cancelled, Partial, UsageError, WorkerDied
 from zhcache.protocol.messages import PrefetchRequest
 from zhcached.config import RecipeConfig
 from zhcached.jobs import state
+from zhcached.jobs.control import Control
 from zhcached.jobs.perform import Performer
-from zhcached.jobs.queue import Control
 from zhcached.jobs.variants import Making, Wanted
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"

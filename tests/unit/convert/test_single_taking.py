@@ -217,7 +217,7 @@ def test_what_was_damaged_since_is_made_again(office, file):
         next(f.sha256 for f in first.files if f.path.startswith("unet/diff"))
     )
     path.unlink()
-    office.store.verify(None, lambda _: None)
+    office.store.checks.verify(None, lambda _: None)
     with pytest.raises(IntegrityError):
         office.store.resolve(REPO, None)
     again = office.take(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DModel
+from diffusers import FluxTransformer2DModel, HunyuanDiT2DModel, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from harness import families, quantkit
@@ -239,3 +239,20 @@ def test_other_shapes_than_announced_are_a_defect():
     )
     with pytest.raises(Exception, match="than it had announced"):
         scheme.convert(Group("x.weight", "quantize", entries), lambda: torch.ones(4, 8))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8"])
+def test_layers_that_torch_multiplies_with_itself_stay_and_the_model_runs(scheme, tmp_path):
+    sizes = {"attention_head_dim": 8, "num_attention_heads": 4, "hidden_size": 32}
+    texts = {"cross_attention_dim": 32, "cross_attention_dim_t5": 32, "pooled_projection_dim": 16}
+    made = HunyuanDiT2DModel(
+        sample_size=8, patch_size=2, num_layers=2, in_channels=4, **sizes, **texts
+    )
+    made.to(torch.bfloat16).save_pretrained(tmp_path / "plain")
+    target, kind = tmp_path / "made", "HunyuanDiT2DModel"
+    convert(tmp_path / "plain", target, "diffusers", kind, Part(scheme=scheme))
+    loaded = quantkit.loaded(HunyuanDiT2DModel, target)
+    pooled = torch.ones(1, 256, 32, dtype=torch.bfloat16)
+    assert loaded.time_extra_emb.pooler(pooled).shape == (1, 16)
+    assert type(loaded.time_extra_emb.pooler.q_proj.weight) is torch.nn.Parameter
+    assert type(loaded.blocks[0].attn1.to_q.weight.data) is not torch.Tensor

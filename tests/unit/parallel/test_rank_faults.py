@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.crewed import PROMPT
+
 pytest.importorskip("torch", reason="torch is not installed")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
+REFUSED = f"usage: the pipeline refused its arguments: ValueError: of no use: {PROMPT}"
 RAISED = "failed: the pipeline failed: RuntimeError: rank {} raises"
 
 # What the front is told, and how the worker ends.
@@ -22,6 +25,8 @@ TOLD = {
     "both raise": (["Loaded", RAISED.format(0), "Returned"], 0),
     "rank 1 raises alone": (["Loaded", RAISED.format(1), "end"], 1),
     "rank 0 raises alone": (["Loaded", RAISED.format(0), "end"], 1),
+    "rank 1 refuses alone": (["Loaded", REFUSED, "end"], 1),
+    "rank 1 refuses once all is done": (["Loaded", "Returned", "Returned"], 0),
     "rank 1 dies": (
         [
             "Loaded",
@@ -61,13 +66,20 @@ def played(tmp_path_factory) -> dict[str, dict]:
     )
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == len(TOLD), done.stderr
-    return {one["scenario"]: one for one in told}
+    return {one["scenario"]: {**one, "words": done.stderr} for one in told}
 
 
 @pytest.mark.parametrize("scenario", TOLD)
 def test_front_is_told_why_and_the_worker_goes_on_only_where_it_can(played, scenario):
     told, ended = TOLD[scenario]
     assert (played[scenario]["told"], played[scenario]["ended"]) == (told, ended)
+
+
+def test_words_of_a_refusal_which_may_quote_a_prompt_stay_out_of_the_log(played):
+    words = played["rank 1 refuses alone"]["words"]
+    assert "the ranks give up" in words
+    assert "failed after the call" in words
+    assert PROMPT not in words
 
 
 def test_what_has_no_seed_is_drawn_alike_by_all_ranks_and_anew_in_each_call(played):

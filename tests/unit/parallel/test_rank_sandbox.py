@@ -125,6 +125,19 @@ except ZhcacheError as error:
 """
 
 
+LIMITED = """
+from pathlib import Path
+from zhcached.workers.parallel import namespace
+# Of a user's own namespace, in which alone it holds.
+namespace._unshare(0x10000000)
+Path("/proc/sys/user/max_net_namespaces").write_text("0")
+try:
+    namespace.enter()
+except Exception as error:
+    print(error)
+"""
+
+
 def run(program: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -139,6 +152,12 @@ def test_user_without_rights_gets_a_network_of_his_own_and_stays_who_he_is():
 
 def test_kernel_that_refuses_is_told_of_with_a_next_step_and_the_hosts_network_is_not_used():
     assert "sysctl user.max_user_namespaces" in run(WITHOUT)
+
+
+def test_limit_of_namespaces_is_called_so():
+    told = run(LIMITED)
+    assert "the limit of namespaces is reached" in told
+    assert "user.max_net_namespaces" in told
 
 
 def test_network_with_nothing_but_loopback_will_do():

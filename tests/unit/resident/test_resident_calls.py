@@ -1,5 +1,7 @@
 """Calls of a stand-in give what stock diffusers gives, and leave nothing behind for the next."""
 
+import importlib.util
+
 import numpy
 import pytest
 import torch
@@ -150,6 +152,13 @@ def test_scheduler_must_be_one_of_diffusers(pipe, name):
         pipe("x", scheduler=name, **FAST)
 
 
+def test_scheduler_whose_libraries_are_missing_is_told_of_with_them(pipe):
+    if importlib.util.find_spec("torchsde") is not None:
+        pytest.skip("torchsde is installed")
+    with pytest.raises(UsageError, match="DPMSolverSDEScheduler needs torch, torchsde"):
+        pipe("x", scheduler="DPMSolverSDEScheduler", **FAST)
+
+
 def test_scheduler_of_load_pipeline_holds_for_all_calls(front, pipe):
     from zhcache.resident.open import open_resident
 
@@ -172,7 +181,9 @@ def test_calls_without_a_seed_differ(pipe):
         ({"seed": True}, "seed takes whole numbers"),
         ({"seed": 2**64}, "seed takes whole numbers"),
         ({"seed": 1, "generator": seeded(1)}, "exclude each other"),
-        ({"prompt": open}, "prompt is a builtins"),
+        ({"prompt": open}, "prompt is a builtin_function_or_method, not a text"),
+        ({"prompt": []}, "prompt is an empty list"),
+        ({"seed": [1, 2]}, "seed is a list of 2, the number of images is 1"),
         ({"callback_on_step_end": 3}, "takes a function"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "stay in the worker"),
     ],
@@ -189,9 +200,8 @@ def test_what_cannot_be_meant_is_refused_before_it_is_sent(front, pipe, argument
     ("arguments", "words"),
     [
         ({"height": 7, "width": 64}, "divisible by 8"),
-        ({"prompt": 3}, "has to be of type"),
+        ({"prompt": {"0": "x"}}, "has to be of type"),
         ({"num_inference_steps": "many"}, "refused its arguments"),
-        ({"seed": [1, 2]}, "list of generators of length 2"),
         ({"latents": torch.zeros(1, 4, 3, 3), "height": 64, "width": 64}, ""),
         ({"cross_attention_kwargs": {"scale": "x"}}, ""),
         ({"height": 8 * 10**9, "width": 8 * 10**9}, "no memory left"),

@@ -5,10 +5,14 @@ import threading
 
 import pytest
 
+from zhcache.pipeline.choose import taught
+from zhcache.pipeline.needs import form
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
+from zhcache.protocol.placement import SeenCall, WeightsList, WeightsPart
 from zhcache.resident.decode import Decoder
 from zhcached.workers import resident
+from zhcached.workers.loading import formed
 
 
 def answers(pipeline_dir, memory, *calls):
@@ -55,3 +59,17 @@ def test_what_does_not_fit_is_told(pipeline_dir):
 def test_nothing_is_reckoned_unasked(pipeline_dir):
     ((loaded, _),) = answers(pipeline_dir, None)
     assert loaded.memory_report == ""
+
+
+def test_what_calls_took_is_reckoned_with_as_in_an_attached_pipeline(pipeline_dir):
+    taken = SeenCall(width=64, height=64, step=2**30, decode=2**31)
+    part = WeightsPart("diffusers", "UNet2DConditionModel", 10, config={"sample_size": 8})
+    heard = WeightsList("org/pipe", "c" * 40, None, {"unet": part}, seen=[taken])
+    load = r.Load(
+        folder=str(pipeline_dir), device="x", memory="auto", variant="fp16", weights=heard
+    )
+    found = formed(pipeline_dir, load, is_cuda=True)
+    assert found.needs == taught(form(pipeline_dir, "fp16"), heard).needs
+    assert found.needs.decode == 2**31
+    assert "seen at 64x64" in found.note
+    assert formed(pipeline_dir, load, is_cuda=False).needs is None

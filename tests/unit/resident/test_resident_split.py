@@ -18,8 +18,17 @@ PARAMETERS = ["prompt", "negative_prompt", "num_images_per_prompt", "image", "ge
 PICTURES = [Image.new("L", (1, 1), shade) for shade in range(3)]
 
 
-def cut(workers=1, batch=None, parameters=PARAMETERS, conditions=None, **arguments):
-    parts = split(arguments, parameters, workers=workers, batch=batch, conditions=conditions)
+def cut(
+    workers=1, batch=None, parameters=PARAMETERS, conditions=None, has_one_net=False, **arguments
+):
+    parts = split(
+        arguments,
+        parameters,
+        workers=workers,
+        batch=batch,
+        conditions=conditions,
+        has_one_net=has_one_net,
+    )
     return [dict(part.arguments) for part in parts]
 
 
@@ -42,6 +51,22 @@ def test_pictures_for_a_kin_are_each_prompts_where_its_name_says_so():
     for name in ("StableDiffusionControlNetImg2ImgPipeline", "StableDiffusionXLAdapterPipeline"):
         assert cut(2, parameters=of_kin(name, PARAMETERS), **asked) == []
     assert cut(2, parameters=of_kin("WanImg2ImgPipeline", ["prompt"]), **asked) == []
+    assert of_kin("StableDiffusionPipeline", PARAMETERS)
+    assert not of_kin("StableDiffusionXLControlNetUnionPipeline", PARAMETERS)
+
+
+def test_pictures_for_one_net_are_each_prompts_and_one_for_all_goes_to_all():
+    asked = {"prompt": ["a", "b", "c"], "image": PICTURES, "seed": [1, 2, 3]}
+    own = [*PARAMETERS, "controlnet_conditioning_scale", "control_image"]
+    for parameters in (own, of_kin("StableDiffusionControlNetPipeline", own)):
+        made = cut(2, parameters=parameters, has_one_net=True, **asked)
+        assert [one["image"] for one in made] == PICTURES
+        assert cut(2, parameters=parameters, **asked) == []
+        shared = cut(2, parameters=parameters, **{**asked, "image": PICTURES[0]})
+        assert [one["image"] for one in shared] == [PICTURES[0]] * 3
+    kin = of_kin("StableDiffusionControlNetImg2ImgPipeline", own)
+    made = cut(2, parameters=kin, has_one_net=True, control_image=PICTURES[::-1], **asked)
+    assert [one["control_image"] for one in made] == PICTURES[::-1]
 
 
 def test_several_images_of_each_prompt_have_its_seeds_in_order():

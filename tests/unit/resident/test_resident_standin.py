@@ -2,16 +2,19 @@
 
 import copy
 import gc
+import math
 import os
 import signal
 import threading
 import time
 
+import numpy
 import pytest
 from PIL import ImageChops
 
 from harness.daemon import until
 from zhcache.errors import DaemonUnreachable, UsageError, VersionMismatch, ZhcacheError
+from zhcache.pipeline.load import load_pipeline
 from zhcache.protocol.residency import Step
 from zhcache.resident import conversation
 from zhcache.resident.open import open_resident
@@ -198,6 +201,8 @@ def test_what_only_attach_can_do_says_so(pipe):
         pipe.scheduler = None
     with pytest.raises(UsageError):
         copy.deepcopy(pipe)
+    with pytest.raises(UsageError, match="class_name=3"):
+        pipe.using(3)
     assert pipe.class_name == "StableDiffusionPipeline"
     assert pipe.device == "cpu"
     assert "prompt" in pipe.parameters
@@ -217,3 +222,17 @@ def test_chinese_is_refused_where_native_was_asked_and_the_encoder_reads_none(fr
         with pytest.raises(UsageError, match="native"):
             pipe("山水画", **FAST)
         assert len(pipe("hills", **FAST).images) == 1
+
+
+def test_time_without_end_and_seeds_of_any_kind_are_taken(front):
+    with load_pipeline("org/pipe", mode="resident", device="cpu", timeout=math.inf) as pipe:
+        texts = ["a hill", "a house"]
+        listed = pipe(texts, seed=[1, 2], **FAST).images
+        assert same(pipe(texts, seed=range(1, 3), **FAST).images, listed)
+        assert same(pipe(texts, seed=numpy.array([1, 2]), **FAST).images, listed)
+        front.calls.clear()
+        with pytest.raises(UsageError, match="not None"):
+            pipe(texts, seed=[1, None], **FAST)
+        with pytest.raises(UsageError, match="list of 3"):
+            pipe(texts, seed=range(3), **FAST)
+        assert not front.calls

@@ -1,5 +1,6 @@
 """The worker on its line: what it is told, what it answers, and what may not end it."""
 
+import itertools
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from harness.spoilt import GAPS, WAYS, spoilt
 from zhcache.protocol import frames
 from zhcache.protocol import residency as r
 from zhcache.protocol.failure import to_error
+from zhcache.protocol.placement import SeenCall
 from zhcache.resident.decode import Decoder
 from zhcache.resident.encode import Encoder
 from zhcached.workers import calling, failures, resident
@@ -67,6 +69,24 @@ def test_worker_says_that_it_begins_a_call_before_anything_else_of_it(talk):
     begun, _ = talk.hear(r.Taken, r.Step, r.Returned)
     assert (type(begun), begun.id) == (r.Taken, 1)
     talk.hear(r.Returned)
+
+
+def test_worker_says_what_a_call_took_before_its_answer(pipeline_dir, monkeypatch):
+    # Where a GPU's memory would be read.
+    numbers = itertools.count(1000)
+    monkeypatch.setattr(resident, "_reading", lambda *_: lambda: next(numbers))
+    talk = Talk(pipeline_dir)
+    talk.hear(r.Loaded)
+    talk.ask(1, arguments={"width": 32, "height": 64})
+    took, _ = talk.hear(r.Took, r.Returned)
+    # Read when it began, after its first step, its second, at the end.
+    seen = SeenCall(width=32, height=64, step=1002, decode=1003)
+    assert took == r.Took(id=1, seen=seen)
+    talk.hear(r.Returned)
+    talk.ask(2, arguments={"output_type": "latent"})
+    answer, _ = talk.hear(r.Took, r.Returned)
+    assert isinstance(answer, r.Returned)
+    talk.end()
 
 
 def test_worker_says_what_it_holds(pipeline_dir, stock):
@@ -371,6 +391,10 @@ def test_compiled_blocks_are_kept_for_the_next_worker(pipeline_dir, tmp_path, mo
     import subprocess
     import sys
 
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\necho "$@" >> "$COMPILED"\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+
     script = """
 import socket, sys
 from zhcache.protocol import frames
@@ -395,7 +419,13 @@ print(dict(counters["inductor"]))
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ
-            | {"TORCHINDUCTOR_CACHE_DIR": str(scratch), "PYTHONPATH": os.pathsep.join(sys.path)},
+            | {
+                "TORCHINDUCTOR_CACHE_DIR": str(scratch),
+                "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "CXX": str(compiler),
+                "COMPILED": str(tmp_path / f"compiled-{turn}"),
+            },
         )
         theirs.close()
         beside = [kept] if kept is not None else []
@@ -421,6 +451,9 @@ print(dict(counters["inductor"]))
     os.close(kept)
     assert "fxgraph_cache_hit" not in hits[0]
     assert "fxgraph_cache_hit" in hits[1] and "fxgraph_cache_miss" not in hits[1]
+    runs = [(tmp_path / f"compiled-{turn}").read_text().count(".cpp ") for turn in range(2)]
+    assert runs[0] > 0
+    assert runs[1] == 0, "libraries were compiled anew"
 
 
 def test_weights_in_arenas_give_what_files_give(pipeline_dir, stock):

@@ -5,7 +5,7 @@ from zhcached.residency.resident.admission import Admit, LetGo, Place, Wait, pla
 
 
 def place(name, *, bytes=10, device="cpu", used=0.0, idle=True, kept=False, ending=False):
-    return Place(name, [device], bytes, f"holder {name}", used, idle, kept, ending)
+    return Place(name, {device: bytes}, f"holder {name}", used, idle, kept, ending)
 
 
 def decide(*places, need=10, room=100, workers=10, device="cpu", spare=0):
@@ -80,18 +80,24 @@ def test_plan_never_ends_who_works_and_frees_enough(there, need, room, workers, 
     going = set(decided.names) if isinstance(decided, LetGo) else set()
     assert all(p.is_idle or p.is_ending for p in there if p.name in going)
     left = [p for p in there if p.name not in going]
-    used = sum(p.bytes for p in left if "cpu" in p.devices)
+    used = sum(p.takes.get("cpu", 0) for p in left)
     fits = used + need <= room and len(left) < workers
     assert fits != isinstance(decided, Wait)
     if isinstance(decided, Wait):
         idle_gone = [p for p in there if not (p.is_idle or p.is_ending)]
-        rest = sum(p.bytes for p in idle_gone if "cpu" in p.devices)
+        rest = sum(p.takes.get("cpu", 0) for p in idle_gone)
         assert rest + need > room + spare or len(idle_gone) >= workers
 
 
 def test_worker_on_two_devices_counts_on_both_and_is_one_worker():
-    both = Place(1, ["GPU-1", "GPU-2"], 60, "holder 1", 0.0, is_idle=True)
-    for device in both.devices:
+    both = Place(1, {"GPU-1": 60, "GPU-2": 60}, "holder 1", 0.0, is_idle=True)
+    for device in both.takes:
         assert decide(both, device=device, need=50) == LetGo((1,))
         assert decide(both, device=device, need=40) == Admit()
     assert decide(both, device="GPU-3", need=100, workers=2) == Admit()
+
+
+def test_worker_takes_of_each_device_what_it_has_there():
+    split = Place(1, {"GPU-1": 60, "GPU-2": 20}, "holder 1", 0.0, is_idle=False)
+    assert decide(split, device="GPU-1", need=50) == Wait(("holder 1",))
+    assert decide(split, device="GPU-2", need=80) == Admit()

@@ -5,6 +5,7 @@ import pytest
 from zhcache.errors import UsageError
 from zhcache.protocol.residency import Failed, ResidentRequest
 from zhcached.residency.resident import kinds
+from zhcached.residency.resident.planned import GPU_CONTEXT
 from zhcached.store.snapshots import Manifest
 
 HELD = Manifest(
@@ -60,7 +61,7 @@ def test_worker_that_is_several_ranks_is_launched_as_such_with_all_their_devices
     fields = client.do().fields
     assert house.launcher.kinds == ["parallel"]
     assert fields["devices"] == fields["arenas"] == ["GPU-1", "GPU-2"]
-    assert house.residents.workers_on("GPU-1") == house.residents.workers_on("GPU-2") == 1
+    assert [house.residents.beside_on(f"GPU-{n}") for n in (1, 2)] == [GPU_CONTEXT] * 2
     (listed,) = house.residents.listing()
     assert "GPU-1 and GPU-2 together" in listed.note
 
@@ -77,7 +78,7 @@ def test_room_is_had_on_every_device_or_waited_for(make, tmp_path):
     other.end_of(waiting)
     other.close()
     assert shared.opened().devices == ["GPU-1", "GPU-2"]
-    assert house.residents.workers_on("GPU-2") == 1
+    assert house.residents.beside_on("GPU-2") == GPU_CONTEXT
 
 
 def test_device_without_room_at_all_is_an_error_that_names_it(make):

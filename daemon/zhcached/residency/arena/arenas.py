@@ -303,6 +303,12 @@ class Arenas:
         with self._changed:
             return self._supply.bytes_on(device)
 
+    def bytes_of(self, repo: str, commit: str, uid: int, device: str) -> int:
+        """Returns what a snapshot's arenas take on a device that are a user's."""
+        with self._changed:
+            found = [h for h in self._shelf if h.uid == uid and (repo, commit) in h.snapshots]
+            return sum(h.arena.bytes for h in found if h.arena.device == device)
+
     def idle_on(self, device: str) -> int:
         """Returns what those arenas take on a device that nobody leases."""
         with self._changed:

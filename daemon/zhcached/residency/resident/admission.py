@@ -7,7 +7,7 @@ warm, each time the one longest unused. Where that is not enough, it is said who
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -17,8 +17,7 @@ class Place:
 
     Attributes:
         name: The instance's number.
-        devices: Where it is.
-        bytes: What it takes of each of them.
+        takes: Bytes that it takes, by device.
         holder: Who uses it, in words.
         used: When it was last used, in seconds of a monotonic clock.
         is_idle: Nobody's call is at it and nobody would miss it now.
@@ -27,8 +26,7 @@ class Place:
     """
 
     name: int
-    devices: Collection[str]
-    bytes: int
+    takes: Mapping[str, int]
     holder: str
     used: float
     is_idle: bool
@@ -75,9 +73,9 @@ def plan(
         workers: How many workers there may be on all devices.
         spare_bytes: What arenas would give up there, which ``room_bytes`` is without.
     """
-    over_bytes = sum(p.bytes for p in places if device in p.devices) + need_bytes - room_bytes
+    over_bytes = sum(p.takes.get(device, 0) for p in places) + need_bytes - room_bytes
     over_count = len(places) + 1 - workers
-    ending = sum(p.bytes for p in places if p.is_ending and device in p.devices)
+    ending = sum(p.takes.get(device, 0) for p in places if p.is_ending)
     spared = max(0, min(over_bytes - ending, spare_bytes))
     over_bytes -= spared
     going: list[Place] = []
@@ -86,9 +84,9 @@ def plan(
         key=lambda p: (not p.is_ending, p.is_kept, p.used),
     )
     for place in candidates:
-        if over_bytes > 0 and device in place.devices:
+        if over_bytes > 0 and device in place.takes:
             going.append(place)
-            over_bytes -= place.bytes
+            over_bytes -= place.takes[device]
     # Bytes first: who goes for them leaves a worker's place as well.
     over_count -= len(going)
     for place in candidates:
@@ -97,7 +95,7 @@ def plan(
             over_count -= 1
     if over_bytes > 0 or over_count > 0:
         blocking = [
-            p.holder for p in places if p not in going and (over_count > 0 or device in p.devices)
+            p.holder for p in places if p not in going and (over_count > 0 or device in p.takes)
         ]
         return Wait(tuple(sorted(set(blocking))))
     return LetGo(tuple(p.name for p in going), spared) if going or spared else Admit()

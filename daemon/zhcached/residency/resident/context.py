@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from zhcache.protocol import residency
+from zhcache.protocol.placement import WeightsList
 from zhcached.residency.launch.launch import Launcher
 from zhcached.residency.resident.artifacts import Artifacts
 from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.seen import SeenCalls
 from zhcached.residency.resident.timeouts import Timeouts
 
 
@@ -24,6 +27,7 @@ class ArenaSource(Protocol):
         uid: int,
         device: str,
         *,
+        components: Sequence[str] | None,
         on_progress: Callable[[residency.Progress], None],
         cancelled: threading.Event,
     ) -> Sequence[tuple[residency.Arena, int]]:
@@ -32,6 +36,10 @@ class ArenaSource(Protocol):
 
     def released(self, lease_id: str) -> None:
         """Takes notice that a lease is over."""
+        ...
+
+    def bytes_of(self, repo: str, commit: str, uid: int, device: str) -> int:
+        """Returns what a snapshot's arenas take on a device that are a user's."""
         ...
 
     def bytes_on(self, device: str) -> int:
@@ -54,6 +62,7 @@ class Context(Protocol):
     launcher: Launcher
     arenas: ArenaSource
     artifacts: Artifacts
+    seen: SeenCalls
     timeouts: Timeouts
 
     def admit(self, instance: Instance) -> bool:
@@ -62,6 +71,10 @@ class Context(Protocol):
 
     def folder(self, instance: Instance) -> str:
         """Returns where the instance's snapshot lies."""
+        ...
+
+    def weigh(self, kind: Kind) -> WeightsList:
+        """Returns what the components of a kind take, and what calls of it were seen to take."""
         ...
 
     def left(self, instance: Instance) -> None:

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zhcache.errors import ZhcacheError
 from zhcache.protocol import residency
 from zhcache.protocol.failure import to_info
 from zhcache.protocol.frames import FrameError
+from zhcache.protocol.placement import Placed
 from zhcached.clock import Clock
 from zhcached.residency.resident.calls import Abandoned, Call, Ended, Running
 from zhcached.residency.resident.commands import End, Kill, Order, Rest, Start, Stop
 from zhcached.residency.resident.crashes import Crashes, in_call, overdue
 from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.planned import Account
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.residency.resident.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from zhcached.residency.resident.line import Line
 
+NOTHING = Account({}, {})
 LIVES = 2
 """Workers that one call may cost; after them it is the call."""
 
@@ -58,8 +62,8 @@ class Instance:
         self.crashes = Crashes(kind.repo, clock, timeouts)
         self.absence = ""
         self._absent_until = -math.inf
-        self._weights = 0
-        self._beside = 0
+        self.account = NOTHING
+        self.plan: Placed | None = None
         self._clock = clock
         self._timeouts = timeouts
 
@@ -77,11 +81,26 @@ class Instance:
         return siblings.index(self), len(siblings)
 
     @property
+    def devices(self) -> list[str]:
+        """Where its worker is, or may come to be."""
+        return self.account.devices if self.is_placed else self.kind.devices
+
+    @property
     def bytes(self) -> int:
-        """What its worker takes. Weights that several share are the first one's."""
-        siblings = (one for one in self.line.instances if one.kind.device == self.kind.device)
-        bearer = next((one for one in siblings if one.is_placed), self)
-        return self._beside + (self._weights if bearer is self else 0)
+        """What its worker takes of all devices."""
+        return sum(map(self.bytes_on, self.account.devices))
+
+    def bytes_on(self, device: str) -> int:
+        """Returns what its worker takes of one. Weights that several share are the first one's."""
+        bearer = next((s for s in self.line.instances if device in s.account.devices), self)
+        return self.account.on(device) if bearer is self else self.account.beside.get(device, 0)
+
+    @property
+    def borne(self) -> Account:
+        """What its worker takes, of weights that several share what is the first one's."""
+        beside = self.account.beside
+        weights = {at: self.bytes_on(at) - beside.get(at, 0) for at in self.account.devices}
+        return replace(self.account, weights=weights)
 
     @property
     def may_go(self) -> bool:
@@ -101,9 +120,13 @@ class Instance:
         self.is_ending = False
         self.unwanted.clear()
 
-    def place(self, weights: int, beside: int) -> None:
-        """Notes that there is room for its worker: bytes of weights, and of what else it takes."""
-        self._weights, self._beside = weights, beside
+    def place(self, account: Account, plan: Placed | None) -> None:
+        """Notes that there is room for its worker, and where its components go.
+
+        The next worker has the same plan, for as long as anybody has the pipeline: where a
+        component lies, and in how many tiles it decodes, is seen in the images.
+        """
+        self.account, self.plan = account, plan
         self.is_placed = True
 
     def left(self) -> None:
@@ -111,7 +134,9 @@ class Instance:
         self.is_tended = False
         self.is_ending = False
         self.is_placed = False
-        self._weights = self._beside = 0
+        self.account = NOTHING
+        if not any(tenant.is_opened for tenant in self.line.tenants):
+            self.plan = None
 
     def end(self) -> None:
         """Has the worker ended as soon as no call is at it."""
@@ -174,7 +199,8 @@ class Instance:
     def ready(self, loaded: residency.Loaded) -> None:
         """Notes that the worker holds the pipeline, and tells who waited for it."""
         self.loaded = loaded
-        self._weights = max(self._weights, loaded.bytes - self._beside)
+        if self.plan is None:
+            self.account = self.account.seen(loaded.bytes)
         self.present()
         self.line.opened(loaded)
 
@@ -189,6 +215,9 @@ class Instance:
             raise FrameError(f"its worker sent {type(frame).__name__} out of turn")
         if isinstance(frame, residency.Step):
             self._pass_step(call, frame)
+            return
+        if isinstance(frame, residency.Took):
+            # The daemon's own: clients hear nothing of it.
             return
         if isinstance(frame, residency.Taken):
             if isinstance(call.state, Running):

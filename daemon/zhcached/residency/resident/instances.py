@@ -13,31 +13,25 @@ from itertools import count
 
 import structlog
 
-from zhcache.errors import NoSpace
-from zhcache.protocol import residency
+from zhcache.placement.sizes import shown
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.names import parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ResidencyConfig
-from zhcached.residency.arena.contents import contents
-from zhcached.residency.devices import CPU, Devices
+from zhcached.residency.devices import Devices
 from zhcached.residency.launch.launch import Launcher
-from zhcached.residency.prompts.known import known
-from zhcached.residency.resident import admission
 from zhcached.residency.resident.artifacts import Artifacts
+from zhcached.residency.resident.claims import Claims
 from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.line import Line
+from zhcached.residency.resident.planned import Placements, home_of
+from zhcached.residency.resident.room import Room
+from zhcached.residency.resident.seen import SeenCalls
 from zhcached.residency.resident.supervisor import Supervisor
-from zhcached.residency.resident.tenants import processes
 from zhcached.residency.resident.timeouts import Timeouts
 from zhcached.store.store import Store
-
-GPU_CONTEXT = 600 * 2**20
-"""Bytes that a CUDA context takes of a device, weights apart."""
-
-WAIT_S = 5.0
 
 log = structlog.get_logger()
 
@@ -53,6 +47,7 @@ class Instances:
         devices: What devices there are.
         arenas: Weights in GPU memory.
         timeouts: How long is waited for what.
+        placements: Says where components go that have several devices.
     """
 
     def __init__(
@@ -64,15 +59,19 @@ class Instances:
         devices: Devices,
         arenas: ArenaSource,
         timeouts: Timeouts,
+        placements: Placements,
     ) -> None:
         self.lock = threading.Condition()
         self.launcher = launcher
         self.arenas = arenas
         self.artifacts = Artifacts(store.layout.root / "compile", self._gpu_name)
+        self.weigh = placements.weigh
+        self.seen = SeenCalls(store.layout.root / "seen.json", lambda of: devices.capacity(of, 1.0))
         self.timeouts = timeouts
         self.is_closed = False
         self._store = store
-        self._config = config
+        claims = Claims(store, config, devices, arenas, placements)
+        self._room = Room(self.lock, self.all, claims, arenas, config.workers)
         self._clock = clock
         self._devices = devices
         self._by_kinds: dict[tuple[Kind, ...], Line] = {}
@@ -132,11 +131,11 @@ class Instances:
 
     def let_go(self, device: str, need_bytes: int) -> None:
         """Ends idle workers on a device, the longest unused first, until that many bytes go."""
-        idle = [s for s in self.all() if s.is_placed and device in s.kind.devices and s.may_go]
+        idle = [s for s in self.all() if device in s.account.devices and s.may_go]
         for instance in sorted(idle, key=lambda s: (not s.is_ending, s.line.is_kept, s.line.used)):
             if need_bytes <= 0:
                 return
-            need_bytes -= instance.bytes
+            need_bytes -= instance.bytes_on(device)
             if not instance.is_ending:
                 log.info("resident.let_go", instance=str(instance.kind))
                 instance.end()
@@ -150,55 +149,7 @@ class Instances:
             NoSpace: It would not fit if nothing else were there.
             ZhcacheError: The snapshot is gone, or is no pipeline.
         """
-        kind = instance.kind
-        weights = self._weights(kind)
-        is_cpu = kind.device == CPU
-        beside = 0 if is_cpu else GPU_CONTEXT
-        capacities = {
-            device: self._capacity(kind, device, weights + beside) for device in kind.devices
-        }
-        while True:
-            # Asked without the lock, since arenas ask here in turn. On a GPU our own weights are
-            # arenas: whoever else has some there is waited for when they are asked for.
-            taken = self.arenas.bytes_on(CPU) if is_cpu else 0
-            spare = self.arenas.idle_on(CPU) if is_cpu else 0
-            with self.lock:
-                if not instance.line.is_wanted or instance.is_ending:
-                    return False
-                decided: admission.Admit | admission.LetGo | admission.Wait = admission.Admit()
-                for device, capacity in capacities.items():
-                    room = capacity - taken
-                    decided = self._decide(instance, device, weights, beside, room, spare)
-                    if not isinstance(decided, admission.Admit):
-                        break
-                if isinstance(decided, admission.Admit):
-                    instance.place(weights, beside)
-                    return True
-                spared = decided.bytes if isinstance(decided, admission.LetGo) else 0
-                if not spared:
-                    self.lock.wait(WAIT_S)
-            if spared:
-                self.arenas.let_go(CPU, spared)
-
-    def _capacity(self, kind: Kind, device: str, need: int) -> int:
-        share = self._config.ram if device == CPU else self._config.vram
-        capacity = self._devices.capacity(device, share)
-        if need > capacity:
-            raise NoSpace(
-                "{repo} takes {need} bytes on {device}, and {room} may be used there",
-                hint="raise residency.ram or residency.vram in config.toml",
-                repo=kind.repo,
-                need=need,
-                device=device,
-                room=capacity,
-            )
-        return capacity
-
-    def _weights(self, kind: Kind) -> int:
-        repo = parse_repo(kind.repo)
-        if kind.is_prompts:
-            return known(self._store, self._store.resolve(repo, kind.commit)).bytes
-        return sum(c.bytes for c in contents(self._store, repo, kind.commit))
+        return self._room.admit(instance)
 
     def folder(self, instance: Instance) -> str:
         """Returns where the instance's snapshot lies."""
@@ -213,86 +164,32 @@ class Instances:
         for thread in threads:
             thread.join(max(until - time.monotonic(), 0.0))
 
-    def _decide(
-        self, instance: Instance, device: str, weights: int, beside: int, room: int, spare: int
-    ) -> admission.Admit | admission.LetGo | admission.Wait:
-        placed = {s.number: s for s in self.all() if s.is_placed and s is not instance}
-        siblings = [s for s in placed.values() if s.line is instance.line]
-        # Workers of one line on one device have the weights together.
-        is_shared = any(device in s.kind.devices for s in siblings)
-        decided = admission.plan(
-            [_place(other, is_sibling=other in siblings) for other in placed.values()],
-            device=device,
-            need_bytes=beside if is_shared else weights + beside,
-            room_bytes=room,
-            workers=self._config.workers,
-            spare_bytes=spare,
-        )
-        if isinstance(decided, admission.LetGo):
-            for number in decided.names:
-                if not placed[number].is_ending:
-                    log.info("resident.let_go", instance=str(placed[number].kind))
-                placed[number].end()
-        if isinstance(decided, admission.Wait):
-            _check_others(instance, decided.holders, siblings)
-            note = "waits for room: " + ("; ".join(decided.holders[:3]) or "others hold it")
-            instance.line.tell_waiting(residency.Progress(note=note, holders=list(decided.holders)))
-        return decided
-
     def _gpu_name(self, uuid: str) -> str:
         return next((gpu.name for gpu in self._devices.list() if gpu.uuid == uuid), uuid)
 
 
-def _check_others(
-    instance: Instance, holders: Collection[str], siblings: Collection[Instance]
-) -> None:
-    """Refuses to wait for room that nobody has but the line's own workers."""
-    if holders and set(holders) <= {holder(one) for one in siblings}:
-        raise NoSpace(
-            "there is no room on {device} for another worker of {repo} beside its own",
-            hint="name fewer devices, or raise workers, ram or vram in [residency] of config.toml",
-            device=instance.kind.device,
-            repo=instance.kind.repo,
-        )
-
-
-def _place(instance: Instance, *, is_sibling: bool) -> admission.Place:
-    return admission.Place(
-        name=instance.number,
-        devices=instance.kind.devices,
-        bytes=instance.bytes,
-        holder=holder(instance),
-        used=instance.line.used,
-        # None makes room for another of its own line: that would go round for ever.
-        is_idle=instance.may_go and not is_sibling,
-        is_kept=instance.line.is_kept,
-        is_ending=instance.is_ending,
-    )
-
-
-def holder(instance: Instance) -> str:
-    """Returns an instance and who has it, in words."""
-    users = processes(instance.line.tenants)
-    return f"{instance.kind} of {', '.join(users) or f'uid {instance.line.uid}'}"
-
-
 def line_of(instance: Instance) -> Resident:
     """Returns an instance as it is listed."""
-    line, sharing = instance.line, instance.kind.sharing
-    shared = f"each image is made by {' and '.join(sharing)} together" if sharing else ""
+    line, kind, plan = instance.line, instance.kind, instance.plan
+    note = instance.absence
+    if kind.placement == "parallel":
+        note = note or f"each image is made by {' and '.join(kind.sharing)} together"
+    elif plan is not None:
+        shares = [f"{shown(instance.bytes_on(one))} on {one}" for one in instance.devices]
+        note = note or f"{plan.placement} ({plan.how}): {', '.join(shares)}"
     return Resident(
-        repo=instance.kind.repo,
-        variant=instance.kind.variant,
-        device=instance.kind.device,
+        repo=kind.repo,
+        variant=kind.variant,
+        device=kind.device if plan is None else home_of(plan),
         bytes=instance.bytes,
         leases=len(line.tenants),
         uid=line.uid,
         expires=line.expires(),
         mode="resident",
-        commit=instance.kind.commit,
+        commit=kind.commit,
         pid=instance.pid,
         running=int(instance.current is not None),
         queued=len(line.turns),
-        role=instance.kind.role,
-        note=instance.absence or shared,
+        role=kind.role,
+        note=note,
     )

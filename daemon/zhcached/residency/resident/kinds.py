@@ -8,7 +8,7 @@ here, before anything is launched.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 
 from zhcache.errors import UsageError
 from zhcache.protocol import version
-from zhcache.protocol.residency import ResidentRequest, Role
+from zhcache.protocol.residency import Placement, ResidentRequest, Role
 from zhcached.store.snapshots import Manifest
 
 MAX_OPTIONS = 32 * 2**10
@@ -49,7 +49,8 @@ class Kind:
     """What one worker holds. ``options`` are JSON with sorted keys: equal ones are equal.
 
     ``commit`` is the snapshot's own; a variant is known by its name and ``made_of``. ``sharing``
-    are the devices that make one image together, ``device`` the first of them; empty is one alone.
+    are the devices that make one image together, or that a plan may use (``placement`` says which);
+    ``device`` is the first of them; empty is one alone.
     """
 
     repo: str
@@ -63,10 +64,16 @@ class Kind:
     memory: str | None = None
     role: Role = "pipeline"
     sharing: tuple[str, ...] = ()
+    placement: Placement = "replicate"
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether a plan says on which of its devices what lies."""
+        return self.placement in ("split", "offload")
 
     @property
     def devices(self) -> list[str]:
-        """Each device that it takes something of, once."""
+        """Each device that it takes something of, or may, once."""
         return sorted({self.device, *self.sharing})
 
     @property
@@ -176,7 +183,27 @@ def together_of(
             "memory and placement='parallel' exclude each other",
             hint="leave memory out: weights that come and go would hold up the other devices",
         )
-    return replace(kind_of(request, manifest, named[0]), sharing=named)
+    return replace(kind_of(request, manifest, named[0]), sharing=named, placement="parallel")
+
+
+def planned_of(
+    request: ResidentRequest, manifest: Manifest, devices: Sequence[str], placement: Placement
+) -> Kind:
+    """Returns what the worker is to be whose components a plan puts on some of ``devices``.
+
+    Raises:
+        UsageError: It cannot be meant.
+    """
+    if len(devices) > MAX_REPLICAS:
+        raise UsageError("more than {most} devices cannot be meant", most=MAX_REPLICAS)
+    if request.memory is not None:
+        raise UsageError(
+            "memory and placement={placement} exclude each other: a plan reckons with what is free",
+            hint="leave memory out, or name one device and no placement",
+            placement=repr(placement),
+        )
+    once = tuple(sorted(set(devices)))
+    return replace(kind_of(request, manifest, once[0]), sharing=once, placement=placement)
 
 
 def check_version(request: ResidentRequest) -> None:

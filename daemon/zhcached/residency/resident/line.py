@@ -19,6 +19,7 @@ from zhcached.residency.resident.fairness import Turns
 from zhcached.residency.resident.instance import Instance
 from zhcached.residency.resident.keeping import Keeping
 from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.planned import account_of
 from zhcached.residency.resident.tenants import Tenant
 from zhcached.residency.resident.timeouts import Timeouts
 
@@ -68,10 +69,11 @@ class Line:
 
     @property
     def devices(self) -> list[str]:
-        """Where its workers are to be, or the ranks of its one, where they are several."""
+        """Where its workers are to be, or the ranks or parts of its one, if they are several."""
         if self.is_replicated:
             return [kind.device for kind in self.kinds]
-        return list(self.kind.sharing)
+        plan = self.instances[0].plan
+        return list(self.kind.sharing if plan is None else account_of(plan).takes)
 
     @property
     def is_replicated(self) -> bool:
@@ -148,7 +150,7 @@ class Line:
         self.tenants.add(tenant)
         self.touch([tenant])
         if self.loaded is not None:
-            tenant.open(self.kind, self.loaded, self.devices)
+            self._open(tenant, self.loaded)
         else:
             tenant.listener.tell(self._progress)
 
@@ -169,7 +171,10 @@ class Line:
         self.touch(self.tenants)
         for tenant in self.tenants:
             if not tenant.is_opened:
-                tenant.open(self.kind, loaded, self.devices)
+                self._open(tenant, loaded)
+
+    def _open(self, tenant: Tenant, loaded: residency.Loaded) -> None:
+        tenant.open(self.kind, loaded, self.devices, self.instances[0].plan)
 
     def tell_waiting(self, event: residency.Progress) -> None:
         """Tells those who wait for a worker how far it is, and who comes to wait after them."""

@@ -24,14 +24,17 @@ from zhcached.clock import Clock
 from zhcached.config import ChineseConfig, ResidencyConfig
 from zhcached.residency.devices import Devices
 from zhcached.residency.launch.launch import Launcher
-from zhcached.residency.resident import kinds, prompted
+from zhcached.residency.resident import kinds
+from zhcached.residency.resident.asked import Asking
 from zhcached.residency.resident.calls import Allowance, Listener
 from zhcached.residency.resident.context import ArenaSource
 from zhcached.residency.resident.instance import Instance
-from zhcached.residency.resident.instances import Instances, holder, line_of
+from zhcached.residency.resident.instances import Instances, line_of
 from zhcached.residency.resident.kinds import Kind
 from zhcached.residency.resident.line import Line
 from zhcached.residency.resident.listener import BlockingListener
+from zhcached.residency.resident.planned import Placements
+from zhcached.residency.resident.room import holder
 from zhcached.residency.resident.seats import Seats
 from zhcached.residency.resident.sessions import Session
 from zhcached.residency.resident.stopped import Letting, is_meant
@@ -49,6 +52,9 @@ log = structlog.get_logger()
 class Residents:
     """All resident pipelines of one daemon.
 
+    Attributes:
+        seen: What calls took.
+
     Args:
         store: Where the snapshots are.
         config: Limits.
@@ -56,6 +62,7 @@ class Residents:
         launcher: Starts workers.
         devices: What devices there are.
         arenas: Weights in GPU memory.
+        placements: Says where components go that have several devices.
         timeouts: Other waits than the configured ones.
         chinese: What is configured of what reads Chinese prompts.
     """
@@ -68,17 +75,21 @@ class Residents:
         launcher: Launcher,
         devices: Devices,
         arenas: ArenaSource,
+        placements: Placements,
         timeouts: Timeouts | None = None,
         chinese: ChineseConfig | None = None,
     ) -> None:
         chosen = timeouts or Timeouts(keep_alive=config.keep_alive, call=config.call_timeout)
-        self._instances = Instances(store, config, clock, launcher, devices, arenas, chosen)
+        self._instances = Instances(
+            store, config, clock, launcher, devices, arenas, chosen, placements
+        )
+        self.seen = self._instances.seen
         self._lock = self._instances.lock
         self._store = store
         self._clock = clock
         self._devices = devices
         self._timeouts = chosen
-        self._chinese = chinese or ChineseConfig()
+        self._asking = Asking(store, devices, placements, chinese or ChineseConfig())
         self._allowance = Allowance()
         self._seats = Seats()
         self._pruned = clock.monotonic()
@@ -115,16 +126,7 @@ class Residents:
             # Its imports take seconds, which go by beside the fetching and the waiting for room.
             self._instances.launcher.prepare()
         held = meant(self._store, request.repo, request.revision, request.variant)
-        if request.role == "prompts":
-            asked = (prompted.kind_of(request, held, self._store, self._chinese),)
-        elif request.placement == "parallel":
-            asked = (kinds.together_of(request, held, self._devices.resolve),)
-        elif request.devices:
-            asked = kinds.replicas_of(request, held, self._devices.resolve)
-        else:
-            prefer = {kind.device for kind in warm if kind.commit == held.commit}
-            device = self._devices.resolve(request.device, None, prefer=prefer)
-            asked = (kinds.kind_of(request, held, device),)
+        asked = self._asking.kinds(request, held, warm)
         # Of no process that outlives us: after a restart of the daemon the connection is gone.
         lease = self._store.leases.grant(repo, held.commit, uid=uid, pid=pid, pid_start=-1)
         try:
@@ -159,6 +161,8 @@ class Residents:
                 for instance in line.instances:
                     instance.end()
             self._instances.drop_if_empty(line)
+            # It may be idle now, and somebody wait for its room.
+            self._lock.notify_all()
         self._store.leases.end(tenant.lease)
 
     # --- keeping warm, letting go ----------------------------------------------------------------
@@ -230,7 +234,12 @@ class Residents:
             for line in found:
                 if done.is_denied(line, uid, may_all=may_all, force=force):
                     continue
-                done.freed += [(s.kind.device, s.bytes) for s in line.instances if s.is_tended]
+                done.freed += [
+                    (device, one.bytes_on(device))
+                    for one in line.instances
+                    if one.is_tended
+                    for device in one.devices
+                ]
                 self._end(line, Cancelled("the resident pipeline was stopped"))
                 ended += line.instances
             is_over = self._lock.wait_for(lambda: not any(s.is_ending for s in ended), STOP_S)
@@ -261,6 +270,8 @@ class Residents:
                 self._pruned = self._clock.monotonic()
         if is_due:
             self._instances.artifacts.prune(self._is_held)
+            self.seen.prune(self._is_held)
+        self.seen.save()
 
     def _is_held(self, repo: str, commit: str) -> bool:
         return self._store.layout.manifest(parse_repo(repo), commit).exists()
@@ -276,6 +287,7 @@ class Residents:
                     failed = residency.Failed(error=to_info(error))
                     tenant.listener.tell(failed, is_last=True)
         self._instances.join(STOP_S)
+        self.seen.save()
 
     def make_room(self, device: str, need_bytes: int) -> None:
         """Has idle workers on a device ended until ``need_bytes`` go; does not wait for it."""
@@ -304,12 +316,12 @@ class Residents:
             found = (s for s in self._instances.all() if lease.startswith(s.arenas_of))
             return next(map(holder, found), None)
 
-    def workers_on(self, device: str) -> int:
-        """Returns how many workers there are on a device."""
-        with self._lock:
-            return sum(s.is_placed and device in s.kind.devices for s in self._instances.all())
-
     def bytes_on(self, device: str) -> int:
         """Returns what the workers on a device take there."""
         with self._lock:
-            return sum(s.bytes for s in self._instances.all() if device in s.kind.devices)
+            return sum(s.bytes_on(device) for s in self._instances.all())
+
+    def beside_on(self, device: str) -> int:
+        """Returns what the workers on a device take there that no arena holds."""
+        with self._lock:
+            return sum(s.account.beside.get(device, 0) for s in self._instances.all())

@@ -49,5 +49,5 @@ def is_meant(line: Line, repo: str, variant: str | None, device: str | None) -> 
         bool(tended)
         and kind.repo == repo
         and variant in (None, kind.variant)
-        and (device is None or any(device in one.kind.devices for one in tended))
+        and (device is None or any(device in one.devices for one in tended))
     )

@@ -25,6 +25,7 @@ from zhcached.residency.resident import sealed
 from zhcached.residency.resident.commands import End, Kill, Rest, Start, Stop
 from zhcached.residency.resident.context import Context
 from zhcached.residency.resident.instance import Instance
+from zhcached.residency.resident.planned import home_of
 
 MAX_RESULT = 4 * 2**30
 """Bytes of sealed memory that one call gives back."""
@@ -112,7 +113,7 @@ class Supervisor:
         worker = None
         try:
             arenas = self._arenas(lease)
-            kind = "parallel" if self._instance.kind.sharing else "resident"
+            kind = "parallel" if self._instance.kind.placement == "parallel" else "resident"
             worker = self._context.launcher.launch(kind, f"resident-{self._instance.number}")
             _limit(worker.line, self._context.timeouts.frame)
             with self._context.lock:
@@ -142,7 +143,7 @@ class Supervisor:
     # --- loading ---------------------------------------------------------------------------------
 
     def _arenas(self, lease: str) -> Sequence[tuple[residency.Arena, int]]:
-        kind = self._instance.kind
+        kind, wanted = self._instance.kind, self._instance.account.arenas
         if kind.device == "cpu":
             # The page cache is the tier there: the worker maps the files themselves.
             return ()
@@ -150,26 +151,27 @@ class Supervisor:
             # Weights that come layer by layer stay in the page cache.
             return ()
         found: list[tuple[residency.Arena, int]] = []
-        for device in kind.devices:
+        for device in wanted if kind.is_planned else kind.devices:
             found += self._context.arenas.attach(
                 lease,
                 kind.repo,
                 kind.commit,
                 os.geteuid(),
                 device,
+                components=wanted.get(device),
                 on_progress=self._progress,
                 cancelled=self._instance.unwanted,
             )
         return found
 
     def _load(self, line: socket.socket, arenas: Sequence[tuple[residency.Arena, int]]) -> None:
-        kind = self._instance.kind
+        kind, plan = self._instance.kind, self._instance.plan
         part, parts = self._instance.part
         compiled = self._context.artifacts.open(kind) if kind.compile else None
         try:
             request = residency.Load(
                 folder=self._context.folder(self._instance),
-                device=kind.device,
+                device=kind.device if plan is None else home_of(plan),
                 options=kind.decoded_options(),
                 attention=kind.attention,
                 compile=kind.compile,
@@ -181,7 +183,9 @@ class Supervisor:
                 repo=kind.repo,
                 part=part,
                 parts=parts,
-                devices=list(kind.sharing),
+                devices=list(kind.sharing) if kind.placement == "parallel" else [],
+                plan=plan,
+                weights=None if kind.memory is None else self._context.weigh(kind),
             )
             fds = [fd for _, fd in arenas] + ([compiled] if compiled is not None else [])
             frames.send(line, request, fds)
@@ -265,6 +269,8 @@ class Supervisor:
             with self._context.lock:
                 self._instance.hear(frame, fds)
                 self._context.lock.notify_all()
+            if isinstance(frame, residency.Took):
+                self._context.seen.add(self._instance.kind, frame.seen)
         finally:
             frames.close_all(fds)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zhcache.protocol import residency
+from zhcache.protocol.placement import Placed
 from zhcached.residency.resident.calls import Listener
 from zhcached.residency.resident.kinds import Kind
+from zhcached.residency.resident.planned import home_of
 
 
 @dataclass(eq=False, slots=True)
@@ -30,7 +32,9 @@ class Tenant:
     is_wish: bool = False
     is_opened: bool = False
 
-    def open(self, kind: Kind, loaded: residency.Loaded, devices: list[str]) -> None:
+    def open(
+        self, kind: Kind, loaded: residency.Loaded, devices: list[str], plan: Placed | None
+    ) -> None:
         """Tells the client that a worker holds the pipeline, and where all are if several are."""
         self.is_opened = True
         self.listener.tell(
@@ -39,12 +43,14 @@ class Tenant:
                 repo=kind.repo,
                 commit=kind.made_of or kind.commit,
                 variant=kind.variant,
-                device=kind.device,
+                device=kind.device if plan is None else home_of(plan),
                 class_name=loaded.class_name,
                 parameters=loaded.parameters,
                 bytes=loaded.bytes,
                 memory_report=loaded.memory_report,
-                placement="parallel" if kind.sharing else "replicate",
+                has_one_net=loaded.has_one_net,
+                placement=kind.placement,
+                plan=plan,
                 devices=devices,
             )
         )

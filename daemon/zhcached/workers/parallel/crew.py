@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from zhcache.errors import WorkerDied, ZhcacheError
+from zhcache.errors import UsageError, WorkerDied, ZhcacheError
 from zhcache.protocol import frames
 from zhcache.protocol.failure import to_error, to_info
 from zhcache.protocol.messages import ErrorInfo
@@ -129,7 +129,7 @@ class Crew:
             self._call = None
             if error is None and self._failed is not None:
                 # After its last step, of which nothing was wanted any more but its end.
-                sys.stderr.write(f"a rank failed after the call: {self._failed.message}\n")
+                sys.stderr.write(f"a rank failed after the call: {_for_the_log(self._failed)}\n")
 
     def _all_over(self) -> bool:
         return len(self._over) == len(self._ranks)
@@ -195,7 +195,7 @@ class Crew:
 
     def _give_up(self, error: ZhcacheError) -> NoReturn:
         """Tells whoever waits, and ends this process and so all ranks."""
-        os.write(2, f"the ranks give up: {error.message}\n".encode())
+        os.write(2, f"the ranks give up: {_for_the_log(error)}\n".encode())
         # Kept for good: nothing may follow this on the line.
         SENDING.acquire()
         try:
@@ -212,6 +212,11 @@ def _heard(rank: Rank) -> Over | None:
         return None
     frames.close_all(fds)
     return over
+
+
+def _for_the_log(error: ZhcacheError) -> str:
+    # Words about arguments may quote a prompt, and go to its author alone.
+    return "a call was refused" if isinstance(error, UsageError) else error.message
 
 
 def _stuck(rank: Rank) -> WorkerDied:

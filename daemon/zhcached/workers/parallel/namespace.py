@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -46,7 +47,8 @@ def enter() -> None:
             " image: {reason}",
             hint=(
                 "let zhcache's user make namespaces: sysctl user.max_user_namespaces,"
-                " kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns;"
+                " user.max_net_namespaces, kernel.unprivileged_userns_clone,"
+                " kernel.apparmor_restrict_unprivileged_userns;"
                 " in a container --cap-add SYS_ADMIN; placement='replicate' needs none of it"
             ),
             reason=error.strerror or str(error),
@@ -75,7 +77,10 @@ def _unshare(flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        # As the kernel says that a limit is reached, of disks there is no talk.
+        is_limit = number == errno.ENOSPC
+        words = "the limit of namespaces is reached" if is_limit else os.strerror(number)
+        raise OSError(number, words)
 
 
 def _raise_loopback() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zhcache.placement import activation
+from zhcache.placement.cuts import CFG, Cut, Denoiser, check_doubled, choose
+from zhcache.placement.families import family_of
 from zhcached.workers.parallel import context
 from zhcached.workers.parallel.guidance import GuidanceSplit
-from zhcached.workers.parallel.ways import CFG, Denoiser, Way, check_doubled, choose
 
 _DENOISERS = ("transformer", "transformer_2", "unet")
 
@@ -82,14 +84,16 @@ class Splitting:
         known = [_known(part, pipeline) for part in denoisers]
         # A pipeline that has none is refused by its name.
         known = known or [Denoiser("", type(pipeline).__name__, has_plan=False)]
-        ways = [choose(one, count, attention) for one in known]
-        self.way: Way = ways[0]
+        cuts = [choose(one, count, attention) for one in known]
+        self.way: Cut = cuts[0]
         self.guidance: list[GuidanceSplit] = []
-        for denoiser, way in zip(denoisers, ways, strict=False):
-            if way.name == CFG:
+        for denoiser, cut in zip(denoisers, cuts, strict=False):
+            if cut.name == CFG:
                 self.guidance.append(GuidanceSplit(denoiser, rank))
-            else:
-                context.enable(denoiser, way, count, device)
+                continue
+            context.enable(denoiser, cut, count, device)
+            if device.type == "cpu":
+                context.check_parts(denoiser, count, _side(denoiser, pipeline))
 
     def check(self, pipeline: Any) -> None:
         """Refuses another pipeline over the same denoisers that must not be split.
@@ -111,3 +115,10 @@ def _known(denoiser: Any, pipeline: Any) -> Denoiser:
         has_plan=getattr(denoiser, "_cp_plan", None) is not None,
         heads=getattr(denoiser.config, "num_attention_heads", None),
     )
+
+
+def _side(denoiser: Any, pipeline: Any) -> int:
+    """Returns how many pixels a token stands for, along a side."""
+    kind, vae = type(denoiser).__name__, getattr(getattr(pipeline, "vae", None), "config", {})
+    known = activation.known
+    return activation.side(known(dict(denoiser.config)), known(dict(vae)), family_of(kind))
