@@ -5,6 +5,7 @@ Needs ``pip install 'zhcache[cluster]'``, which the recipes leave out for its si
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import raycluster
+from harness import raychanges, raycluster
 from harness.daemon import lines, source, until
+from simulators.daemon import DaemonSimulator
 
 pytest.importorskip("ray", reason="pip install 'zhcache[cluster]'")
 
@@ -109,9 +111,57 @@ def test_batch_outlives_a_node_and_is_what_one_machine_makes(nodes, tmp_path):
     assert max(loads(nodes[0]).values()) == 1, "what Ray left warm is warm without it"
 
 
+def test_scripts_share_what_is_served_and_go_on_when_it_is_replaced(nodes, tmp_path):
+    sockets = [str(daemon.socket) for daemon in nodes]
+    said = script(nodes[0], tmp_path, "-m", "harness.raycluster", "share", *sockets)
+    wrong, first, second, many, replaced, made = said
+    assert (wrong["refused"], many["refused"]) == ("not_permitted", "usage")
+    assert "token" in wrong["message"]
+    assert [first["made"], second["made"]] == [6, 6], "one of them serves, the other joins"
+    assert replaced["was"] != replaced["now"]
+    assert replaced["there"] == [replaced["now"]]
+    assert made["made"] == 100
+    # Where a model is warm it stays, whichever home it has in what is served now.
+    assert [*(loads(nodes[0]) + loads(nodes[1])).values()] == [1, 1], "nothing is loaded twice"
+
+
+def test_node_that_leaves_in_peace_ends_what_it_began_and_hands_on_the_rest(nodes, tmp_path):
+    sockets = [str(daemon.socket) for daemon in nodes]
+    out = tmp_path / "out"
+    arguments = ("-m", "harness.raychanges", "shrink", *sockets, str(out))
+    _, said, homes = script(nodes[0], tmp_path, *arguments)
+    assert (said["made"], said["last"]) == (26, said["left"])
+    assert 0 < said["ended"] < raychanges.DEPTH, "what it had not begun was made elsewhere"
+    assert sorted(len(by) for by in homes["before"].values()) == [1, 1]
+    assert homes["after"] == homes["before"], "a model's home is its home again"
+    for daemon in nodes:
+        assert max(loads(daemon).values()) == 1, "nothing is loaded twice on a node"
+
+
+def test_daemon_of_another_version_is_told_of_and_passed_by(nodes, tmp_path):
+    with DaemonSimulator(tmp_path / "old.sock") as simulator:
+        simulator.protocol_range = (2, 3)
+        asked = (str(simulator.socket), str(nodes[1].socket), str(tmp_path / "out"))
+        said = script(nodes[1], tmp_path, "-m", "harness.raychanges", "old", *asked)
+    warned, seen, ended, resumed, refused = said
+    assert len(warned["warned"]) == 1
+    assert re.search(r"node \S+: the daemon .* \(upgrade zhcache", warned["warned"][0])
+    assert (seen["failures"], seen["made"]) == (["version_mismatch"], 20)
+    assert len({node for by in seen["by"].values() for node in by}) == 1
+    assert ended["ended"] != 0
+    assert raychanges.AFTER < ended["lines"] < 60
+    assert resumed["made"] == 60
+    journal = lines((tmp_path / "out" / "journal.jsonl").read_text())
+    assert sorted(line["index"] for line in journal) == list(range(60)), "none is made again"
+    assert (refused["refused"], refused["exit"]) == ("version_mismatch", 7)
+    assert refused["hint"]
+
+
 def test_cluster_that_lets_in_anybody_is_refused_unless_told_that_it_will_do(nodes, tmp_path):
     said = script(nodes[0], tmp_path, "-m", "harness.raycluster", "open", str(nodes[0].socket))
     refusals = [one["refused"] for one in said if "refused" in one]
-    assert refusals == ["not_permitted", "usage", "not_found", "not_permitted"], said
+    assert refusals == ["not_permitted", "usage", "not_found", "not_permitted", "not_permitted"], (
+        said
+    )
     # Two wait and two are there: nearly all of the twelve are refused at first, and waited for.
     assert [one["made"] for one in said if "made" in one] == [list(range(12))]

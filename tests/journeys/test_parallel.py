@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.daemon import source
+from harness.daemon import source, until
 
 POSSIBLE = "from zhcached.workers.parallel import namespace; namespace.enter()"
 
@@ -57,6 +57,35 @@ print(json.dumps([told, apart(before, pipe("a red house", **GIVEN))]), flush=Tru
 """
 )
 
+# Two users: one whose call is interrupted, then lost with its rank, and one who waits meanwhile.
+WAITING = (
+    OPEN
+    + """
+import threading
+other = zhcache.load_pipeline("org/pipe", device=["cpu", "cpu"], placement="parallel")
+before = pipe("a red house", **GIVEN)
+def said(pipe, step, timestep, tensors):
+    if step == 0:
+        print("midway", flush=True)
+try:
+    pipe("x", num_inference_steps=900, callback_on_step_end=said)
+except KeyboardInterrupt:
+    print(apart(before, other("a red house", **GIVEN)), flush=True)
+made = []
+waiting = threading.Thread(target=lambda: made.append(other("a red house", **GIVEN)))
+def begun(*step):
+    if step[1] == 0:
+        waiting.start()
+    said(*step)
+try:
+    pipe("x", num_inference_steps=900, callback_on_step_end=begun)
+except zhcache.ZhcacheError as error:
+    print(error.code, flush=True)
+waiting.join()
+print(apart(before, made[0]), flush=True)
+"""
+)
+
 REFUSED = """
 import zhcache
 try:
@@ -79,9 +108,17 @@ def daemon(hub, make_daemon, pipeline_dir):
     return started
 
 
-def worker(daemon) -> int:
+def resident(daemon) -> dict:
     listed = json.loads(daemon.cli("ps", "--json").stdout)["resident"]
-    return next(one["pid"] for one in listed if one["mode"] == "resident")
+    return next(one for one in listed if one["mode"] == "resident")
+
+
+def worker(daemon) -> int:
+    return resident(daemon)["pid"]
+
+
+def queued(daemon) -> int:
+    return resident(daemon)["queued"]
 
 
 def children(pid: int) -> list[int]:
@@ -112,6 +149,25 @@ def test_killed_rank_ends_the_call_with_its_name_and_the_next_call_works(daemon)
     assert "call again" in hint
     assert difference == 0
     assert not Path(f"/proc/{rank}").exists()
+
+
+@pytest.mark.slow
+def test_interrupted_call_leaves_the_ranks_in_step_and_who_waits_loses_nothing_by_a_rank(daemon):
+    client = daemon.script(WAITING)
+
+    def told() -> str:
+        line = client.stdout.readline().strip()
+        assert line, (client.stderr.read(), daemon.tail())
+        return line
+
+    assert told() == "midway"
+    client.send_signal(signal.SIGINT)
+    assert [told(), told()] == ["0", "midway"]
+    assert until(lambda: queued(daemon) == 1, "the other user waits")
+    (rank,) = children(worker(daemon))
+    os.kill(rank, signal.SIGKILL)
+    assert [told(), told()] == ["worker_died", "0"]
+    client.communicate(timeout=60)
 
 
 def test_what_cannot_share_an_image_is_refused_with_a_next_step(daemon):

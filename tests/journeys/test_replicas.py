@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from harness import controlled
 from harness.daemon import source
 
 pytestmark = pytest.mark.journey
@@ -86,13 +87,41 @@ print(together == sums(one(PROMPTS, **GIVEN, batch=4)), len(unseeded), flush=Tru
 )
 
 
-@pytest.fixture
-def daemon(hub, make_daemon, pipeline_dir):
-    files = {str(p.relative_to(pipeline_dir)): p for p in pipeline_dir.rglob("*") if p.is_file()}
+CONTROLLED = (
+    OPEN
+    + """
+from PIL import Image
+pipe = zhcache.load_pipeline("org/pipe", device=["cpu", "cpu"], placement="replicate")
+one = zhcache.load_pipeline("org/pipe", mode="resident", device="cpu")
+shapes = [Image.linear_gradient("L").resize((64, 64)).rotate(90 * n).convert("RGB") for n in (0, 1)]
+given = dict(num_inference_steps=2)
+for name, more in {
+    None: {"image": shapes},
+    "StableDiffusionControlNetPipeline": {"image": shapes},
+    "StableDiffusionControlNetImg2ImgPipeline": {"image": shapes, "control_image": shapes[::-1]},
+}.items():
+    both, alone = [each.using(name) if name else each for each in (pipe, one)]
+    many = sums(both(prompt=PROMPTS[:2], seed=[1, 2], **given, **more))
+    singly = []
+    for n in (0, 1):
+        own = {key: value[n] for key, value in more.items()}
+        singly += sums(alone(prompt=PROMPTS[n], seed=n + 1, **given, **own))
+    print(many == singly, len(set(many)), flush=True)
+"""
+)
+
+
+def serving(hub, make_daemon, folder):
+    files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     hub.add("org/pipe", files)
     started = make_daemon(source(hub)).start()
     started.json("prefetch", "org/pipe")
     return started
+
+
+@pytest.fixture
+def daemon(hub, make_daemon, pipeline_dir):
+    return serving(hub, make_daemon, pipeline_dir)
 
 
 def workers(daemon):
@@ -147,3 +176,10 @@ def test_error_interrupt_and_restart_leave_a_set_that_makes_the_same(daemon):
     assert told() == "True"
     assert told() == "True 6"
     client.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_picture_of_a_control_net_goes_with_its_prompt(hub, make_daemon, tmp_path):
+    daemon = serving(hub, make_daemon, controlled.write(tmp_path / "controlled"))
+    out, errors = daemon.script(CONTROLLED).communicate(timeout=240)
+    assert out.split("\n")[:-1] == ["True 2"] * 3, (out, errors, daemon.tail())

@@ -10,6 +10,7 @@ import pytest
 
 from harness.daemon import DEADLINE_S, Daemon, source, until
 from harness.memory import can_drop, drop, in_memory, lock_limited
+from harness.otheruser import open_way
 
 pytestmark = pytest.mark.journey
 
@@ -233,9 +234,7 @@ def test_other_user_may_not_stop_what_one_keeps(daemon):
         "while part := line.recv(9999): print(part.decode(), end='')"
     )
     os.chmod(daemon.socket, 0o666)
-    for folder in (daemon.folder, *daemon.folder.parents):
-        if "pytest" in str(folder):
-            os.chmod(folder, 0o755)
+    open_way(daemon.folder)
     done = subprocess.run(
         [sys.executable, "-c", script, str(daemon.socket), request], capture_output=True, text=True
     )

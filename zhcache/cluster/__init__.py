@@ -6,7 +6,8 @@ cluster takes the extra ``cluster``.
 
 from __future__ import annotations
 
-from zhcache.cluster.batch import Made, generate
-from zhcache.cluster.deploy import Served, serve
+from zhcache.cluster.batch import Made, Unfinished, generate
+from zhcache.cluster.deploy import serve
+from zhcache.cluster.served import Served, Standing
 
-__all__ = ["Made", "Served", "generate", "serve"]
+__all__ = ["Made", "Served", "Standing", "Unfinished", "generate", "serve"]

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
+from zhcache.cluster.abreast import abreast
 from zhcache.cluster.crew import Crew, Here
 from zhcache.cluster.folder import Folder, Line
-from zhcache.cluster.retry import verdict
-from zhcache.cluster.task import Model, Picture, Task, plain
+from zhcache.cluster.task import Model, Picture, Task, all_of, plain
+from zhcache.cluster.trying import Trying
 from zhcache.errors import Cancelled, Partial, UsageError, ZhcacheError
 
-_PATIENCE_S = 600.0
-"""How long calls are made later while no image of the batch comes at all."""
+_HOPELESS = 8
+"""Calls that fail one after the other, no image between, end a batch: so would the others."""
 
-_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
+_TOLD = 10
+"""Of the images that failed, as many are told by their number."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,23 @@ class Made:
     image: Any = None
 
 
+class Unfinished(Partial):
+    """Some images of a batch were made and others not.
+
+    Attributes:
+        made: Those that were, by their place among the prompts.
+        failed: What the calls of others ended with, in the order that they did. What is in neither
+            was not tried, since nothing came any more.
+    """
+
+    def __init__(
+        self, told: Partial, made: dict[int, Made], failed: dict[int, ZhcacheError]
+    ) -> None:
+        super().__init__(told.template, hint=told.hint_template, **told.values)
+        self.made = made
+        self.failed = failed
+
+
 def generate(
     repo: str | Sequence[str],
     prompts: Sequence[str],
@@ -71,7 +88,8 @@ def generate(
     """Makes one image of each prompt and returns them in their order.
 
     With ``out`` each image is a PNG there, with a line in ``journal.jsonl``. A batch that ended
-    early goes on when it is called again: only what is missing is made.
+    early goes on when it is called again: only what is missing is made. A call that fails, wherever
+    it is made, keeps no other image from being made, unless eight fail in a row.
 
     Args:
         repo: ``OWNER/NAME``, one for all prompts or one for each.
@@ -91,11 +109,11 @@ def generate(
 
     Raises:
         UsageError: What is asked cannot be meant; or ``out`` holds results of other prompts.
-        Partial: Some images were made and others not; call again with the same folder.
+        Unfinished: Some images were made and others not; call again with the same folder.
         NotPermitted: The cluster has no token authentication.
         ZhcacheError: What ended the first call, where none was made.
     """
-    tasks = _tasks(repo, prompts, seeds, Model(
+    tasks = all_of(repo, prompts, seeds, Model(
         repo="", revision=revision, variant=variant, chinese=chinese
     ), plain(arguments))  # fmt: skip
     devices = [device] if isinstance(device, str) else list(device)
@@ -107,10 +125,10 @@ def generate(
         found = {i: _of_line(line, folder) for i, line in done.items() if folder is not None}
         if missing := [i for i in range(len(tasks)) if i not in found]:
             crew = _crew(address, sorted({t.model.key for t in tasks}), devices, is_open)
+            trying = Trying()
             try:
-                commits = _settled(tasks, done, crew)
-                batch = _Batch(tasks, commits, missing, crew, folder, on_made)
-                batch.run(found)
+                commits = _settled(tasks, done, crew, trying)
+                _Batch(tasks, commits, crew, trying, folder, on_made).run(missing, found)
             finally:
                 crew.close()
     finally:
@@ -127,36 +145,9 @@ def _crew(address: str | None, models: list[str], devices: list[str], is_open: b
     return join(address, models, devices, is_open=is_open)
 
 
-def _tasks(
-    repo: str | Sequence[str],
-    prompts: Sequence[str],
-    seeds: int | Sequence[int],
-    model: Model,
-    arguments: dict[str, Any],
-) -> list[Task]:
-    if isinstance(prompts, str):
-        raise UsageError("prompts is one text", hint="give a list: prompts=[...]")
-    texts = list(prompts)
-    repos = [repo] * len(texts) if isinstance(repo, str) else list(repo)
-    if isinstance(seeds, int):
-        seeds = range(seeds, seeds + len(texts))
-    numbers = list(seeds)
-    for name, given in (("repo", repos), ("seeds", numbers)):
-        if len(given) != len(texts):
-            raise UsageError(
-                "{name} has {count} entries for {prompts} prompts",
-                hint="give one, or one for each prompt",
-                name=name,
-                count=len(given),
-                prompts=len(texts),
-            )
-    return [
-        Task(model=msgspec.structs.replace(model, repo=r), prompt=p, seed=s, arguments=arguments)
-        for r, p, s in zip(repos, texts, numbers, strict=True)
-    ]
-
-
-def _settled(tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew) -> dict[Model, str]:
+def _settled(
+    tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew, trying: Trying
+) -> dict[Model, str]:
     """Returns the commits that the models mean: a branch may mean others on other machines.
 
     What the journal names goes first, so that a batch that goes on does so with the same weights.
@@ -164,44 +155,50 @@ def _settled(tasks: Sequence[Task], done: Mapping[int, Line], crew: Crew) -> dic
     commits = {tasks[index].model: line.commit for index, line in done.items()}
     for model in dict.fromkeys(task.model for task in tasks):
         if model not in commits:
-            commits[model] = crew.settle(model)
+            commits[model] = trying.through(partial(crew.settle, model))
     return commits
 
 
 class _Batch:
-    """The calls of a batch: as many under way as its crew can use, each made until it is done."""
+    """The calls of a batch: as many under way as its crew can use, each made until it is done.
+
+    A call that fails for itself leaves its neighbours alone: its image is missing in the end.
+    """
 
     def __init__(
         self,
         tasks: Sequence[Task],
         commits: Mapping[Model, str],
-        missing: Sequence[int],
         crew: Crew,
+        trying: Trying,
         folder: Folder | None,
         on_made: Callable[[int, Made], object],
     ) -> None:
         self._tasks = tasks
         self._commits = commits
-        self._missing = missing
         self._crew = crew
+        self._trying = trying
         self._folder = folder
         self._on_made = on_made
-        self._is_over = threading.Event()
-        self._came = time.monotonic()
+        self._failed: dict[int, ZhcacheError] = {}
+        self._in_a_row = 0
 
-    def run(self, found: dict[int, Made]) -> None:
-        """Makes what is missing and adds it to ``found``.
+    def run(self, missing: Sequence[int], found: dict[int, Made]) -> None:
+        """Makes what is ``missing`` and adds it to ``found``.
 
         Raises:
-            ZhcacheError: What ended it; ``Partial`` where there are results none the less.
+            ZhcacheError: What ended it, where there are no results at all.
+            Unfinished: There are some.
         """
-        failure: BaseException | None = None
-        left = iter(self._missing)
+        left = iter(missing)
+        if self._crew.abreast is not None:
+            models = [task.model.key for task in self._tasks]
+            left = abreast(models, missing, self._crew.abreast)
         with ThreadPoolExecutor(self._crew.width, thread_name_prefix="call") as pool:
             under_way: dict[Future[Picture], int] = {}
             try:
                 while True:
-                    if failure is None:
+                    if not self._trying.is_over:
                         for index in islice(left, self._crew.width - len(under_way)):
                             under_way[pool.submit(self._made, self._tasks[index])] = index
                     if not under_way:
@@ -209,42 +206,36 @@ class _Batch:
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                         index = under_way.pop(future)
                         if error := future.exception():
-                            failure = failure or error
-                            self._is_over.set()
+                            self._note(index, error)
                         else:
                             found[index] = self._kept(index, future.result())
             except BaseException:
                 # An interrupt, or a disk that is full: the pool is left once its calls are over.
-                self._is_over.set()
+                self._trying.end()
                 self._crew.close()
                 raise
-        if failure is not None:
-            raise self._told(failure, found) from failure
+        if self._failed:
+            self._tell(found)
 
     def _made(self, task: Task) -> Picture:
-        """Returns one task's image, however often that must be tried."""
         model = msgspec.structs.replace(task.model, revision=self._commits[task.model])
         settled = msgspec.structs.replace(task, model=model)
-        tries, pause = 0, _PAUSE_S
-        while True:
-            tries += 1
-            try:
-                return self._crew.make(settled)
-            except Exception as error:
-                judged = verdict(error, tries)
-                if judged == "later":
-                    tries -= 1
-                    is_hopeless = time.monotonic() - self._came > _PATIENCE_S
-                else:
-                    is_hopeless = judged == "give up"
-                if is_hopeless:
-                    raise
-            if self._is_over.wait(pause):
-                raise Cancelled("the batch was ended before this image was made")
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        return self._trying.through(lambda: self._crew.make(settled))
+
+    def _note(self, index: int, error: BaseException) -> None:
+        """Notes a call that failed for good; ends the batch where nothing else comes."""
+        if self._trying.is_over and isinstance(error, Cancelled):
+            return
+        if not isinstance(error, ZhcacheError):
+            raise error
+        self._failed[index] = error
+        self._in_a_row += 1
+        if self._in_a_row == _HOPELESS:
+            self._trying.end()
 
     def _kept(self, index: int, picture: Picture) -> Made:
-        self._came = time.monotonic()
+        self._trying.came()
+        self._in_a_row = 0
         task = self._tasks[index]
         if self._folder is None:
             made = Made(
@@ -257,18 +248,24 @@ class _Batch:
         self._on_made(index, made)
         return made
 
-    def _told(self, failure: BaseException, found: Mapping[int, Made]) -> BaseException:
-        if not isinstance(failure, ZhcacheError) or not found:
-            return failure
-        return Partial(
-            "{count} of {all} images were made, then: {reason}",
+    def _tell(self, found: Mapping[int, Made]) -> NoReturn:
+        first = next(iter(self._failed.values()))
+        if not found:
+            raise first
+        numbers = [str(index) for index in islice(self._failed, _TOLD)]
+        if len(self._failed) > _TOLD:
+            numbers.append("...")
+        told = Partial(
+            "{count} of {all} images were made, and not number {numbers}: {reason}",
             hint="mend that and call again with the same folder; what is there is not made again"
             if self._folder is not None
             else "name a folder with out=, so that a batch can go on",
             count=len(found),
             all=len(self._tasks),
-            reason=failure.message,
+            numbers=", ".join(numbers),
+            reason=first.message,
         )
+        raise Unfinished(told, dict(found), self._failed) from first
 
 
 def _of_line(line: Line, folder: Folder) -> Made:

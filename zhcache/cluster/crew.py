@@ -19,6 +19,11 @@ class Crew(Protocol):
 
     width: int
 
+    @property
+    def abreast(self) -> int | None:
+        """Models that are worth having under way at a time; None: in the order they come."""
+        ...
+
     def settle(self, model: Model) -> str:
         """Returns the commit that a model's revision means, for all calls of a batch."""
         ...
@@ -45,6 +50,7 @@ class Here:
     """
 
     _DEEP = 16
+    abreast: int | None = None
 
     def __init__(self, devices: Sequence[str], turns: Turns | None = None) -> None:
         self._node = Node(devices, turns=turns)

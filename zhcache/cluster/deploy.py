@@ -1,100 +1,44 @@
 # pyright: reportMissingImports=false
-"""``zhcache.cluster.serve``: a thin replica on each node of a Ray cluster; and who calls them.
+"""``zhcache.cluster.serve``: a thin replica on each node of a Ray cluster.
 
 Ray is imported in functions alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import threading
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from zhcache import __version__
 from zhcache.cluster.joining import ray_of
-from zhcache.cluster.retry import meant
-from zhcache.cluster.task import Model, Picture, Task, key_of
-from zhcache.errors import UsageError, ZhcacheError
-from zhcache.protocol.failure import to_error
-from zhcache.protocol.messages import ErrorInfo
+from zhcache.cluster.retry import is_taken, meant
+from zhcache.cluster.served import NAME, Served, applications, handle_of, newest, running
+from zhcache.cluster.settings import bounds, check_settings
+from zhcache.cluster.task import key_of
+from zhcache.errors import Busy, DaemonUnreachable, UsageError, ZhcacheError
+from zhcache.i18n import translate
 
-NAME = "zhcache"
-_SERVING = ("RUNNING", "DEPLOYING")
 _STATS_S = 0.5
 """How often replicas tell how they are."""
 
 _WIDEST = 256
 """Calls of one batch under way: each has a thread."""
 
+_LEAVE_S = 120.0
+"""How long a replica that is let go has for the calls that run; those that wait go elsewhere."""
 
-class Served:
-    """A cluster's replicas, as a batch or a script calls them. Thread-safe.
+_PATIENCE_S = 300.0
+"""How long another script may take to set up the cluster, the leaving of old replicas counted."""
 
-    Attributes:
-        name: Of the application in Serve.
-        width: Calls that are worth having under way at a time.
-    """
+_PAUSE_S = 0.2
 
-    def __init__(self, name: str, handle: Any, width: int) -> None:
-        self.name = name
-        self.width = width
-        self._handle = handle
-        self._under_way: set[Any] = set()
-        self._lock = threading.Lock()
-
-    def settle(self, model: Model) -> str:
-        """As ``Crew`` says."""
-        return self._ask(self._handle.settle, model.key, wanted=msgspec.to_builtins(model))[
-            "commit"
-        ]
-
-    def make(self, task: Task) -> Picture:
-        """As ``Crew`` says.
-
-        Raises:
-            DaemonUnreachable: The node or replica was lost.
-            Busy: The queues are full.
-            ZhcacheError: What the call ended with.
-        """
-        answer = self._ask(self._handle.make, task.model.key, task=msgspec.to_builtins(task))
-        return Picture(**answer["picture"])
-
-    def devices(self) -> list[str]:
-        """Returns the devices that the replicas use."""
-        return self._ask(self._handle.devices, "")["devices"]
-
-    def close(self) -> None:
-        """Ends the calls that are under way. The replicas stay."""
-        with self._lock:
-            left = list(self._under_way)
-        for response in left:
-            response.cancel()
-
-    def stop(self) -> None:
-        """Ends the replicas. What is warm stays so in the nodes' daemons."""
-        from ray import serve
-
-        serve.delete(self.name)
-
-    def _ask(self, method: Any, model: str, **words: Any) -> dict[str, Any]:
-        response = None
-        try:
-            response = method.remote(model=model, **words)
-            with self._lock:
-                self._under_way.add(response)
-            answer = response.result()
-        except Exception as error:
-            raise meant(error) from error
-        finally:
-            with self._lock:
-                self._under_way.discard(response)
-        if "error" in answer:
-            raise to_error(msgspec.convert(answer["error"], ErrorInfo))
-        return answer
+DEPTH, QUEUE, SPILL_S, AGE_S = 32, 1000, 30.0, 30.0
+"""What ``serve`` takes where nothing is said."""
 
 
 def serve(
@@ -104,10 +48,10 @@ def serve(
     variant: str | None = None,
     nodes: int | tuple[int, int] | None = None,
     device: str | Sequence[str] = "auto",
-    depth: int = 32,
-    queue: int = 1000,
-    spill_s: float = 30.0,
-    age_s: float = 30.0,
+    depth: int = DEPTH,
+    queue: int = QUEUE,
+    spill_s: float = SPILL_S,
+    age_s: float = AGE_S,
     labels: Mapping[str, str] | None = None,
     is_open: bool = False,
 ) -> Served:
@@ -132,21 +76,29 @@ def serve(
         is_open: Whether a cluster that lets in anybody (no token) will do.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: An argument cannot be meant; Ray is not installed; the cluster has fewer nodes
+            than are asked for.
         DaemonUnreachable: No cluster answers.
         NotPermitted: It has no token authentication, or refused this token.
+        Busy: Another script sets it up for longer than this one waits.
         ZhcacheError: What else the cluster reported.
     """
     models = sorted(
         {key_of(repo, variant) for repo in ([repos] if isinstance(repos, str) else repos)}
     )
     devices = [device] if isinstance(device, str) else list(device)
+    check_settings(
+        device=devices, nodes=nodes, depth=depth, queue=queue, spill_s=spill_s, age_s=age_s
+    )
     ray = ray_of(address, is_open=is_open)
-    least, most = _bounds(ray, nodes, labels or {})
+    least, most = bounds(nodes, _count(ray, labels or {}))
     options = deployment(models, least, most, depth, queue, spill_s)
     if labels:
         options["ray_actor_options"]["label_selector"] = dict(labels)
-    return _deployed(options, devices, age_s, most * depth)
+    with _alone(ray):
+        served = _deployed(options, devices, age_s, most)
+    _warn(served)
+    return served
 
 
 def deployment(
@@ -157,6 +109,7 @@ def deployment(
         "max_ongoing_requests": depth,
         "max_queued_requests": queue,
         "max_replicas_per_node": 1,
+        "graceful_shutdown_timeout_s": _LEAVE_S,
         "ray_actor_options": {"num_cpus": 0},
         "request_router_config": {
             "request_router_class": "zhcache.cluster.router:WarmRouter",
@@ -180,24 +133,74 @@ def join(address: str, models: Sequence[str], devices: Sequence[str], *, is_open
     Raises:
         ZhcacheError: As ``serve``.
     """
-    ray_of(address, is_open=is_open)
-    from ray import serve as ray_serve
+    ray = ray_of(address, is_open=is_open)
+    served = _found()
+    if served is None:
+        least, most = bounds(None, _count(ray, {}))
+        options = deployment(models, least, most, DEPTH, QUEUE, SPILL_S)
+        with _alone(ray):
+            # Another script may have done it meanwhile, for models of its own.
+            served = _found() or _deployed(options, list(devices), AGE_S, most)
+    _check_devices(served, list(devices))
+    _warn(served)
+    return served
 
+
+def _found() -> Served | None:
     try:
-        told = ray_serve.status().applications
-        there = [name for name, app in told.items() if _is_ours(name) and app.status in _SERVING]
-        served = [Served(n, ray_serve.get_app_handle(n), _WIDEST) for n in there[:1]]
+        told = applications()
+        name = newest(told)
+        if name is None:
+            return None
+        return Served(name, handle_of(name), _WIDEST, max(running(told[name]), 1))
     except Exception as error:
         raise meant(error) from error
-    if served:
-        _check_devices(served[0], list(devices))
-        return served[0]
-    return serve([key.partition("@")[0] for key in models], address=address, device=devices,
-                 is_open=is_open, variant=models[0].partition("@")[2] or None)  # fmt: skip
 
 
-def _is_ours(app: str) -> bool:
-    return app.startswith(f"{NAME}-")
+@contextlib.contextmanager
+def _alone(ray: Any) -> Iterator[None]:
+    """Sets up the cluster as the only script: two at once would take each other's replicas away.
+
+    What keeps others out is the name of an actor, which Ray gives to one alone and takes back when
+    this script ends, however it does.
+    """
+
+    class Turn:
+        pass
+
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            options = {"name": f"{NAME}-turn", "namespace": NAME, "num_cpus": 0}
+            turn = ray.remote(Turn).options(**options).remote()
+            # Ray's client says only now that the name was taken.
+            ray.get(turn.__ray_ready__.remote())
+            break
+        except Exception as error:
+            # The actor may be given to a node of which Ray has not heard yet that it is gone.
+            told = Busy("another script sets up the cluster", hint="see `serve status`")
+            if not is_taken(error):
+                told = meant(error)
+            is_lost = isinstance(told, DaemonUnreachable)
+            if not (is_taken(error) or is_lost) or time.monotonic() > until:
+                raise told from error
+        time.sleep(_PAUSE_S)
+    try:
+        yield
+    finally:
+        ray.kill(turn)
+
+
+def _warn(served: Served) -> None:
+    """Warns of nodes that stand idle: calls pass them by, so that nobody would be told."""
+    with contextlib.suppress(ZhcacheError):
+        for one in served.nodes():
+            if one.failure is not None:
+                text = translate(
+                    "a node makes no images, others go on without it: {reason}",
+                    reason=str(one.failure),
+                )
+                warnings.warn(text, stacklevel=3)
 
 
 def _check_devices(served: Served, wanted: list[str]) -> None:
@@ -211,20 +214,13 @@ def _check_devices(served: Served, wanted: list[str]) -> None:
         )
 
 
-def _bounds(
-    ray: Any, nodes: int | tuple[int, int] | None, labels: Mapping[str, str]
-) -> tuple[int, int]:
-    if nodes is None:
-        # More replicas than nodes for them would be waited for without end.
-        alive = [one for one in ray.nodes() if one["Alive"]]
-        nodes = sum(labels.items() <= one["Labels"].items() for one in alive)
-    least, most = (nodes, nodes) if isinstance(nodes, int) else nodes
-    if not 0 < least <= most:
-        raise UsageError("nodes={nodes} is no number of nodes", hint="nodes=(1, 4)", nodes=nodes)
-    return least, most
+def _count(ray: Any, labels: Mapping[str, str]) -> int:
+    """Returns how many nodes there are that have these labels."""
+    alive = [one for one in ray.nodes() if one["Alive"]]
+    return sum(labels.items() <= one["Labels"].items() for one in alive)
 
 
-def _deployed(options: dict[str, Any], devices: list[str], age_s: float, width: int) -> Served:
+def _deployed(options: dict[str, Any], devices: list[str], age_s: float, most: int) -> Served:
     from ray import serve as ray_serve
 
     from zhcache.cluster.replica import Replica
@@ -234,18 +230,21 @@ def _deployed(options: dict[str, Any], devices: list[str], age_s: float, width: 
     name = f"{NAME}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
     try:
         ray_serve.start(proxy_location="Disabled")
-        told = ray_serve.status().applications
-        for other in told:
-            if _is_ours(other) and other != name:
-                ray_serve.delete(other)
-        if name in told and told[name].status in _SERVING:
+        told = applications()
+        if name in told:
             # To run it again would start every replica anew.
-            return Served(name, ray_serve.get_app_handle(name), min(width, _WIDEST))
-        app = ray_serve.deployment(Replica, name="node", **options).bind(devices, age_s)
-        handle = ray_serve.run(app, name=name, route_prefix=None)
+            handle = handle_of(name)
+        else:
+            app = ray_serve.deployment(Replica, name="node", **options).bind(devices, age_s)
+            handle = ray_serve.run(app, name=name, route_prefix=None)
+        # Only now: batches that call the other ones go on here.
+        for other in told:
+            if other != name:
+                ray_serve.delete(other)
     except Exception as error:
         raise _failure(name) or meant(error) from error
-    return Served(name, handle, min(width, _WIDEST))
+    width = min(most * options["max_ongoing_requests"], _WIDEST)
+    return Served(name, handle, width, most)
 
 
 def _failure(name: str) -> ZhcacheError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,34 @@ class Folder:
         )
         try:
             self._write(name, content)
-            self._journal.write(msgspec.json.encode(line) + b"\n")
+            self._note(msgspec.json.encode(line) + b"\n")
         except OSError as error:
             raise _refused(self.path, error) from error
         return line
 
     def _write(self, name: str, content: bytes) -> None:
         part = self.path / f".{name}.part"
-        part.write_bytes(content)
-        part.rename(self.path / name)
+        try:
+            part.write_bytes(content)
+            part.rename(self.path / name)
+        except OSError:
+            # On a disk that is full what is left of it would be missed.
+            part.unlink(missing_ok=True)
+            raise
+
+    def _note(self, line: bytes) -> None:
+        """Appends a line to the journal, or nothing of it: half a line would take the next along.
+
+        A disk that fills up takes what fits, and says that it is full only when asked again.
+        """
+        end = self._journal.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[self._journal.write(left) :]
+        except OSError:
+            self._journal.truncate(end)
+            raise
 
     def _lines(self) -> list[Line]:
         self._journal.seek(0)

@@ -75,7 +75,7 @@ class Status:
         call_s: What a call takes; 0 before the first.
         load_s: What loading a model takes; 0 before the first.
         waiting: Calls that wait or run.
-        is_up: Whether the daemon answers.
+        failure: With what the daemon answered last, if not with what is warm.
     """
 
     warm: frozenset[str]
@@ -83,7 +83,12 @@ class Status:
     call_s: float
     load_s: float
     waiting: int
-    is_up: bool
+    failure: ZhcacheError | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the daemon answers, and in words that are understood."""
+        return self.failure is None
 
 
 @dataclass
@@ -128,7 +133,7 @@ class Node:
         self._pace = Pace()
         self._warm: frozenset[str] | None = None
         self._looked = -_LOOK_S
-        self._is_up = True
+        self._failure: ZhcacheError | None = None
         self._is_closed = False
         self._changed = threading.Condition()
         self.lanes = [Lane(device, open_pipeline) for device in devices]
@@ -153,13 +158,15 @@ class Node:
 
     def look(self) -> None:
         """Asks the daemon what is warm; takes notice where it does not answer."""
+        warm: frozenset[str] | None = None
+        failure = None
         try:
-            warm: frozenset[str] | None = self._look()
-        except ZhcacheError:
-            warm = None
+            warm = self._look()
+        except ZhcacheError as error:
+            failure = error
         with self._changed:
             self._looked = self._clock()
-            self._is_up = warm is not None
+            self._failure = failure
             self._warm = warm
 
     def status(self) -> Status:
@@ -170,7 +177,7 @@ class Node:
             lanes = len(self.lanes)
             pace = self._pace
             wait_s = queue_s(at_hand, warm, pace.call_s, pace.load_s, pace.usual_s, lanes)
-            return Status(warm, wait_s, pace.usual_s, pace.load_s, len(at_hand), self._is_up)
+            return Status(warm, wait_s, pace.usual_s, pace.load_s, len(at_hand), self._failure)
 
     def close(self) -> None:
         """Ends all calls, those that run among them, and the leases."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from zhcache.errors import Busy, DaemonUnreachable, WorkerDied, ZhcacheError
+from zhcache.errors import Busy, DaemonUnreachable, VersionMismatch, WorkerDied, ZhcacheError
 
 Verdict = Literal["again", "later", "give up"]
 
@@ -16,6 +16,7 @@ LOST = frozenset(
     {
         "ActorDiedError",
         "ActorUnavailableError",
+        "DeploymentUnavailableError",
         "LocalRayletDiedError",
         "NodeDiedError",
         "ObjectLostError",
@@ -23,7 +24,7 @@ LOST = frozenset(
         "WorkerCrashedError",
     }
 )
-"""Of Ray's errors, their subclasses included: node, replica or result are gone."""
+"""Of Ray's errors, their subclasses included: node, replica, result or deployment are gone."""
 
 FULL = frozenset({"BackPressureError"})
 """Of Ray's errors: too many calls wait."""
@@ -39,7 +40,8 @@ def verdict(error: BaseException, tries: int) -> Verdict:
     """
     if isinstance(error, Busy):
         return "later"
-    is_lost = isinstance(error, DaemonUnreachable | WorkerDied)
+    # A daemon of another version is one node's: routers pass it by, once they have heard of it.
+    is_lost = isinstance(error, DaemonUnreachable | WorkerDied | VersionMismatch)
     return "again" if is_lost and tries < TRIES else "give up"
 
 
@@ -49,7 +51,7 @@ def meant(error: BaseException) -> ZhcacheError:
         return error
     said = str(error).strip().splitlines() or [type(error).__name__]
     # What user code raised comes with its traceback before it, whose end is what it said.
-    reason = said[-1] if _is_one_of(error, frozenset({"RayTaskError"})) else said[0]
+    reason = said[-1] if is_of_call(error) else said[0]
     if _is_one_of(error, FULL):
         return Busy("the cluster's queues are full: {reason}", reason=reason)
     if _is_one_of(error, LOST):
@@ -64,6 +66,16 @@ def meant(error: BaseException) -> ZhcacheError:
         kind=type(error).__name__,
         reason=reason,
     )
+
+
+def is_of_call(error: BaseException) -> bool:
+    """Whether what a call ran raised this, and not Ray on its way: a timeout may be either's."""
+    return _is_one_of(error, frozenset({"RayTaskError"}))
+
+
+def is_taken(error: BaseException) -> bool:
+    """Whether the name of an actor is another one's."""
+    return _is_one_of(error, frozenset({"ActorAlreadyExistsError"}))
 
 
 def _is_one_of(error: BaseException, names: frozenset[str]) -> bool:

@@ -24,7 +24,9 @@ class Seen:
         queue_s: Seconds until a call that came now would begin, as it told.
         call_s: Seconds that a call takes there; 0 where none was made yet.
         load_s: Seconds that loading a model takes there; 0 where none was loaded yet.
-        sent: Calls of this router that are there.
+        sent: Calls of this router that are there, or on their way there and back: of those that
+            wait for room Serve sends a hundred at once, and all but one are refused.
+        depth: Calls that it takes at a time.
         is_up: Whether its daemon answers.
     """
 
@@ -35,12 +37,13 @@ class Seen:
     call_s: float = 0.0
     load_s: float = 0.0
     sent: int = 0
+    depth: int = 32
     is_up: bool = True
 
     @property
     def wait_s(self) -> float:
         """Seconds until a call would begin, what was sent since it was told counted."""
-        return max(self.queue_s, self.sent * self.call_s)
+        return max(self.queue_s, min(self.sent, self.depth) * self.call_s)
 
 
 def choose(model: str, home: str | None, seen: Sequence[Seen], spill_s: float) -> str | None:

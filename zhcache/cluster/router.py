@@ -31,6 +31,7 @@ class WarmRouter(RequestRouter):
         self._spill_s = spill_s
         self._sent: Counter[str] = Counter()
         self._away: dict[str, object] = {}
+        self._dealt: tuple[frozenset[str], dict[str, str]] = (frozenset(), {})
 
     async def choose_replicas(
         self,
@@ -45,7 +46,9 @@ class WarmRouter(RequestRouter):
         model = str(pending_request.kwargs.get("model", ""))
         seen = [self._seen(replica) for replica in candidate_replicas]
         nodes = frozenset(one.node for one in seen if one.is_up)
-        place = homes(self._models, nodes).get(model) or home(model, nodes)
+        if self._dealt[0] != nodes:
+            self._dealt = nodes, homes(self._models, nodes)
+        place = self._dealt[1].get(model) or home(model, nodes)
         chosen = choose(model, place, seen, self._spill_s)
         return [[one for one in candidate_replicas if one.replica_id.unique_id == chosen]]
 
@@ -78,5 +81,6 @@ class WarmRouter(RequestRouter):
             call_s=told.get("call_s", 0.0),
             load_s=told.get("load_s", 0.0),
             sent=self._sent[name],
+            depth=replica.max_ongoing_requests,
             is_up=told.get("is_up", True) and not is_away,
         )

@@ -6,11 +6,14 @@ the same wherever it is made and however often it is tried.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any, SupportsIndex, cast
 
 import msgspec
 
 from zhcache.errors import UsageError
+from zhcache.resident import asking
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +72,61 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
         return Image.frombytes(self.mode, self.size, self.pixels)
 
 
+def all_of(
+    repo: str | Sequence[str],
+    prompts: Sequence[str],
+    seeds: int | Sequence[int],
+    model: Model,
+    arguments: dict[str, Any],
+) -> list[Task]:
+    """Returns a batch's tasks, as ``generate`` takes them.
+
+    Raises:
+        UsageError: They cannot be meant.
+    """
+    if isinstance(prompts, str):
+        raise UsageError("prompts is one text", hint="give a list: prompts=[...]")
+    texts = list(prompts)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(
+                "prompt {place} is no text: {value}",
+                hint="give a list of texts",
+                place=place,
+                value=repr(text)[:80],
+            )
+    repos = [repo] * len(texts) if isinstance(repo, str) else list(repo)
+    numbers = _seeds(seeds, len(texts))
+    for name, given in (("repo", repos), ("seeds", numbers)):
+        if len(given) != len(texts):
+            raise UsageError(
+                "{name} has {count} entries for {prompts} prompts",
+                hint="give one, or one for each prompt",
+                name=name,
+                count=len(given),
+                prompts=len(texts),
+            )
+    return [
+        Task(
+            model=msgspec.structs.replace(model, repo=str(r)),
+            prompt=str(p),
+            seed=s,
+            arguments=arguments,
+        )
+        for r, p, s in zip(repos, texts, numbers, strict=True)
+    ]
+
+
+def _seeds(seeds: int | Sequence[int], count: int) -> list[int]:
+    """Returns them as a list of plain numbers: those of arrays are none of JSON's."""
+    given: list[Any] = [seeds]
+    if isinstance(seeds, Iterable):
+        given = list(seeds)
+    elif isinstance(seeds, SupportsIndex):
+        given = [index(seeds) + place for place in range(count)]
+    return cast("list[int]", asking.seeds(given))
+
+
 def plain(arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a call, checked to be words, numbers and lists of them.
 
@@ -83,12 +141,20 @@ def plain(arguments: dict[str, Any]) -> dict[str, Any]:
                 name=name,
             )
     for name, value in arguments.items():
-        try:
-            msgspec.json.encode(value)
-        except (TypeError, msgspec.MsgspecError, RecursionError) as error:
+        if not _is_plain(value):
             raise UsageError(
                 "{name} is neither words nor numbers, and cannot go to another machine",
                 hint="use zhcache.load_pipeline for calls that start from a picture",
                 name=name,
-            ) from error
+            )
     return arguments
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is JSON's own. What else can be written as JSON (bytes, dates) comes out other."""
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()
+        return all(isinstance(key, str) and _is_plain(one) for key, one in pairs)
+    if isinstance(value, list | tuple):
+        return all(_is_plain(one) for one in cast("list[object]", value))
+    return value is None or isinstance(value, str | int | float)

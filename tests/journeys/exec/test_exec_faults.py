@@ -27,6 +27,26 @@ WAIT = (
 )
 
 
+# What a server imports takes ten seconds, and is no matter where nobody uses it.
+SMALL = {
+    "torch": """
+class version: cuda = None
+class cuda: is_initialized = staticmethod(lambda: False)
+class default_generator: seed = staticmethod(lambda: 0)
+""",
+    "safetensors": "",
+    "safetensors.torch": "",
+    "huggingface_hub": "",
+    "tokenizers": "",
+    "transformers": "CLIPTokenizer = CLIPTextModel = T5EncoderModel = object",
+    "accelerate": "",
+    "diffusers": """
+AutoencoderKL = UNet2DConditionModel = DiffusionPipeline = object
+StableDiffusionPipeline = StableDiffusionXLPipeline = object
+""",
+}
+
+
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Pair]:
     """A pair whose server is no other test's."""
@@ -37,9 +57,15 @@ def alone(tmp_path: Path) -> Iterator[Pair]:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """A pair whose server is these tests'; its start is seconds of imports."""
+    """A pair whose server is these tests' and has imported little."""
     folder = Path(tempfile.mkdtemp(prefix="zhx-"))
-    yield Pair(tmp_path_factory.mktemp("together"), clean_environ(folder))
+    small = tmp_path_factory.mktemp("small")
+    for name, text in SMALL.items():
+        package = small.joinpath(*name.split("."))
+        package.mkdir()
+        (package / "__init__.py").write_text(text)
+    environ = clean_environ(folder) | {"PYTHONPATH": str(small)}
+    yield Pair(tmp_path_factory.mktemp("together"), environ)
     shutil.rmtree(folder)
 
 

@@ -10,9 +10,17 @@ import pytest
 from harness.paintkit import Studio
 from simulators.daemon import DaemonSimulator
 from zhcache import cluster
-from zhcache.cluster import batch
+from zhcache.cluster import batch, trying
 from zhcache.cluster.node import Node
-from zhcache.errors import Busy, DaemonUnreachable, NotPermitted, Partial, UsageError
+from zhcache.errors import (
+    Busy,
+    DaemonUnreachable,
+    NotPermitted,
+    Partial,
+    UsageError,
+    VersionMismatch,
+    WorkerDied,
+)
 
 PROMPTS = [f"number {number}" for number in range(12)]
 
@@ -21,17 +29,24 @@ class Crew:
     """Makes images by a studio; says what commits models have."""
 
     width = 4
+    abreast = None
 
     def __init__(self, studio):
         self.node = Node(open_pipeline=studio.open, warm=studio.warm)
         self.settled = []
         self.errors = []
+        self.unsettled = []
+        self.begin = None
 
     def settle(self, model):
         self.settled.append(model.repo)
+        if self.unsettled:
+            raise self.unsettled.pop(0)
         return "5" * 40
 
     def make(self, task):
+        if task.prompt == self.begin.bad:
+            raise WorkerDied("killed by it")
         if self.errors and (error := self.errors.pop(0)) is not None:
             raise error
         return self.node.submit(task).result(20)
@@ -42,16 +57,17 @@ class Crew:
 
 @pytest.fixture
 def crew(monkeypatch):
-    monkeypatch.setattr(batch, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(trying, "_PAUSE_S", 0.0)
     made = []
 
     def begin(*_):
         made.append(Crew(studio))
-        made[-1].errors = studio_errors
+        made[-1].errors, made[-1].unsettled, made[-1].begin = begin.errors, begin.unsettled, begin
         return made[-1]
 
-    studio, studio_errors = Studio(), []
-    begin.studio, begin.errors, begin.made = studio, studio_errors, made
+    studio = Studio()
+    begin.studio, begin.made = studio, made
+    begin.errors, begin.unsettled, begin.bad = [], [], None
     monkeypatch.setattr(batch, "_crew", begin)
     return begin
 
@@ -65,6 +81,22 @@ def test_images_come_in_the_order_of_their_prompts_with_a_seed_each(crew):
     assert [one.prompt for one in made] == PROMPTS
     assert [one.seed for one in made] == list(range(40, 52)) == red(made)
     assert {one.commit for one in made} == {"5" * 40}
+
+
+def test_seeds_of_an_array_are_numbers_in_the_journal(crew, tmp_path):
+    numpy = pytest.importorskip("numpy")
+    made = cluster.generate("org/a", PROMPTS[:2], seeds=numpy.arange(5, 7), out=tmp_path)
+    assert [one.seed for one in made] == [5, 6]
+    again = cluster.generate("org/a", PROMPTS[:2], seeds=numpy.int64(5), out=tmp_path)
+    assert (again, len(crew.made)) == (made, 1)
+
+
+def test_sorted_batch_gives_work_to_several_nodes_at_once(crew, monkeypatch):
+    monkeypatch.setattr(Crew, "abreast", 2)
+    monkeypatch.setattr(Crew, "width", 1)
+    made = cluster.generate(["org/a"] * 6 + ["org/b"] * 6, PROMPTS)
+    assert crew.studio.drawn == [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]
+    assert red(made) == list(range(12))
 
 
 def test_models_are_settled_once_each(crew):
@@ -103,6 +135,26 @@ def test_batch_that_failed_goes_on_with_what_is_missing(crew, tmp_path):
     assert crew.made[1].settled == [], "what was begun with one commit goes on with it"
 
 
+def test_prompt_that_always_fails_keeps_its_neighbours_from_nothing(crew, tmp_path):
+    for out in (None, tmp_path):
+        crew.bad = "number 1"
+        with pytest.raises(
+            cluster.Unfinished, match=r"11 of 12 .* number 1: killed by it"
+        ) as caught:
+            cluster.generate("org/a", PROMPTS, out=out)
+        assert [*caught.value.failed] == [1]
+        assert sorted(caught.value.made) == [0, *range(2, 12)]
+        assert caught.value.code == "partial"
+    crew.bad = None
+    assert len(cluster.generate("org/a", PROMPTS, out=tmp_path)) == 12
+
+
+def test_what_a_model_means_is_asked_again_where_the_node_that_was_asked_is_lost(crew):
+    crew.unsettled += [DaemonUnreachable("gone"), Busy("full"), VersionMismatch("an old one")]
+    assert red(cluster.generate("org/a", PROMPTS[:2])) == [0, 1]
+    assert crew.made[0].settled == ["org/a"] * 4
+
+
 def test_batch_that_is_whole_asks_nobody(crew, tmp_path):
     first = cluster.generate("org/a", PROMPTS, out=tmp_path)
     assert cluster.generate("org/a", PROMPTS, out=tmp_path) == first
@@ -110,9 +162,10 @@ def test_batch_that_is_whole_asks_nobody(crew, tmp_path):
 
 
 def test_first_error_is_itself_where_nothing_was_made(crew):
-    crew.errors += [UsageError("no such argument")] * 4
+    crew.errors += [UsageError("no such argument")] * 12
     with pytest.raises(UsageError, match="no such argument"):
         cluster.generate("org/a", PROMPTS)
+    assert crew.errors, "eight in a row end it"
 
 
 def test_interrupt_ends_calls_that_wait(crew, tmp_path):
@@ -135,6 +188,13 @@ def test_interrupt_ends_calls_that_wait(crew, tmp_path):
         ({"prompts": ["a"], "repo": ["org/a", "org/b"]}, "repo"),
         ({"prompts": ["a"], "num_images_per_prompt": 2}, "num_images_per_prompt"),
         ({"prompts": ["a"], "image": object()}, "image"),
+        ({"prompts": ["a"], "mask": b"bytes"}, "mask"),
+        ({"prompts": ["a"], "sizes": {1: 2}}, "sizes"),
+        ({"prompts": ["a", None]}, "prompt 1"),
+        ({"prompts": ["a"], "seeds": 1.5}, "seed takes"),
+        ({"prompts": ["a"], "seeds": ["1"]}, "seed takes"),
+        ({"prompts": ["a"], "seeds": None}, "seed takes"),
+        ({"prompts": ["a", "b"], "seeds": 2**64 - 1}, "seed takes"),
         ({"prompts": ["a"], "device": []}, "device"),
     ],
 )
@@ -144,11 +204,42 @@ def test_what_cannot_be_meant_is_refused_before_anything_begins(crew, given, sai
     assert not crew.made
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nodes", 0),
+        ("nodes", -1),
+        ("nodes", (3, 1)),
+        ("nodes", (1, 2, 3)),
+        ("nodes", "2"),
+        ("device", []),
+        ("depth", 0),
+        ("queue", -1),
+        ("spill_s", -1.0),
+        ("age_s", float("nan")),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_before_the_cluster_is_asked(name, value):
+    with pytest.raises(UsageError, match=f"{name}=.* cannot be meant"):
+        cluster.serve("org/a", **{name: value})
+
+
 def test_cluster_without_ray_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError) as caught:
         cluster.generate("org/a", PROMPTS, address="auto")
     assert caught.value.hint == "pip install 'zhcache[cluster]'"
+
+
+@pytest.mark.parametrize("address", ["local", "", "auto"])
+def test_ray_is_never_started_by_accident(monkeypatch, address):
+    ray = ModuleType("ray")
+    ray.is_initialized = lambda: False
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(UsageError, match="would start Ray"):
+        cluster.serve("org/a", address=address)
 
 
 @pytest.mark.parametrize("mode", [None, "disabled"])

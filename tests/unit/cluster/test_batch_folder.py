@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -100,6 +102,36 @@ def test_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="file"):
         Folder(tmp_path / "file" / "out")
+
+
+@contextmanager
+def no_file_grows_beyond(size):
+    """As a disk that fills up: what fits of a write is written, the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_line_that_fits_in_part_is_told_and_does_not_tear_the_next(tmp_path):
+    folder = Folder(tmp_path)
+    one = folder.add(0, 3, TASKS[0], picture(0))
+    full = no_file_grows_beyond((tmp_path / JOURNAL).stat().st_size + 150)
+    with full, pytest.raises(UsageError, match="cannot be written"):
+        folder.add(1, 3, TASKS[1], picture(1))
+    two = folder.add(2, 3, TASKS[2], picture(2))
+    folder.close()
+    assert made(tmp_path) == {0: one, 2: two}
+
+
+def test_image_that_does_not_fit_leaves_nothing_behind(tmp_path):
+    folder = Folder(tmp_path)
+    with no_file_grows_beyond(50), pytest.raises(UsageError, match="cannot be written"):
+        folder.add(0, 3, TASKS[0], picture(0))
+    folder.close()
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
 
 def test_full_disk_is_no_space(tmp_path, monkeypatch):

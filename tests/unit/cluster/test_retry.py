@@ -3,7 +3,7 @@
 import pytest
 
 from zhcache import errors
-from zhcache.cluster.retry import FULL, LOST, TRIES, meant, verdict
+from zhcache.cluster.retry import FULL, LOST, TRIES, is_taken, meant, verdict
 
 
 def of_ray(name, *bases):
@@ -15,6 +15,7 @@ def of_ray(name, *bases):
     [
         (errors.DaemonUnreachable("gone"), "again"),
         (errors.WorkerDied("killed"), "again"),
+        (errors.VersionMismatch("that node's daemon is an old one"), "again"),
         (errors.Busy("full"), "later"),
         (errors.UsageError("no such argument"), "give up"),
         (errors.NoSpace("too large"), "give up"),
@@ -60,5 +61,7 @@ def test_ray_has_errors_of_these_names():
     ray = pytest.importorskip("ray")
     from ray.serve import exceptions
 
+    assert is_taken(ray.exceptions.ActorAlreadyExistsError("taken"))
+    assert isinstance(ray.exceptions.GetTimeoutError("slow"), TimeoutError)
     for name in LOST | FULL:
         assert hasattr(ray.exceptions, name) or hasattr(exceptions, name), name

@@ -29,8 +29,10 @@ def seen(name, **fields):
         ([seen("a"), seen("b", warm=True, queue_s=35)], "b"),
         ([seen("a"), seen("b", warm=True, queue_s=45)], "a"),
         # What was sent since the last word counts.
-        ([seen("a", warm=True, sent=45, call_s=1.0), seen("b")], "b"),
+        ([seen("a", warm=True, sent=45, depth=64, call_s=1.0), seen("b")], "b"),
         ([seen("a", warm=True, sent=45), seen("b")], "a"),
+        # But no more than it takes: Serve sends many at once, which are refused and come back.
+        ([seen("a", warm=True, sent=200, depth=8, call_s=1.0), seen("b")], "a"),
         # A daemon that does not answer is passed by, but for want of another.
         ([seen("a", warm=True, is_up=False), seen("b")], "b"),
         ([seen("a", is_up=False), seen("b", is_up=False)], "a"),
