@@ -38,6 +38,9 @@ MAX_SOCKET_PATH = 107
 """Bytes of a path that fit in ``sockaddr_un``, its closing zero left out. Source: unix(7)."""
 
 CONNECT_S = 5.0
+LONG_S = 600.0
+"""For what reads a whole store or asks every source before it answers."""
+
 _PEER = struct.Struct("3i")
 
 Reply = TypeVar("Reply")

@@ -15,8 +15,9 @@ from zhcache import __version__
 from zhcache.client import Client
 from zhcache.errors import ZhcacheError, fill
 from zhcache.evaluate.installed import LIBRARIES
-from zhcache.i18n import mark
-from zhcache.protocol.messages import Check, SourceInfo, Version
+from zhcache.i18n import mark, translate
+from zhcache.protocol.checks import Check
+from zhcache.protocol.messages import SourceInfo, Version
 from zhcache.spawn import INSTALL, missing_parts
 
 Status = Literal["ok", "warn", "bad"]
@@ -28,17 +29,34 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim as templates, so that it can be shown in the reader's language."""
+    """What was looked at and how it is, as templates for the reader's language.
+
+    Attributes:
+        heard: The daemon's finding that this is; it has phrases of its own.
+    """
 
     name: str
     status: Status
     detail: str
     fix: str = ""
     values: Mapping[str, object] = field(default_factory=dict[str, object])
+    heard: Check | None = None
+
+    def said(self) -> str:
+        """Returns how it is, in the reader's language."""
+        if self.heard is not None and self.heard.said:
+            return "; ".join(translate(each.template, **each.values) for each in self.heard.said)
+        return translate(self.detail, **self.values)
+
+    def mend(self) -> str:
+        """Returns what to do about it, in the reader's language; empty where nothing is."""
+        if self.heard is not None and self.heard.mend is not None:
+            return translate(self.heard.mend.template, **self.heard.mend.values)
+        return translate(self.fix, **self.values)
 
     def check(self) -> Check:
         """Returns the finding as it goes into JSON, in English."""
-        return Check(
+        return self.heard or Check(
             name=self.name,
             status=self.status,
             detail=fill(self.detail, self.values),
@@ -188,7 +206,7 @@ def _endpoint(env: Mapping[str, str], sources: Sequence[SourceInfo]) -> Iterator
 
 def _foreign(client: Client) -> Iterator[Finding]:
     for check in client.doctor().checks:
-        yield Finding(check.name, check.status, check.detail, check.fix)
+        yield Finding(check.name, check.status, check.detail, check.fix, heard=check)
 
 
 def _installed(name: str) -> bool:

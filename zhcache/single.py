@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zhcache.client import Client, OnProgress
+from zhcache.calls.jobs import OnProgress
+from zhcache.client import Client
 from zhcache.protocol import messages
 
 if TYPE_CHECKING:
-    from zhcache.placement.result import Placed
+    from zhcache.protocol.placement import Placed
 
 
 def prefetch(
@@ -77,6 +78,7 @@ def plan(
     batch: int = 1,
     placement: str = "auto",
     seen: Mapping[tuple[int, int], int] | None = None,
+    host_memory: str | int | None = None,
 ) -> Placed:
     """Returns where a held pipeline would be placed, and why; as ``Client.plan``.
 
@@ -95,4 +97,5 @@ def plan(
             batch=batch,
             placement=placement,
             seen=seen,
+            host_memory=host_memory,
         )

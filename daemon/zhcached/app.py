@@ -21,6 +21,7 @@ import structlog
 from zhcache import __version__
 from zhcache.errors import ZhcacheError
 from zhcache.paths import handover_path
+from zhcache.protocol.placement import WeightsList
 from zhcached import log as logfile
 from zhcached import notify
 from zhcached.api import accept, listen, server
@@ -29,9 +30,11 @@ from zhcached.api.quota import Quota
 from zhcached.api.services import Services
 from zhcached.clock import SystemClock
 from zhcached.config import Config, ResidencyConfig
+from zhcached.config.swarming import with_swarm
 from zhcached.convert.pickled import Pickles
 from zhcached.convert.single import Checkpoints
 from zhcached.convert.variants import Variants
+from zhcached.convert.weighed import weighed
 from zhcached.gateway.gateway import Gateway
 from zhcached.jobs.asking.health import Health
 from zhcached.jobs.asking.probe import Prober
@@ -48,19 +51,22 @@ from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.pulling.pull import Pulls
 from zhcached.jobs.queue import Jobs
 from zhcached.jobs.scrub import Scrub
+from zhcached.jobs.seeding import Seeding
 from zhcached.jobs.upkeep import Upkeep
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.devices import CPU, Devices
 from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import Launcher, chosen
 from zhcached.residency.pages.pages import Pages
-from zhcached.residency.resident.instances import GPU_CONTEXT
+from zhcached.residency.resident.planned import Placements
 from zhcached.residency.resident.residents import Residents
-from zhcached.sources.base import Source
+from zhcached.residency.topology import machine
+from zhcached.sources.base import Source, Tier
 from zhcached.sources.registry import build as build_sources
 from zhcached.sources.registry import configured_folders, configured_origins, tiers
 from zhcached.store.listing import newest_from
 from zhcached.store.store import Store
+from zhcached.swarm.tier import take_part
 from zhcached.transport.address import AddressPolicy
 from zhcached.transport.http import Transport
 from zhcached.transport.local import LocalFiles
@@ -100,9 +106,10 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             upkeep = Upkeep(services.residency)
             follows = services.following.follows
             revival = Revival(services.prober, services.prefetcher.health, clock)
-            giving = services.giving
-            lasting = (scrub.run(), upkeep.run(), follows.run(), revival.run(), giving.run())
-            tasks = [asyncio.create_task(task) for task in lasting]
+            giving, seeding = services.giving, services.seeding
+            lasting = (scrub.run(), upkeep.run(), follows.run(), revival.run())
+            lasting = (*lasting, giving.run(), seeding.run())
+            tasks = [asyncio.create_task(task) for task in (*lasting, services.gateway.run())]
             log.info("daemon.ready", version=__version__, home=str(home), jobs_resumed=again)
             notify.notify(f"READY=1\nSTATUS=serving {home}")
             await _until_stopped(services)
@@ -112,6 +119,7 @@ async def serve(home: Path, socket_path: Path, config: Config) -> None:
             scrub.stop()
             services.prober.stop()
             await asyncio.to_thread(giving.stop)
+            await asyncio.to_thread(seeding.stop)
             for task in tasks:
                 task.cancel()
         ended = await services.jobs.stop(STOP_GRACE_S)
@@ -137,7 +145,7 @@ async def _join(
     store: Store, config: Config, clock: SystemClock, logs: Path, home: Path
 ) -> Services:
     sources, prober, fetcher = _line(store, config, clock)
-    limits, devices, launcher = config.residency, Devices(), chosen(home)
+    launcher = chosen(home)
     variants = Variants(
         store,
         config.convert,
@@ -150,9 +158,59 @@ async def _join(
     variants.sweep()
     pickles = Pickles(store, launcher, variants.places, make_room=fetcher.make_room)
     prefetcher = Prefetcher(fetcher, sources, config.alias, clock, variants, pickles)
-    host = _host(store, limits)
+    residency, arenas, residents = _resident(store, config, clock, launcher)
+    checkpoints = _checkpoints(fetcher, variants, launcher, clock)
+    ledger = Ledger(store.layout.root, clock)
+    performer = Performer(store, prefetcher, residency, checkpoints, ledger.claim)
+    jobs = Jobs(store.catalog, clock, performer.perform)
+    follows = Follows(
+        ledger, config.follow, clock=clock, jobs=jobs, store=store, prefetcher=prefetcher
+    )
+    pulls = Pulls(fetcher, sources, config.alias, clock, config.serve)
+    giving, seeding = _onward(fetcher, pulls, clock)
+    return Services(
+        config=config,
+        clock=clock,
+        store=store,
+        jobs=jobs,
+        prefetcher=prefetcher,
+        prober=prober,
+        planner=Planner(prefetcher),
+        log_file=logs,
+        home=home,
+        started=clock.wall(),
+        residency=residency,
+        arenas=arenas,
+        host=_host(store, config.residency),
+        residents=residents,
+        gateway=Gateway(pulls, store, config.serve, clock, torrents=fetcher.torrents),
+        launcher=launcher,
+        following=Following(follows, store, clock),
+        giving=giving,
+        seeding=seeding,
+        watching=Watching(store, jobs, config.watch, clock),
+    )
+
+
+def _resident(
+    store: Store, config: Config, clock: SystemClock, launcher: Launcher
+) -> tuple[Residency, Arenas, Residents]:
+    limits, devices = config.residency, Devices()
     arenas = Arenas(store, limits, clock, launcher, devices)
-    residents = Residents(store, limits, clock, launcher, devices, arenas, chinese=config.chinese)
+
+    def weigh(repo: str, commit: str, variant: str | None) -> WeightsList:
+        return residents.seen.told(weighed(store, repo, commit, variant))
+
+    residents = Residents(
+        store,
+        limits,
+        clock,
+        launcher,
+        devices,
+        arenas,
+        Placements(weigh, partial(machine, None, devices, share=limits.vram)),
+        chinese=config.chinese,
+    )
     arenas.elsewhere = lambda device: _beside_arenas(residents, device)
     arenas.make_room = residents.make_room
     arenas.holder = residents.holder
@@ -167,41 +225,11 @@ async def _join(
         clock=clock,
         devices=devices,
         pages=Pages(store, clock, room_for_pages, limits.keep_alive),
-        host=host,
+        host=_host(store, limits),
         arenas=arenas,
         residents=residents,
     )
-    checkpoints = _checkpoints(fetcher, variants, launcher, clock)
-    ledger = Ledger(store.layout.root, clock)
-    performer = Performer(store, prefetcher, residency, checkpoints, ledger.claim)
-    jobs = Jobs(store.catalog, clock, performer.perform)
-    follows = Follows(
-        ledger, config.follow, clock=clock, jobs=jobs, store=store, prefetcher=prefetcher
-    )
-    pulls = Pulls(fetcher, sources, config.alias, clock, config.serve)
-    giving = Giving(store, fetcher.tiers, pulls.is_public, fetcher.health, clock)
-    fetcher.disproved = giving.replace
-    return Services(
-        config=config,
-        clock=clock,
-        store=store,
-        jobs=jobs,
-        prefetcher=prefetcher,
-        prober=prober,
-        planner=Planner(prefetcher),
-        log_file=logs,
-        home=home,
-        started=clock.wall(),
-        residency=residency,
-        arenas=arenas,
-        host=host,
-        residents=residents,
-        gateway=Gateway(pulls, store, config.serve, clock),
-        launcher=launcher,
-        following=Following(follows, store, clock),
-        giving=giving,
-        watching=Watching(store, jobs, config.watch, clock),
-    )
+    return residency, arenas, residents
 
 
 def _line(store: Store, config: Config, clock: SystemClock) -> tuple[list[Source], Prober, Fetcher]:
@@ -215,11 +243,23 @@ def _line(store: Store, config: Config, clock: SystemClock) -> tuple[list[Source
         files=LocalFiles(configured_folders(config.sources)),
     )
     sources = build_sources(config.sources, transport)
-    health = Health(store.catalog, config.sources, clock, quotas)
-    stores = tiers(config.sources, transport)
+    health = Health(store.catalog, with_swarm(config), clock, quotas)
+    torrents, swarm = take_part(config.swarm, store, sources, clock)
+    stores: list[Tier] = [*tiers(config.sources, transport), *([swarm] if swarm else [])]
     known_at = partial(newest_from, store.catalog)
     prober = Prober(sources, transport, quotas, health, known_at, stores)
-    return sources, prober, Fetcher(store, transport, config.download, health, stores)
+    fetcher = Fetcher(store, transport, config.download, health, stores)
+    fetcher.torrents, fetcher.swarm = torrents, swarm
+    return sources, prober, fetcher
+
+
+def _onward(fetcher: Fetcher, pulls: Pulls, clock: SystemClock) -> tuple[Giving, Seeding]:
+    """Returns what gives on to others of the site what is public here."""
+    giving = Giving(fetcher.store, fetcher.tiers, pulls.is_public, fetcher.health, clock)
+    fetcher.disproved = giving.replace
+    seeding = Seeding(fetcher.store, fetcher.torrents, pulls.is_public, clock)
+    fetcher.came_by_swarm = seeding.came
+    return giving, seeding
 
 
 def _checkpoints(
@@ -239,7 +279,7 @@ def _beside_arenas(residents: Residents, device: str) -> int:
     """Returns the bytes that resident pipelines have besides arenas, which hold GPU weights."""
     if device == CPU:
         return residents.bytes_on(CPU)
-    return GPU_CONTEXT * residents.workers_on(device)
+    return residents.beside_on(device)
 
 
 def _host(store: Store, limits: ResidencyConfig) -> Literal["files", "arenas"]:

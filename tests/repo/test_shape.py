@@ -18,6 +18,7 @@ from zhcached.config import measures
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh.md")
+REFERENCES = ("docs/reference.md", "docs/reference.zh.md")
 FILE_LINES_MAX = 550
 FILE_LINES_MEDIAN = 150
 FUNCTION_LINES_MAX = 80
@@ -133,6 +134,7 @@ KEYS = [
     *defaults("[recipe.NAME]", config.RecipeConfig),
     *defaults("[convert]", config.ConvertConfig),
     *defaults("[serve]", config.ServeConfig),
+    *defaults("[swarm]", config.SwarmConfig),
     *defaults("[follow]", config.FollowConfig),
     *defaults("[watch]", config.WatchConfig),
     *(key for key in defaults("[chinese]", config.ChineseConfig) if key[1] != "encoder"),
@@ -140,8 +142,8 @@ KEYS = [
 ]
 
 
-def documented(readme: str) -> dict[tuple[str, str], str]:
-    text = (ROOT / readme).read_text("utf-8")
+def documented(reference: str) -> dict[tuple[str, str], str]:
+    text = (ROOT / reference).read_text("utf-8")
     rows = re.findall(r"^\| `(\[+[\w.]+\]+)` `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
     return {(section, key): default.strip().strip("`") for section, key, default in rows}
 
@@ -165,30 +167,34 @@ def meant(section: str, key: str, written: str) -> object:
     }.get(written, int(written) if written.isdigit() else written)
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_names_every_configuration_key_with_its_default(readme):
-    rows = documented(readme)
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_reference_names_every_configuration_key_with_its_default(reference):
+    rows = documented(reference)
     assert set(rows) == {(section, key) for section, key, _ in KEYS}
     for section, key, default in KEYS:
-        assert meant(section, key, rows[section, key]) == default, f"{readme}: {section} {key}"
+        assert meant(section, key, rows[section, key]) == default, f"{reference}: {section} {key}"
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_example_configuration_is_accepted(readme, tmp_path):
-    text = (ROOT / readme).read_text("utf-8")
+@pytest.mark.parametrize(("page", "sources"), [
+    ("reference", ["lab-mirror", "huggingface"]), ("lab", ["mirror", "store"])
+])  # fmt: skip
+@pytest.mark.parametrize("language", ["", ".zh"])
+def test_example_configuration_is_accepted(page, sources, language, tmp_path):
+    text = (ROOT / "docs" / f"{page}{language}.md").read_text("utf-8")
     path = tmp_path / "config.toml"
+    named = []
     for example in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
         path.write_text(example, "utf-8")
-        read = config.load([path], {})
-    assert [source.name for source in read.sources] == ["lab-mirror", "huggingface"]
+        named += [source.name for source in config.load([path], {}).sources]
+    assert named == sources
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_readme_lists_every_exit_code(readme):
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_reference_lists_every_exit_code(reference):
     from zhcache import errors
 
     codes = {kind.exit_code for kind in errors._tree(errors.ZhcacheError).values()} | {0}
-    text = (ROOT / readme).read_text("utf-8")
+    text = (ROOT / reference).read_text("utf-8")
     listed = {int(code) for code in re.findall(r"\| (\d+) \| [^|\d]", text)}
     assert codes <= listed
 
@@ -202,12 +208,28 @@ def test_readme_documents_every_command(readme):
     assert sorted(set(COMMANDS) - set(known)) == []
 
 
-@pytest.mark.parametrize("document", [*READMES, "ARCHITECTURE.md", "docs/README.md"])
+DOCUMENTS = [
+    *(ROOT / name for name in (*READMES, "ARCHITECTURE.md")),
+    *(ROOT / "docs").glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document):
-    text = (ROOT / document).read_text("utf-8")
-    folder = (ROOT / document).parent
+    text = document.read_text("utf-8")
+    folder = document.parent
     targets = [t for t in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in t]
     assert [target for target in targets if not (folder / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.zh.md")), ids=lambda path: path.stem
+)
+def test_chinese_page_has_the_parts_and_the_code_of_the_english_one(page):
+    pages = [path.read_text("utf-8") for path in (page, page.with_name(page.name[:-6] + ".md"))]
+    parts = [re.findall(r"^(#{1,4}) ", text, re.MULTILINE) for text in pages]
+    fences = [re.findall(r"^```(\w*)$", text, re.MULTILINE) for text in pages]
+    assert (parts[0], fences[0]) == (parts[1], fences[1])
 
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

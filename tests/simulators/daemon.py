@@ -23,6 +23,7 @@ from zhcache.errors import Busy, NotFound, SourcesFailed, UsageError, ZhcacheErr
 from zhcache.protocol import messages as m
 from zhcache.protocol import placement, residency
 from zhcache.protocol import version as protocol
+from zhcache.protocol.checks import Check, Checks
 from zhcache.protocol.probe import SourcesTested, SourceTest, SourceTested
 from zhcache.protocol.sources import Phrase
 
@@ -410,7 +411,10 @@ class _Api(BaseHTTPRequestHandler):
     def _gc_post(self, sim: DaemonSimulator) -> None:
         request = msgspec.json.decode(self.body, type=m.GcRequest)
         gone = m.GcItem(kind="blob", name="b" * 64, bytes=2048, reason="nothing uses it")
-        kept = m.GcItem(kind="blob", name="d" * 64, bytes=1, reason="in use", used_by=["a/b"])
+        why = Phrase(template="used by {name}", values={"name": "a/b"})
+        kept = m.GcItem(
+            kind="blob", name="3 blobs", bytes=1, reason="used by a/b", count=3, why=[why]
+        )
         self._json(
             200,
             m.GcReport(removed=[gone], kept=[kept], bytes_freed=2048, dry_run=request.dry_run),
@@ -573,8 +577,20 @@ class _Api(BaseHTTPRequestHandler):
         self._json(200, stopped)
 
     def _doctor_get(self, sim: DaemonSimulator) -> None:
-        check = m.Check(name="store", status="ok", detail="the store is on ext4")
-        self._json(200, m.Checks(checks=[check]))
+        said = Phrase(template="{endpoint}: slow", values={"endpoint": "http://hub"})
+        mend = Phrase(template="check the network and the name server")
+        checks = [
+            Check(name="store", status="ok", detail="the store is on ext4"),
+            Check(
+                name="source hub",
+                status="warn",
+                detail="http://hub: slow",
+                fix=mend.template,
+                said=[said],
+                mend=mend,
+            ),
+        ]
+        self._json(200, Checks(checks=checks))
 
     def _stop_post(self, sim: DaemonSimulator) -> None:
         self._json(202)

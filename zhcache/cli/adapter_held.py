@@ -63,8 +63,8 @@ def _row(model: PromptModel) -> Sequence[str]:
     "export",
     cls=Command,
     help=mark(
-        "Copy the adapter NAME, with its card, to a plain folder; elsewhere"
-        " `zhcache import DIR --repo adapters/NAME` takes it in."
+        "Copy the adapter NAME, with its card, to a plain folder; on another machine `zhcache"
+        " import DIR --repo adapters/NAME` imports it."
     ),
 )
 @click.argument("name", metavar="NAME")

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from zhcache.caches import find
+from zhcache.caches.find import find
 from zhcache.chinese.adapter.format import repo_of
 from zhcache.chinese.adapter.plan import PRECISIONS, Plan, Trained
 from zhcache.cli.attend import attend
@@ -32,41 +32,53 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "train",
     cls=Command,
     help=mark(
-        "Train an adapter that reads Chinese for a model, from parallel captions (JSON lines with"
-        " en and zh); it goes into the store."
+        "Train an adapter that reads Chinese for a model, from parallel captions (JSON lines "
+        "with en and zh), and put it into the store."
     ),
 )
 @click.argument("base", metavar="BASE")
 @click.option(
-    "--pairs", cls=Option, required=True, type=_FILE, help=mark("File of parallel captions.")
+    "--pairs",
+    cls=Option,
+    required=True,
+    type=_FILE,
+    help=mark("File of parallel captions, one JSON object per line."),
 )
 @click.option(
-    "--name", cls=Option, required=True, help=mark("Of the adapter; NAME means adapters/NAME.")
+    "--name", cls=Option, required=True, help=mark("Name of the adapter; NAME means adapters/NAME.")
 )
-@click.option("--revision", cls=Option, metavar="R", help=mark("Of the base model."))
+@click.option("--revision", cls=Option, metavar="R", help=mark("Revision of the base model."))
 @click.option(
     "--encoder",
     cls=Option,
     metavar="REPO|DIR",
-    help=mark("A Chinese BERT to start from; without it a small one is made of the pairs."),
+    help=mark("A Chinese BERT to start from; by default a small new one is trained on the pairs."),
 )
 @click.option(
     "--freeze-encoder",
     "is_frozen",
     cls=Option,
     is_flag=True,
-    help=mark("Leave that encoder as it is."),
+    help=mark("Do not train that encoder."),
 )
 @click.option(
     "--out",
     cls=Option,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help=mark("Leave the adapter in this folder too."),
+    help=mark("Write the adapter to this folder too."),
 )
-@click.option("--steps", cls=Option, type=click.IntRange(1), help=mark("How many in all; or"))
 @click.option(
-    "--epochs", cls=Option, type=click.IntRange(1), help=mark("how often all pairs are seen.")
+    "--steps",
+    cls=Option,
+    type=click.IntRange(1),
+    help=mark("Training steps in all; or use --epochs."),
+)
+@click.option(
+    "--epochs",
+    cls=Option,
+    type=click.IntRange(1),
+    help=mark("How many times to go through all pairs; or use --steps."),
 )
 @click.option(
     "--batch",
@@ -74,7 +86,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help=mark("Pairs a step."),
+    help=mark("Pairs in each step."),
 )
 @click.option(
     "--lr",
@@ -107,14 +119,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
-    help=mark("What is computed in."),
+    help=mark("Number format to compute in."),
 )
 @click.option(
     "--device",
     cls=Option,
     default="auto",
     show_default=True,
-    help=mark("Where it is trained."),
+    help=mark("Device to train on."),
 )
 @click.option(
     "--held-out",
@@ -125,7 +137,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help=mark("How many pairs to hold out and measure on, or a file of them."),
 )
 @click.option(
-    "--seed", cls=Option, type=int, default=0, show_default=True, help=mark("Of all that is drawn.")
+    "--seed",
+    cls=Option,
+    type=int,
+    default=0,
+    show_default=True,
+    help=mark("Seed of everything random."),
 )
 @click.option(
     "--simplified/--as-written",
@@ -140,14 +157,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "description",
     cls=Option,
     default="",
-    help=mark("What the pairs are; for the card."),
+    help=mark("Description of the pairs, for the adapter's card."),
 )
 @click.option(
     "--resume/--fresh",
     "resume",
     cls=Option,
     default=None,
-    help=mark("Go on with an unfinished training, or begin anew; it goes on if there is one."),
+    help=mark("Continue an unfinished training (the default if there is one), or start over."),
 )
 @click.option(
     "--checkpoint-every",
@@ -157,14 +174,14 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     type=click.FloatRange(0),
     default=60.0,
     show_default=True,
-    help=mark("How often it is kept and measured."),
+    help=mark("How often to save and measure."),
 )
 @click.option(
     "--work",
     cls=Option,
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help=mark("Folder for the unfinished training; one of yours by default."),
+    help=mark("Folder for the unfinished training; by default one in your home folder."),
 )
 @output_options
 @pass_session

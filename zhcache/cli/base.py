@@ -114,7 +114,7 @@ def output_options(function: F) -> F:
         "is_quiet",
         cls=Option,
         is_flag=True,
-        help=mark("Print only ids, one a line."),
+        help=mark("Print only ids, one per line."),
     )
     @functools.wraps(function)
     def wrapped(*args: Any, is_json: bool, is_quiet: bool, **options: Any) -> Any:

@@ -43,7 +43,7 @@ class _Group(click.Group, Command):
     pass
 
 
-@click.group("bench", cls=_Group, help=mark("Measure what was made of a model."))
+@click.group("bench", cls=_Group, help=mark("Measure a model's variants."))
 def command() -> None:
     """Groups what is measured."""
 
@@ -51,7 +51,7 @@ def command() -> None:
 @command.command(
     "variants",
     cls=Command,
-    help=mark("Compare variants with their source: the same prompts, the same seeds."),
+    help=mark("Compare variants with their source, using the same prompts and seeds."),
 )
 @click.argument("repo")
 @click.option(
@@ -65,9 +65,17 @@ def command() -> None:
 @click.option("--prompt", "prompts", cls=Option, metavar="TEXT", multiple=True,
               help=mark("Instead of the built-in ones; may be repeated."))  # fmt: skip
 @click.option("--seeds", cls=Option, type=click.IntRange(1, 1000), default=4,
-              help=mark("Images of each prompt."))  # fmt: skip
-@click.option("--steps", cls=Option, type=click.IntRange(1), help=mark("Steps of each image."))
-@click.option("--size", cls=Option, type=Size(), metavar="WxH", help=mark("In pixels."))
+              help=mark("Images for each prompt."))  # fmt: skip
+@click.option(
+    "--steps", cls=Option, type=click.IntRange(1), help=mark("Denoising steps for each image.")
+)
+@click.option(
+    "--size",
+    cls=Option,
+    type=Size(),
+    metavar="WxH",
+    help=mark("Width and height in pixels, such as 768x512."),
+)
 @click.option("--device", cls=Option, metavar="D", default="auto", help=mark("auto, cpu, cuda:N."))
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @click.option("--picture", cls=Option, metavar="FILE",

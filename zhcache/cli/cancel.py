@@ -13,7 +13,7 @@ from zhcache.progress import state
 from zhcache.protocol.messages import Job
 
 
-@click.command("cancel", cls=Command, help=mark("Cancel jobs; what they fetched is kept."))
+@click.command("cancel", cls=Command, help=mark("Cancel jobs; what they have downloaded is kept."))
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 @output_options
 @pass_session

@@ -15,10 +15,18 @@ from zhcache.cli.table import when
 from zhcache.client import Client
 from zhcache.errors import Busy, DaemonUnreachable
 from zhcache.i18n import mark, translate
+from zhcache.protocol.base import Message
 from zhcache.protocol.messages import Version
 from zhcache.spawn import start_daemon
 
 STOP_S = 60.0
+
+
+class Stopped(Message):
+    """The process that was stopped; None if there was none."""
+
+    stopped: int | None
+    schema: int = 1
 
 
 class _Group(click.Group, Command):
@@ -30,7 +38,7 @@ def command() -> None:
     """Groups the three."""
 
 
-@command.command("status", cls=Command, help=mark("Show who answers on the socket."))
+@command.command("status", cls=Command, help=mark("Show whether a daemon runs, and which one."))
 @output_options
 @pass_session
 def status(session: Session, output: Output) -> None:
@@ -62,9 +70,10 @@ def stop(session: Session, output: Output) -> None:
             version = client.version()
         except DaemonUnreachable:
             output.say(mark("No daemon runs."))
+            output.emit(Stopped(stopped=None), ids=[], text=list)
             return
         process = _process(version.pid)
-        client.stop()
+        client.stop_daemon()
         # A socket that systemd holds goes on answering, so silence only counts where the
         # process cannot be watched: it lives in another pid namespace.
         if not (_is_silent(client, STOP_S) if process is None else _is_gone(process, STOP_S)):
@@ -75,6 +84,7 @@ def stop(session: Session, output: Output) -> None:
                 seconds=STOP_S,
             )
         output.say(mark("The daemon {pid} has stopped."), pid=version.pid)
+        output.emit(Stopped(stopped=version.pid), ids=[str(version.pid)], text=list)
 
 
 def _process(pid: int) -> int | None:

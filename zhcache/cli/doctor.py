@@ -9,12 +9,14 @@ import click
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
 from zhcache.diagnosis import Finding, examine
 from zhcache.i18n import mark, translate
-from zhcache.protocol.messages import Checks
+from zhcache.protocol.checks import Checks
 
 _STATES = {"ok": mark("ok"), "warn": mark("warning"), "bad": mark("bad")}
 
 
-@click.command("doctor", cls=Command, help=mark("Check everything; each line with its mend."))
+@click.command(
+    "doctor", cls=Command, help=mark("Check everything, and say how to fix what is wrong.")
+)
 @output_options
 @pass_session
 def command(session: Session, output: Output) -> int:
@@ -31,7 +33,6 @@ def command(session: Session, output: Output) -> int:
 def _lines(found: Sequence[Finding]) -> Iterator[str]:
     for finding in found:
         state = translate(_STATES[finding.status])
-        yield f"[{state}] {finding.name}: {translate(finding.detail, **finding.values)}"
-        if finding.fix and finding.status != "ok":
-            fix = translate(finding.fix, **finding.values)
+        yield f"[{state}] {finding.name}: {finding.said()}"
+        if finding.status != "ok" and (fix := finding.mend()):
             yield f"    {translate(mark('Next: {hint}'), hint=fix)}"

@@ -15,7 +15,7 @@ from zhcache.protocol.messages import Space
 _HEADS = (mark("REPO"), mark("SNAPSHOTS"), mark("SIZE"), mark("ITS OWN"))
 
 
-@click.command("du", cls=Command, help=mark("Show where the disk went."))
+@click.command("du", cls=Command, help=mark("Show how the disk space is used."))
 @output_options
 @pass_session
 def command(session: Session, output: Output) -> None:

@@ -45,15 +45,15 @@ _STEPS = {
     cls=Option,
     type=click.Choice(METRICS),
     multiple=True,
-    help=mark("Only this; may be repeated. By default all that is possible but fid."),
+    help=mark("Measure only this; may be repeated. By default everything possible except fid."),
 )
 @click.option(
     "--extractor",
     cls=Option,
     metavar="MODEL",
     help=mark(
-        "What looks at pictures, for distance, cmmd, kid and fid: OWNER/NAME[@REVISION], or"
-        " FILE.py:NAME of your own."
+        "Model that extracts the features for distance, cmmd, kid and fid: "
+        "OWNER/NAME[@REVISION], or your own function as FILE.py:NAME."
     ),
 )
 @click.option(
@@ -69,20 +69,24 @@ _STEPS = {
     cls=Option,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help=mark('What pictures are to show, in JSON: {"NAME": "PROMPT"}, or from `zhcache run`.'),
+    help=mark(
+        'The prompts that the pictures should show, in JSON: {"NAME": "PROMPT"}, or the'
+        " output of `zhcache run --json`."
+    ),
 )
 @click.option(
     "--pair-by",
     cls=Option,
     type=click.Choice(["prompt", "name"]),
-    help=mark("By prompt and seed, or by file name."),
+    help=mark("Pair pictures by prompt and seed, or by file name."),
 )
 @click.option("--html", cls=Option, metavar="FILE", type=click.Path(path_type=Path),
               help=mark("Write a report with pictures side by side."))  # fmt: skip
 @click.option("--shown", cls=Option, type=click.IntRange(0), default=50, show_default=True,
-              help=mark("Pairs in the report at most, those that differ most."))  # fmt: skip
+              help=mark("How many pairs the report shows at most; those that differ most come"
+                        " first."))  # fmt: skip
 @click.option("--seed", cls=Option, type=int, default=0, show_default=True,
-              help=mark("Of the resampling that intervals come from."))  # fmt: skip
+              help=mark("Seed of the resampling behind the intervals."))  # fmt: skip
 @click.option("--device", cls=Option, metavar="D", default="auto", help=mark("auto, cpu, cuda:N."))
 @output_options
 @pass_session

@@ -37,8 +37,8 @@ class ExportReply(msgspec.Struct, kw_only=True):
     "export",
     cls=Command,
     help=mark(
-        "Copy a snapshot to a plain folder of your own, or with --disk several to a disk that"
-        " `zhcache import` verifies on another machine."
+        "Copy a snapshot to a plain folder of your own, or with --disk several snapshots to a"
+        " disk; `zhcache import` on another machine verifies and imports them."
     ),
 )
 @click.argument("repos", metavar="REPO...", nargs=-1, required=True)
@@ -49,7 +49,9 @@ class ExportReply(msgspec.Struct, kw_only=True):
     "is_disk",
     cls=Option,
     is_flag=True,
-    help=mark("Add to a disk, with a lock; what was broken off goes on where it was."),
+    help=mark(
+        "Write to a disk, with a lock file; an interrupted export continues where it stopped."
+    ),
 )
 @output_options
 @pass_session

@@ -35,7 +35,11 @@ _STATES = {
 }
 
 
-@click.command("follow", cls=Command, help=mark("Keep a model fresh, or list what is kept so."))
+@click.command(
+    "follow",
+    cls=Command,
+    help=mark("Keep a model up to date; without REPO, list the followed models."),
+)
 @click.argument("repo", metavar="[REPO]", required=False)
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch or tag."))
 @click.option(
@@ -44,7 +48,7 @@ _STATES = {
     cls=Option,
     metavar="TIME",
     type=Span(can_last=False),
-    help=mark("Time between two looks, such as 6h; as configured otherwise."),
+    help=mark("How often to look for a new revision, such as 6h; by default as configured."),
 )
 @click.option(
     "--variant",
@@ -59,14 +63,14 @@ _STATES = {
     cls=Option,
     metavar="N",
     type=click.IntRange(0, 100),
-    help=mark("How many earlier revisions stay; as configured otherwise."),
+    help=mark("How many earlier revisions to keep; by default as configured."),
 )
 @click.option(
     "--only-pipeline/--all-files",
     "only_pipeline",
     cls=Option,
     default=None,
-    help=mark("Leave out what from_pretrained would not read."),
+    help=mark("Leave out files that from_pretrained would not read."),
 )
 @click.option(
     "--allow-pickle/--no-pickle",
@@ -116,8 +120,9 @@ def command(
 def _begun(followed: Followed) -> str:
     return translate(
         mark(
-            "{repo} ({revision}) is followed, every {time}. A look begins now; `zhcache follow`"
-            " tells what it finds, `zhcache jobs` what is fetched"
+            "{repo} ({revision}) is followed: zhcache looks for a new revision every {time}, "
+            "beginning now. `zhcache follow` shows what it finds, `zhcache jobs` what is "
+            "being downloaded"
         ),
         repo=followed.repo,
         revision=followed.revision,

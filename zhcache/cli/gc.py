@@ -15,7 +15,9 @@ from zhcache.protocol.messages import GcItem, GcReport
 _HEADS = (mark("ACTION"), mark("KIND"), mark("NAME"), mark("SIZE"), mark("WHY"))
 
 
-@click.command("gc", cls=Command, help=mark("Free what nobody needs; say why the rest stays."))
+@click.command(
+    "gc", cls=Command, help=mark("Free the space that nothing needs, and say why the rest is kept.")
+)
 @click.option(
     "--dry-run", cls=Option, is_flag=True, help=mark("Show what would be freed, free nothing.")
 )
@@ -39,7 +41,8 @@ def _lines(report: GcReport) -> Iterator[str]:
 
 
 def _row(action: str, item: GcItem) -> tuple[str, ...]:
-    why = translate(item.reason)
-    if item.used_by:
-        why += f" ({', '.join(item.used_by)})"
-    return action, item.kind, item.name[:24], size(item.bytes), why
+    why = "; ".join(translate(each.template, **each.values) for each in item.why)
+    name = item.name[:24]
+    if item.count > 1:
+        name = translate(mark("{count} blobs"), count=item.count)
+    return action, item.kind, name, size(item.bytes), why or item.reason

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from zhcache.caches import Found, find
+from zhcache.caches.find import find
+from zhcache.caches.found import Found
 from zhcache.cli import locks
 from zhcache.cli.attend import attend
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
@@ -25,8 +26,8 @@ from zhcache.results import result_of
     "import",
     cls=Command,
     help=mark(
-        "Take in a Hugging Face or ModelScope cache, a plain folder, or a whole Stable Diffusion"
-        " model in one .safetensors file; it stays as it is."
+        "Import a Hugging Face or ModelScope cache, a plain folder, or a whole Stable "
+        "Diffusion model in one .safetensors file; the original is not changed."
     ),
 )
 @click.argument(
@@ -36,19 +37,21 @@ from zhcache.results import result_of
     "--repo",
     cls=Option,
     metavar="OWNER/NAME",
-    help=mark("What a plain folder or a file is; of a cache, the only one to take."),
+    help=mark(
+        "Repository name for a plain folder or file; with a cache, the only repository to import."
+    ),
 )
 @click.option(
     "--revision",
     cls=Option,
     metavar="R",
-    help=mark("What to call the snapshot of a plain folder or a file."),
+    help=mark("Revision name for a plain folder or file."),
 )
 @click.option(
     "--like",
     cls=Option,
     metavar="OWNER/BASE",
-    help=mark("Of a file: the model whose configurations, tokenizers and scheduler it gets."),
+    help=mark("With a file: the model to take the configurations, tokenizers and scheduler from."),
 )
 @click.option(
     "--lock",

@@ -38,7 +38,8 @@ class Adapted(Message):
         """Returns what a person reads."""
         yield translate(
             mark(
-                "{name} is in the store: error {error}, retrieval {retrieval} of {count} held out."
+                "{name} is in the store. On {count} held-out pairs: error {error}, retrieval "
+                "{retrieval}."
             ),
             name=self.name,
             error=f"{self.quality.heldout_error:.4f}",
@@ -110,7 +111,7 @@ class Learning:
         if told.bad:
             self._lasting(
                 translate(
-                    mark("{bad} lines are no pairs and are left out, the first of them: {lines}"),
+                    mark("{bad} lines are not pairs and were left out; the first of them: {lines}"),
                     bad=told.bad,
                     lines=", ".join(map(str, told.named)),
                 )

@@ -12,7 +12,9 @@ from zhcache.i18n import mark
 
 
 @click.command(
-    "lock", cls=Command, help=mark("Print a lock file: pinned commits and hashes of what is held.")
+    "lock",
+    cls=Command,
+    help=mark("Print a lock file: the commits and hashes of what is in the store."),
 )
 @click.argument("repos", metavar="REPO...", nargs=-1, required=True)
 @output_options

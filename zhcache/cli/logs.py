@@ -12,7 +12,7 @@ from zhcache.protocol.messages import LogLine
 
 @click.command("logs", cls=Command, help=mark("Show the daemon's log, of one job or of all."))
 @click.argument("job_id", metavar="[ID]", required=False)
-@click.option("-f", "--follow", cls=Option, is_flag=True, help=mark("Go on as lines are written."))
+@click.option("-f", "--follow", cls=Option, is_flag=True, help=mark("Keep printing new lines."))
 @click.option(
     "-n",
     "--lines",

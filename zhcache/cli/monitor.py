@@ -34,9 +34,9 @@ Show = Callable[["Sample"], None]
     cls=Command,
     context_settings={"allow_interspersed_args": False},
     help=mark(
-        "Show what processes take of this machine: CPU, memory, GPUs, disk, network.\n\nWith a"
-        " COMMAND, run it and tell at its end what it and all that it started took; the exit code"
-        " is its own."
+        "Show what processes use of this machine: CPU, memory, GPUs, disk, network.\n\nWith a "
+        "COMMAND, run it, and report at its end what it and every process that it started "
+        "used; the exit code is that of the command."
     ),
 )
 @click.option(
@@ -47,7 +47,11 @@ Show = Callable[["Sample"], None]
     help=mark("Seconds between two samples; 0.5 with a command or a log, else 2."),
 )
 @click.option(
-    "--duration", cls=Option, type=click.FloatRange(0), metavar="S", help=mark("End after this.")
+    "--duration",
+    cls=Option,
+    type=click.FloatRange(0),
+    metavar="S",
+    help=mark("Stop after this many seconds."),
 )
 @click.option(
     "--pid",
@@ -61,7 +65,11 @@ Show = Callable[["Sample"], None]
     "--log", cls=Option, type=_FILE, metavar="FILE", help=mark("Add each sample as a JSON line.")
 )
 @click.option(
-    "--plot", cls=Option, type=_FILE, metavar="FILE", help=mark("Draw it: .svg, .html or .png.")
+    "--plot",
+    cls=Option,
+    type=_FILE,
+    metavar="FILE",
+    help=mark("Draw a chart: .svg, .html or .png."),
 )
 @click.option(
     "--read",
@@ -69,7 +77,7 @@ Show = Callable[["Sample"], None]
     cls=Option,
     type=_FILE,
     metavar="FILE",
-    help=mark("Measure nothing; tell and draw what this log holds."),
+    help=mark("Measure nothing; show and draw what this log contains."),
 )
 @click.argument("words", metavar="[COMMAND [ARGS...]]", nargs=-1, type=click.UNPROCESSED)
 @output_options

@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
+from zhcache.calls.placement import MAX_BATCH
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.run import Size
 from zhcache.cli.table import table
 from zhcache.i18n import mark, translate
-from zhcache.placement.result import Placed, PlacedComponent
 from zhcache.placement.sizes import bytes_of
 from zhcache.placement.ways import KINDS
-from zhcache.planning import MAX_BATCH
 from zhcache.progress import size as shown
+from zhcache.protocol.placement import Placed, PlacedComponent
 
 _PARTS = (mark("COMPONENT"), mark("SIZE"), mark("DEVICE"), mark("HOW"))
 _DEVICES = (mark("DEVICE"), mark("TOTAL"), mark("FREE"), mark("PLANNED"))
@@ -49,10 +49,10 @@ class Took(click.ParamType):
 @click.command(
     "plan",
     cls=Command,
-    help=mark("Show where a pipeline would be placed, and why; nothing is loaded."),
+    help=mark("Show on which devices a pipeline would be placed, and why; nothing is loaded."),
 )
 @click.argument("repo")
-@click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
+@click.option("--variant", cls=Option, metavar="V", help=mark("Use this variant."))
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
 @click.option(
     "--devices",
@@ -63,20 +63,29 @@ class Took(click.ParamType):
         " 80GiB,80GiB@nvlink; by default the GPUs that are here."
     ),
 )
-@click.option("--size", cls=Option, type=Size(), metavar="WxH", help=mark("In pixels."))
+@click.option(
+    "--size",
+    cls=Option,
+    type=Size(),
+    metavar="WxH",
+    help=mark("Width and height in pixels, such as 768x512."),
+)
 @click.option(
     "--batch",
     cls=Option,
     type=click.IntRange(1, MAX_BATCH),
     default=1,
-    help=mark("Images of one call."),
+    help=mark("Images made in one call."),
 )
 @click.option(
     "--placement",
     cls=Option,
     type=click.Choice(("auto", *KINDS)),
     default="auto",
-    help=mark("This placement, or why not; by default the best that is not parallel."),
+    help=mark(
+        "Plan only this placement, or say why it is not possible; by default the best "
+        "one other than parallel."
+    ),
 )
 @click.option(
     "--seen",
@@ -84,7 +93,18 @@ class Took(click.ParamType):
     type=Took(),
     metavar="WxH=SIZE",
     multiple=True,
-    help=mark("What a call of one image took beside the weights, 1024x1024=3GiB; may be repeated."),
+    help=mark(
+        "Memory that a call for one image needed besides the weights, as in 1024x1024=3GiB; "
+        "may be repeated. By default what the daemon's workers measured."
+    ),
+)
+@click.option(
+    "--host-memory",
+    cls=Option,
+    metavar="SIZE",
+    help=mark(
+        "Free memory of the host besides the GPUs, such as 128GiB; by default what is free here."
+    ),
 )
 @output_options
 @pass_session
@@ -99,6 +119,7 @@ def command(
     batch: int,
     placement: str,
     seen: Sequence[tuple[tuple[int, int], int]],
+    host_memory: str | None,
     output: Output,
 ) -> None:
     """Plans it."""
@@ -110,7 +131,8 @@ def command(
         size=size,
         batch=batch,
         placement=placement,
-        seen=dict(seen),
+        seen=dict(seen) or None,
+        host_memory=host_memory,
     )
     output.emit(found, ids=[found.placement], text=lambda: _lines(found))
 
@@ -135,7 +157,7 @@ def _lines(found: Placed) -> Iterator[str]:
     yield from table(_DEVICES, rows, right=(1, 2, 3))
     if found.rejected:
         yield ""
-        yield translate(mark("Not taken:"))
+        yield translate(mark("Other ways:"))
     for other in found.rejected:
         how = f"{other.placement} ({other.how})" if other.how else other.placement
         yield f"  {how}: {translate(other.phrase.template, **other.phrase.values)}"

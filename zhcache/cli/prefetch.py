@@ -35,7 +35,10 @@ _PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
 @click.command(
     "prefetch",
     cls=Command,
-    help=mark("Fetch repositories into the store, verified; joins a job that is under way."),
+    help=mark(
+        "Download repositories into the store and verify them; joins a download of the "
+        "same that is already running."
+    ),
 )
 @click.argument("repos", metavar="REPO...", nargs=-1)
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
@@ -65,7 +68,7 @@ _PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
     "--only-pipeline",
     cls=Option,
     is_flag=True,
-    help=mark("Leave out what from_pretrained would not read."),
+    help=mark("Leave out files that from_pretrained would not read."),
 )
 @click.option(
     "--allow-pickle",
@@ -73,10 +76,13 @@ _PLAN = (mark("PATH"), mark("SIZE"), mark("HELD"), mark("SOURCES"))
     is_flag=True,
     help=mark("Convert weights that exist only as pickle, in a sandbox; keep only safetensors."),
 )
-@click.option("--source", cls=Option, metavar="NAME", help=mark("Ask this source alone."))
+@click.option("--source", cls=Option, metavar="NAME", help=mark("Use only this source."))
 @click.option("--detach", cls=Option, is_flag=True, help=mark("Print the job's id and return."))
 @click.option(
-    "--dry-run", cls=Option, is_flag=True, help=mark("Show what would be fetched, fetch nothing.")
+    "--dry-run",
+    cls=Option,
+    is_flag=True,
+    help=mark("Show what would be downloaded, but download nothing."),
 )
 @click.option(
     "--lock",

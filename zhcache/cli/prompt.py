@@ -69,26 +69,36 @@ def command() -> None:
     "optimize",
     cls=Command,
     help=mark(
-        "Add what Chinese prompts leave open, in words of their style.\n\nEach TEXT is a prompt; -"
-        " stands for the lines of stdin. Nothing of a prompt is taken away or moved."
+        "Add to Chinese prompts what they do not mention, in words of their style.\n\nEach TEXT"
+        " is a prompt; - stands for the lines of stdin. Nothing of a prompt is removed or "
+        "moved."
     ),
 )
 @click.argument("texts", metavar="[TEXT...|-]", nargs=-1)
-@click.option("--input", "source", cls=Option, metavar="FILE", help=mark("Prompts, one a line."))
+@click.option(
+    "--input", "source", cls=Option, metavar="FILE", help=mark("File of prompts, one per line.")
+)
 @click.option(
     "--output", "target", cls=Option, metavar="FILE", help=mark("Write the prompts there.")
 )
 @click.option(
-    "--style", cls=Option, metavar="S", help=mark("Of this style, whatever the prompt says.")
+    "--style", cls=Option, metavar="S", help=mark("Use this style, whatever the prompt says.")
 )
 @click.option(
-    "--budget", cls=Option, type=click.IntRange(1), metavar="N", help=mark("Most tokens of each.")
+    "--budget",
+    cls=Option,
+    type=click.IntRange(1),
+    metavar="N",
+    help=mark("The most tokens that a prompt may have."),
 )
 @click.option(
     "--encoder",
     cls=Option,
     metavar="E",
-    help=mark("Whose tokens: bert, clip, a folder with a tokenizer, or OWNER/NAME in the store."),
+    help=mark(
+        "Encoder whose tokens count: bert, clip, a folder with a tokenizer, or "
+        "OWNER/NAME in the store."
+    ),
 )
 @output_options
 @pass_session
@@ -176,16 +186,22 @@ def _explain(optimized: Optimized, output: Output) -> None:
     "generate",
     cls=Command,
     help=mark(
-        "Make COUNT prompts of words; none comes twice before every combination has come.\n\nA"
-        " vocabulary is a file, .json or .toml, with lists of words: subjects, adjectives,"
-        " environments, lighting, styles, compositions."
+        "Make COUNT new prompts from lists of words; no combination repeats until all have "
+        "been used.\n\nA vocabulary is a file, .json or .toml, with lists of words: subjects, "
+        "adjectives, environments, lighting, styles, compositions."
     ),
 )
 @click.argument("count", type=click.IntRange(1, sys.maxsize))
 @click.option(
-    "--elements", cls=Option, type=click.IntRange(1, 6), default=3, help=mark("Words in each.")
+    "--elements",
+    cls=Option,
+    type=click.IntRange(1, 6),
+    default=3,
+    help=mark("How many words each prompt has."),
 )
-@click.option("--seed", cls=Option, type=int, help=mark("Which ones; random by default."))
+@click.option(
+    "--seed", cls=Option, type=int, help=mark("Seed that decides which; random by default.")
+)
 @click.option(
     "--vocabulary", cls=Option, metavar="FILE", help=mark("Words in place of the built-in ones.")
 )
@@ -212,10 +228,10 @@ def generate(
             lines.write(json_line(made) if output.is_json else made.prompt)
     if not output.is_json:
         if seed is None:
-            output.say(mark("the same again: --seed {seed}"), seed=draws.seed)
+            output.say(mark("to get the same again: --seed {seed}"), seed=draws.seed)
         if count > draws.combinations:
             output.say(
-                mark("there are {combinations} combinations; after these they come again"),
+                mark("there are {combinations} combinations; after that they repeat"),
                 combinations=draws.combinations,
             )
     _finish(lines, count, output)

@@ -27,7 +27,11 @@ _HEADS = (
 _UUID_SHOWN = 12
 
 
-@click.command("ps", cls=Command, help=mark("List models in use: owner, device, bytes, leases."))
+@click.command(
+    "ps",
+    cls=Command,
+    help=mark("List the models in memory or in use: where, how large, by whom, until when."),
+)
 @output_options
 @pass_session
 def command(session: Session, output: Output) -> None:

@@ -15,7 +15,7 @@ from zhcache.results import raise_failure
 @click.command(
     "repair",
     cls=Command,
-    help=mark("Rebuild the index from the disk and fetch again what is damaged."),
+    help=mark("Rebuild the index from the files on disk, and download damaged files again."),
 )
 @output_options
 @pass_session

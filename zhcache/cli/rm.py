@@ -15,7 +15,7 @@ from zhcache.protocol.messages import Removed
 
 
 @click.command(
-    "rm", cls=Command, help=mark("Let repositories go; `zhcache gc` then frees their bytes.")
+    "rm", cls=Command, help=mark("Remove repositories; `zhcache gc` then frees their space.")
 )
 @click.argument("repos", metavar="REPO...", nargs=-1, required=True)
 @click.option("--revision", cls=Option, metavar="R", help=mark("Only this revision."))

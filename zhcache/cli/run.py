@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -28,6 +28,7 @@ from zhcache.errors import (
     ZhcacheError,
 )
 from zhcache.i18n import mark, translate
+from zhcache.protocol.placement import Kind
 
 MAX_NUMBER = 10_000
 MAX_SIDE = 16_384
@@ -35,7 +36,10 @@ _RANDOM_SEEDS = 2**32
 
 
 class Ran(msgspec.Struct, kw_only=True):
-    """What ``run --json`` prints. ``devices`` are all of them where there were several."""
+    """What ``run --json`` prints. ``devices`` are all of them where there were several.
+
+    ``placement_report`` says where the pipeline's components are, if a plan put them there.
+    """
 
     repo: str
     commit: str
@@ -44,6 +48,7 @@ class Ran(msgspec.Struct, kw_only=True):
     devices: list[str] = []
     images: list[Image]
     seconds: float
+    placement_report: str = ""
     schema: int = 1
 
 
@@ -71,19 +76,36 @@ class Size(click.ParamType):
 )
 @click.argument("repo")
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@click.option("--negative", cls=Option, metavar="TEXT", help=mark("What is not wanted."))
-@click.option("--seed", cls=Option, type=int, help=mark("Of the first image; random by default."))
-@click.option("--steps", cls=Option, type=click.IntRange(1), help=mark("Steps of each image."))
-@click.option("--size", cls=Option, type=Size(), metavar="WxH", help=mark("In pixels."))
+@click.option(
+    "--negative",
+    cls=Option,
+    metavar="TEXT",
+    help=mark("Negative prompt: what the image should not show."),
+)
+@click.option(
+    "--seed", cls=Option, type=int, help=mark("Seed of the first image; random by default.")
+)
+@click.option(
+    "--steps", cls=Option, type=click.IntRange(1), help=mark("Denoising steps for each image.")
+)
+@click.option(
+    "--size",
+    cls=Option,
+    type=Size(),
+    metavar="WxH",
+    help=mark("Width and height in pixels, such as 768x512."),
+)
 @click.option("--guidance", cls=Option, type=float, help=mark("How closely to follow the prompt."))
 @click.option(
     "--number",
     cls=Option,
     type=click.IntRange(1, MAX_NUMBER),
     default=1,
-    help=mark("Images of each prompt, with seeds that count up."),
+    help=mark("Images for each prompt; the seed goes up by one each time."),
 )
-@click.option("--scheduler", cls=Option, metavar="CLASS", help=mark("A scheduler of diffusers."))
+@click.option(
+    "--scheduler", cls=Option, metavar="CLASS", help=mark("Class name of a diffusers scheduler.")
+)
 @click.option(
     "--device",
     "devices",
@@ -91,10 +113,20 @@ class Size(click.ParamType):
     metavar="D",
     multiple=True,
     default=("auto",),
-    help=mark("auto, cpu, cuda:N; may be repeated, a worker on each makes images."),
+    help=mark("auto, cpu, cuda:N; may be repeated, for --placement."),
+)
+@click.option(
+    "--placement",
+    cls=Option,
+    type=click.Choice(("auto", *get_args(Kind))),
+    default="auto",
+    help=mark(
+        "How to use several devices; by default a worker on each, or split if no device has "
+        "room for the whole model."
+    ),
 )
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
-@click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
+@click.option("--variant", cls=Option, metavar="V", help=mark("Use this variant."))
 @click.option(
     "--chinese",
     cls=Option,
@@ -107,14 +139,14 @@ class Size(click.ParamType):
     cls=Option,
     metavar="WORD",
     multiple=True,
-    help=mark("Stays as it is in a translation; may be repeated."),
+    help=mark("Word that a translation leaves as it is; may be repeated."),
 )
 @click.option(
     "--output",
     "target",
     cls=Option,
     metavar="PATH",
-    help=mark("A folder, a PNG file, or - for stdout."),
+    help=mark("Where images go: a folder, a PNG file, or - for stdout."),
 )
 @output_options
 @pass_session
@@ -155,6 +187,7 @@ def command(
         devices=list(pipe.devices) if len(pipe.devices) > 1 else [],
         images=drawn.images,
         seconds=round(time.monotonic() - started, 3),
+        placement_report=str(pipe.placement_report or ""),
     )
     if failure is not None:
         if not drawn.images:
@@ -183,10 +216,14 @@ def _open(
     session: Session, repo: str, options: dict[str, Any], output: Output, steps: Steps
 ) -> Any:
     """Returns the stand-in for a resident pipeline, fetched first if it is not in the store."""
+    from zhcache.pipeline.options import places
+    from zhcache.pipeline.placing import of_workers
     from zhcache.resident.open import open_resident
 
+    devices, _ = places(list(options["devices"]), "resident", options["placement"])
     chosen = {name: options[name] for name in ("revision", "variant")}
-    chosen["device"] = options["devices"]
+    chosen["device"] = devices
+    chosen["placement"] = of_workers(devices, options["placement"])
     chosen["chinese"] = None if options["chinese"] == "none" else options["chinese"]
     chosen["chinese_keep"] = options["keep"]
     try:

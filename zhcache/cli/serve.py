@@ -111,7 +111,7 @@ def _show(state: GatewayState, output: Output) -> None:
 
 def _lines(state: GatewayState) -> Iterator[str]:
     if not state.serving:
-        yield translate(mark("The gateway does not serve."))
+        yield translate(mark("The gateway is off: this store is not served to other machines."))
         if state.problem:
             yield translate(mark("It could not be started: {reason}"), reason=state.problem)
         return

@@ -68,7 +68,7 @@ def command(ctx: click.Context, session: Session, output: Output) -> None:
 
 
 @command.command(
-    "test", cls=Command, help=mark("Ask each source now: does it answer, do its bytes come?")
+    "test", cls=Command, help=mark("Test each source now: does it answer, does it send data?")
 )
 @click.argument("name", required=False)
 @output_options

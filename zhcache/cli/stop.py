@@ -10,14 +10,12 @@ from zhcache.progress import size
 
 
 @click.command(
-    "stop", cls=Command, help=mark("Let what is warm of a model go; what is in use stays.")
+    "stop", cls=Command, help=mark("Stop keeping a model in memory; what is in use stays.")
 )
 @click.argument("repo")
 @click.option("--variant", cls=Option, metavar="V", help=mark("Only this variant."))
 @click.option("--device", cls=Option, metavar="D", help=mark("Only on this device."))
-@click.option(
-    "--force", "is_forced", cls=Option, is_flag=True, help=mark("What is in use as well.")
-)
+@click.option("--force", "is_forced", cls=Option, is_flag=True, help=mark("Also what is in use."))
 @output_options
 @pass_session
 def command(
@@ -36,7 +34,7 @@ def command(
         ids=[stopped.repo],
         text=lambda: [
             translate(
-                mark("{repo}: {size} on {devices} may go"),
+                mark("{repo}: {size} on {devices} is no longer kept in memory"),
                 repo=stopped.repo,
                 size=size(stopped.bytes),
                 devices=", ".join(stopped.devices),

@@ -21,7 +21,7 @@ class Unfollowed(msgspec.Struct, kw_only=True):
 
 
 @click.command(
-    "unfollow", cls=Command, help=mark("Keep models fresh no longer; what is here stays.")
+    "unfollow", cls=Command, help=mark("Stop following models; what is in the store stays.")
 )
 @click.argument("repos", metavar="REPO...", nargs=-1, required=True)
 @output_options
@@ -32,7 +32,9 @@ def command(session: Session, repos: Sequence[str], output: Output) -> int:
     for repo in repos:
         with outcomes.attempt():
             ended = session.client.unfollow(repo)
-            said = translate(mark("{repo} is no longer followed; what is here stays"), repo=repo)
+            said = translate(
+                mark("{repo} is no longer followed; what is in the store stays"), repo=repo
+            )
             told = Unfollowed(repo=ended.repo, commit=ended.commit)
             output.emit(told, ids=[ended.repo], text=[said].copy)
     return outcomes.exit_code

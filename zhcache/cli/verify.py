@@ -16,7 +16,9 @@ from zhcache.results import raise_failure
 
 
 @click.command(
-    "verify", cls=Command, help=mark("Hash again what is held; damaged files are set aside.")
+    "verify",
+    cls=Command,
+    help=mark("Hash the files in the store again; damaged ones are set aside."),
 )
 @click.argument("repo", required=False)
 @output_options

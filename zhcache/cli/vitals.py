@@ -29,7 +29,7 @@ _HEADS = (
     mark("WRITTEN/s"),
     mark("COMMAND"),
 )
-_PEAK_HEADS = (mark("HIGHEST"), mark("AMOUNT"), mark("HOW IT IS KNOWN"))
+_PEAK_HEADS = (mark("HIGHEST"), mark("AMOUNT"), mark("MEASURED AS"))
 _PROCESS_HEADS = (
     "PID",
     mark("USER"),
@@ -89,7 +89,7 @@ def view(sample: Sample, console: Console) -> RenderableType:
     for use in sorted(sample.processes, key=_weight, reverse=True)[:room]:
         # As Text: in a command line, brackets are no markup.
         rows.add_row(*(Text(cell) for cell in _row(use)))
-    foot = Text(translate(mark("Ctrl-C ends it and tells the peaks")), style="dim")
+    foot = Text(translate(mark("Ctrl-C stops and shows the peaks")), style="dim")
     return Group(*heads, rows, foot)
 
 

@@ -13,7 +13,7 @@ from zhcache.i18n import mark
 from zhcache.results import raise_failure, result_of
 
 
-@click.command("wait", cls=Command, help=mark("Wait for a job and tell its outcome."))
+@click.command("wait", cls=Command, help=mark("Wait for a job to end, and report its outcome."))
 @click.argument("job_id", metavar="ID")
 @output_options
 @pass_session

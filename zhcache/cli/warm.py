@@ -24,7 +24,7 @@ from zhcache.results import warmed
 )
 @click.argument("repo")
 @click.option("--revision", cls=Option, metavar="R", help=mark("Branch, tag or commit."))
-@click.option("--variant", cls=Option, metavar="V", help=mark("This variant of it."))
+@click.option("--variant", cls=Option, metavar="V", help=mark("Use this variant."))
 @click.option(
     "--device",
     cls=Option,
@@ -37,7 +37,9 @@ from zhcache.results import warmed
     "is_resident",
     cls=Option,
     is_flag=True,
-    help=mark("As a pipeline in a worker, for `zhcache run`, rather than its weights alone."),
+    help=mark(
+        "Load the whole pipeline in a worker, ready for `zhcache run`, instead of only the weights."
+    ),
 )
 @click.option(
     "--for",
@@ -45,7 +47,9 @@ from zhcache.results import warmed
     cls=Option,
     type=Span(),
     metavar="TIME",
-    help=mark("How long: 90s, 10m, 2h, 1d or forever; by default as residency.keep_alive says."),
+    help=mark(
+        "How long to keep it: 90s, 10m, 2h, 1d or forever; by default [residency] keep_alive."
+    ),
 )
 @output_options
 @pass_session

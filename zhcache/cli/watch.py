@@ -40,12 +40,18 @@ class _Group(click.Group, Command):
     pass
 
 
-@click.group("watch", cls=_Group, help=mark("Take in what is put into a folder, as it changes."))
+@click.group(
+    "watch",
+    cls=_Group,
+    help=mark("Import the models that are in a folder, and those put there later."),
+)
 def command() -> None:
     """Groups the three."""
 
 
-@command.command("add", cls=Command, help=mark("Watch folders; models in them are taken in."))
+@command.command(
+    "add", cls=Command, help=mark("Watch folders; the models in them are imported into the store.")
+)
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -62,7 +68,9 @@ def add(session: Session, folders: Sequence[Path], output: Output) -> int:
     return outcomes.exit_code
 
 
-@command.command("rm", cls=Command, help=mark("Watch folders no more; what was taken in stays."))
+@command.command(
+    "rm", cls=Command, help=mark("Stop watching folders; models that were imported stay.")
+)
 @click.argument(
     "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )

@@ -25,7 +25,7 @@ JobState = Literal[
     "done", "failed", "cancelled",
 ]  # fmt: skip
 JobKind = Literal["prefetch", "verify", "repair", "import", "warm"]
-SourceKind = Literal["huggingface", "modelscope", "peer", "folder", "s3"]
+SourceKind = Literal["huggingface", "modelscope", "peer", "folder", "s3", "swarm"]
 SourceState = Literal["unknown", "ok", "slow", "down", "lying", "limited"]
 
 
@@ -361,13 +361,18 @@ class Space(Message):
 
 
 class GcItem(Message):
-    """One thing a collection looked at and why it stays or goes."""
+    """One thing a collection looked at, or ``count`` of them, and why it stays or goes.
+
+    ``why`` is ``reason`` for readers of other languages.
+    """
 
     kind: Literal["blob", "ingest", "quarantine"]
     name: str
     bytes: int
     reason: str
     used_by: list[str] = []
+    count: int = 1
+    why: list[Phrase] = []
 
 
 class GcRequest(Message):
@@ -529,19 +534,3 @@ class ImportRequest(Message):
     pinned: bool = False
     op: Literal["import", "checkpoint"] = "import"
     protocol: int = 1
-
-
-class Check(Message):
-    """One line of ``doctor``: a claim, whether it holds, and its mend."""
-
-    name: str
-    status: Literal["ok", "warn", "bad"]
-    detail: str
-    fix: str = ""
-
-
-class Checks(Message):
-    """``doctor``."""
-
-    checks: list[Check]
-    schema: int = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from zhcache.protocol.messages import ErrorInfo, Message
+from zhcache.protocol.placement import Placed, SeenCall, WeightsList
 from zhcache.protocol.prompts import OwnRead
 from zhcache.protocol.version import PROTOCOL
 
@@ -131,8 +132,9 @@ Role = Literal["pipeline", "prompts"]
 """What a worker holds: a pipeline, or what reads prompts for others."""
 
 
-Placement = Literal["replicate", "parallel"]
-"""What several devices are for: several images at once, or one image faster."""
+Placement = Literal["replicate", "parallel", "split", "offload", "auto"]
+"""What several devices are for: several images at once, one image faster, or one pipeline that is
+too large for each. ``auto`` is the first of these, or else the third."""
 
 
 class ResidentRequest(Message):
@@ -143,7 +145,8 @@ class ResidentRequest(Message):
     ``auto``, ``low`` or a number of bytes. With the role ``prompts`` the worker holds what reads
     Chinese prompts, on the CPU, and its calls take texts (``zhcache.protocol.prompts``).
     ``devices`` has one entry for each worker, repeats allowed; empty is one worker on ``device``.
-    With ``placement`` ``parallel`` they make one image together, and are one worker.
+    With ``placement`` ``parallel`` they make one image together, and are one worker; with ``split``
+    or ``offload`` they are those that one worker may use, where none is named all GPUs.
     """
 
     repo: str
@@ -227,7 +230,10 @@ class Opened(Event):
     """Answer to ``resident``: the worker holds the pipeline.
 
     Of a variant ``commit`` is the one that it was made of. ``devices`` are those of all workers
-    where several were asked for; ``device`` is then the first. ``placement`` is the request's.
+    where several were asked for; ``device`` is then the first. ``placement`` is the request's, of
+    ``auto`` what it came to. ``plan`` says where one worker's components are, if several devices
+    have them or the host; ``devices`` are then the GPUs. ``has_one_net`` says that it has one
+    ControlNet: a list of images for that has one for each prompt, not one for each net.
     """
 
     lease: str
@@ -241,6 +247,8 @@ class Opened(Event):
     memory_report: str = ""
     devices: list[str] = []
     placement: Placement = "replicate"
+    plan: Placed | None = None
+    has_one_net: bool = False
 
 
 class Queued(Event):
@@ -315,7 +323,9 @@ class Load(Event):
     Arenas, where there are any, come beside this frame in their order; ``artifacts`` says that one
     more descriptor follows them, with what an earlier worker compiled. ``part`` is the worker's
     number among the ``parts`` that share the cores. ``devices`` are those that make one image
-    together, ``device`` the first of them; the arenas are then those of them all.
+    together, ``device`` the first of them; the arenas are then those of them all. ``plan`` says
+    where components go: the arenas are those of its GPUs, ``device`` is where the denoiser is.
+    ``weights`` comes where ``memory`` does, with what calls were seen to take.
     """
 
     folder: str
@@ -332,21 +342,34 @@ class Load(Event):
     part: int = 0
     parts: int = 1
     devices: list[str] = []
+    plan: Placed | None = None
+    weights: WeightsList | None = None
 
 
 class Loaded(Event):
-    """The resident worker is ready. ``memory_report`` says how it was made to fit."""
+    """The resident worker is ready.
+
+    ``memory_report`` says how it was made to fit; ``has_one_net`` as in ``Opened``.
+    """
 
     class_name: str
     parameters: list[str]
     bytes: int
     memory_report: str = ""
+    has_one_net: bool = False
 
 
 class Taken(Event):
     """The resident worker has read the call and begins it; until then another may have it."""
 
     id: int
+
+
+class Took(Event):
+    """What the running call took of a GPU, from a resident worker; before its answer."""
+
+    id: int
+    seen: SeenCall
 
 
 class Artifacts(Event):
@@ -393,7 +416,7 @@ class Abilities(Event):
 FromSpawner = Launched | Ended | Failed
 FromFillWorker = Progress | Filled | Failed
 ToResidentWorker = Load | Call | Cancel
-FromResidentWorker = Progress | Loaded | Taken | Step | Returned | Failed | Artifacts
+FromResidentWorker = Progress | Loaded | Taken | Step | Took | Returned | Failed | Artifacts
 
 
 # --- over HTTP ----------------------------------------------------------------------------------

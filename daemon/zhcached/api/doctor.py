@@ -1,29 +1,29 @@
-"""What could be wrong on the daemon's side, each line with its mend."""
+"""What could be wrong on the daemon's side, each finding with what to do about it.
+
+Texts are templates, so that the client can show them in the reader's language.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import os
 import resource
 import shutil
-import socket
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
-from zhcache.errors import ZhcacheError
-from zhcache.protocol.messages import Check, Checks
+from zhcache.errors import ZhcacheError, fill
+from zhcache.i18n import mark
+from zhcache.protocol.checks import Check, Checks
+from zhcache.protocol.sources import Phrase
+from zhcached.api.doctor_sources import sources
+from zhcached.api.finding import check, from_error
 from zhcached.api.route import Call, Route
 from zhcached.api.services import Services
 from zhcached.convert.recipe import PACKAGES
 
 _SQLITE_SOUND = (3, 51, 3)
 _MIN_FILES = 4096
-_FAKE = ipaddress.ip_network("198.18.0.0/15")
-_RESOLVE_S = 3.0
 FAILS_LONG = 3
 """How often a followed model fails, one time after the other, before it is told."""
 _WORKERS_NEED = ("torch", "diffusers", "transformers")
@@ -44,148 +44,152 @@ def _checks(services: Services) -> Iterator[Check]:
     yield from _watched(services)
     yield _descriptors()
     yield from _workers(services)
-    yield from _sources(services)
+    yield from sources(services)
     yield from followed(services)
     yield from _gateway(services)
-    yield from _tokens(services)
-    yield from _names(services)
 
 
 def _user() -> Check:
     if os.geteuid() == 0:
-        return Check(
-            name="user",
-            status="warn",
-            detail="the daemon runs as root",
-            fix="run it as its own user: systemd/ has units that do",
+        return check(
+            "user",
+            "warn",
+            mark("the daemon runs as root"),
+            mark("run it as a user of its own; the units in systemd/ do that"),
         )
-    return Check(name="user", status="ok", detail=f"the daemon runs as uid {os.geteuid()}")
+    return check("user", "ok", mark("the daemon runs as uid {uid}"), uid=os.geteuid())
 
 
 def _space(services: Services) -> Check:
     free = shutil.disk_usage(services.home).free
     floor = services.config.store.min_free
-    detail = f"{free / 2**30:.1f} GiB free, {floor / 2**30:.1f} GiB are never touched"
-    if free <= floor:
-        return Check(
-            name="space",
-            status="bad",
-            detail=detail,
-            fix="zhcache gc frees what nothing uses; zhcache rm lets models go; "
-            "or lower store.min_free",
+    return check(
+        "space",
+        "bad" if free <= floor else "ok",
+        mark("{free} GiB free; {floor} GiB of it are always left free"),
+        mark(
+            "`zhcache gc` frees what nothing uses, `zhcache rm` removes models; "
+            "or lower store.min_free"
         )
-    return Check(name="space", status="ok", detail=detail)
+        if free <= floor
+        else "",
+        free=f"{free / 2**30:.1f}",
+        floor=f"{floor / 2**30:.1f}",
+    )
 
 
 def _index() -> Check:
     if sqlite3.sqlite_version_info < _SQLITE_SOUND:
-        return Check(
-            name="sqlite",
-            status="ok",
-            detail=f"SQLite {sqlite3.sqlite_version}; older than 3.51.3, whose WAL reset fault "
-            "needs two writers: the daemon has one",
+        text = mark(
+            "SQLite {version}; versions before 3.51.3 can damage a database that has two writers, "
+            "but here only the daemon writes"
         )
-    return Check(name="sqlite", status="ok", detail=f"SQLite {sqlite3.sqlite_version}")
+    else:
+        text = mark("SQLite {version}")
+    return check("sqlite", "ok", text, version=sqlite3.sqlite_version)
 
 
 def _gateway(services: Services) -> Iterator[Check]:
     state = services.gateway.state()
     if state.problem:
-        yield Check(
-            name="gateway",
-            status="bad",
-            detail=f"does not serve: {state.problem}",
-            fix="zhcache serve --detach once that is mended, or zhcache serve --stop",
+        yield check(
+            "gateway",
+            "bad",
+            mark("it cannot serve: {problem}"),
+            mark("fix that and run `zhcache serve --detach`, or turn it off: zhcache serve --stop"),
+            problem=state.problem,
         )
     if not state.serving:
         return
-    told = (
-        f"serves at {state.listen}: {state.clients} connections, {state.bytes_sent} bytes sent, "
-        f"{state.pulls} files coming, {state.misses} were not here"
+    open_to_all = not state.token and not state.listen.startswith(("127.", "[::1]"))
+    told = mark(
+        "serves at {listen}: {clients} connections, {sent} bytes sent, {pulls} files on their "
+        "way, {misses} requests for what was not here"
     )
-    if state.token or state.listen.startswith(("127.", "[::1]")):
-        yield Check(name="gateway", status="ok", detail=told)
-        return
-    yield Check(
-        name="gateway",
-        status="warn",
-        detail=f"{told}; whoever reaches it may fetch through it",
-        fix="zhcache serve --token-file FILE asks for a token",
+    if open_to_all:
+        told = mark(
+            "serves at {listen}, and whoever reaches that address may fetch through it: {clients} "
+            "connections, {sent} bytes sent, {pulls} files on their way, {misses} requests for "
+            "what was not here"
+        )
+    yield check(
+        "gateway",
+        "warn" if open_to_all else "ok",
+        told,
+        mark("`zhcache serve --token-file FILE` asks clients for a token") if open_to_all else "",
+        listen=state.listen,
+        clients=state.clients,
+        sent=state.bytes_sent,
+        pulls=state.pulls,
+        misses=state.misses,
     )
 
 
 def _damage(services: Services) -> Iterator[Check]:
+    fix = mark("`zhcache repair` fetches again what was lost")
     for problem in services.store.problems:
-        yield Check(
-            name="store",
-            status="bad",
-            detail=problem,
-            fix="zhcache repair fetches again what was lost",
-        )
+        yield check("store", "bad", problem, fix)
 
 
 def _strangers(services: Services) -> Iterator[Check]:
     for finding in services.watching.guard.findings():
-        yield Check(name="store", status="bad", detail=finding.message, fix=finding.hint)
+        yield from_error("store", "bad", finding)
 
 
 def _watched(services: Services) -> Iterator[Check]:
     for problem in services.watching.problems:
-        yield Check(name="watched", status="bad", detail=problem.message, fix=problem.hint)
+        yield from_error("watched", "bad", problem)
     for folder in services.watching.all():
         name = f"watched {folder.folder}"
         if folder.reason is not None:
-            info = folder.reason
-            yield Check(name=name, status="bad", detail=info.message, fix=info.hint)
+            yield from_error(name, "bad", folder.reason)
         elif folder.polling is not None:
-            info = folder.polling
-            yield Check(name=name, status="warn", detail=info.message, fix=info.hint)
+            yield from_error(name, "warn", folder.polling)
         else:
             taken = sum(model.state == "taken" for model in folder.models)
-            yield Check(
-                name=name,
-                status="ok",
-                detail=f"{taken} of {len(folder.models)} models are taken in",
-            )
+            text = mark("{taken} of {models} models have been taken in")
+            yield check(name, "ok", text, taken=taken, models=len(folder.models))
 
 
 def _descriptors() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < _MIN_FILES:
-        return Check(
-            name="open files",
-            status="warn",
-            detail=f"the limit is {soft}",
-            fix="raise LimitNOFILE in the unit, or ulimit -n in the shell that starts it",
-        )
-    return Check(name="open files", status="ok", detail=f"the limit is {soft}")
+    few = soft != resource.RLIM_INFINITY and soft < _MIN_FILES
+    return check(
+        "open files",
+        "warn" if few else "ok",
+        mark("the daemon may open {limit} files at once"),
+        mark("raise LimitNOFILE in the unit, or ulimit -n in the shell that starts the daemon")
+        if few
+        else "",
+        limit=soft,
+    )
 
 
 def _workers(services: Services) -> Iterator[Check]:
     try:
         found = services.launcher.abilities()
     except ZhcacheError as error:
-        yield Check(name="workers", status="bad", detail=error.message, fix=error.hint)
+        yield from_error("workers", "bad", error)
         return
     absent = [name for name in _WORKERS_NEED if found.parts.get(name) is None]
     if absent:
-        yield Check(
-            name="workers",
-            status="ok",
-            detail=f"{', '.join(absent)} not found: no weights in VRAM, no resident pipelines and "
-            "no variants, until pip install 'zhcache[daemon,torch]' in the daemon's environment",
+        text = mark(
+            "{absent} not found: no weights in VRAM, no resident pipelines and no variants, until "
+            "pip install 'zhcache[daemon,torch]' in the daemon's environment"
         )
+        yield check("workers", "ok", text, absent=", ".join(absent))
         return
     versions = [f"{name} {version}" for name, version in found.parts.items() if version]
-    yield Check(name="workers", status="ok", detail=", ".join(versions))
+    yield check("workers", "ok", ", ".join(versions))
     yield from _quantizers(found.parts)
     yield from _readers(found.parts)
     if found.lacking:
-        yield Check(
-            name="workers' sandbox",
-            status="warn",
-            detail=f"they are not kept from {'; '.join(found.lacking)}",
-            fix="use a kernel with Landlock and seccomp, and leave ZHCACHE_WORKER_SANDBOX unset",
+        yield check(
+            "workers' sandbox",
+            "warn",
+            mark("workers are not kept from: {lacking}"),
+            mark("use a kernel with Landlock and seccomp, and leave ZHCACHE_WORKER_SANDBOX unset"),
+            lacking="; ".join(found.lacking),
         )
 
 
@@ -194,12 +198,11 @@ def _quantizers(parts: Mapping[str, str | None]) -> Iterator[Check]:
     if not absent:
         return
     lost = ", ".join(scheme for scheme, name in PACKAGES.items() if name in absent)
-    yield Check(
-        name="variants",
-        status="ok",
-        detail=f"{', '.join(absent)} not found: {lost} cannot be made, until "
-        "pip install 'zhcache[quant]' in the daemon's environment",
+    text = mark(
+        "{absent} not found: {lost} cannot be made, until "
+        "pip install 'zhcache[quant]' in the daemon's environment"
     )
+    yield check("variants", "ok", text, absent=", ".join(absent), lost=lost)
 
 
 def _readers(parts: Mapping[str, str | None]) -> Iterator[Check]:
@@ -207,100 +210,38 @@ def _readers(parts: Mapping[str, str | None]) -> Iterator[Check]:
     if not absent:
         return
     lost = ", ".join(_READ_WITH[name] for name in absent)
-    yield Check(
-        name="chinese prompts",
-        status="ok",
-        detail=f"{', '.join(absent)} not found: {lost} cannot be used, until "
-        "pip install 'zhcache[chinese]' in the daemon's environment",
+    text = mark(
+        "{absent} not found: {lost} cannot be used, until "
+        "pip install 'zhcache[chinese]' in the daemon's environment"
     )
-
-
-def _sources(services: Services) -> Iterator[Check]:
-    for source in services.prefetcher.health.report():
-        status = {"down": "bad", "lying": "bad", "slow": "warn", "limited": "warn"}.get(
-            source.state, "ok"
-        )
-        # The first reason says what is measured; what else there is to say is a fault.
-        if status == "ok" and len(source.reasons) > 1:
-            status = "warn"
-        detail = f"{source.endpoint}: {source.state}"
-        if status != "ok":
-            detail += f", {source.reason}"
-        yield Check(
-            name=f"source {source.name}",
-            status=status,  # pyright: ignore[reportArgumentType]
-            detail=detail,
-            fix="" if status == "ok" else "other sources are used meanwhile; see zhcache sources",
-        )
+    yield check("chinese prompts", "ok", text, absent=", ".join(absent), lost=lost)
 
 
 def followed(services: Services) -> Iterator[Check]:
     """Tells of followed models that fail for long, and of their record if it was damaged."""
     for problem in services.following.follows.ledger.problems:
-        yield Check(
-            name="followed models",
-            status="bad",
-            detail=problem,
-            fix="follow them again: zhcache follow REPO; or mend that file and put it back while "
-            "the daemon is stopped",
+        yield check(
+            "followed models",
+            "bad",
+            problem,
+            mark(
+                "follow them again: zhcache follow REPO; or mend that file and put it back while "
+                "the daemon is stopped"
+            ),
         )
     for one in services.following.all():
-        if one.failures >= FAILS_LONG and one.error is not None:
-            yield Check(
-                name=f"followed {one.repo}",
-                status="warn",
-                detail=f"{one.failures} times one after the other: {one.error.message}",
-                fix=one.error.hint
-                or f"zhcache follow lists what is followed; zhcache unfollow {one.repo} ends it",
-            )
-
-
-def _tokens(services: Services) -> Iterator[Check]:
-    for source in services.config.sources:
-        if source.token_env and not os.environ.get(source.token_env):
-            yield Check(
-                name=f"token of {source.name}",
-                status="ok",
-                detail=f"{source.token_env} is not set: gated repositories stay closed",
-            )
-
-
-def _names(services: Services) -> Iterator[Check]:
-    """Finds a proxy that answers every name with an address of its own (Clash's fake-ip mode)."""
-    for source in services.config.sources:
-        host = urlsplit(source.endpoint).hostname or ""
-        if source.kind == "folder" or not any(char.isalpha() for char in host):
+        if one.failures < FAILS_LONG or one.error is None:
             continue
-        address = _resolved(host)
-        if address is None:
-            yield Check(
-                name=f"name {host}",
-                status="bad",
-                detail="it cannot be resolved",
-                fix="check the line and the name server",
-            )
-        elif address in _FAKE:
-            yield Check(
-                name=f"name {host}",
-                status="warn",
-                detail=f"it resolves to {address}, which a local proxy made up",
-                fix="the hub's data hosts will be refused: let the proxy give real addresses for "
-                "them, or name them in the source's data_origins",
-            )
-
-
-def _resolved(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    found: list[str] = []
-
-    def ask() -> None:
-        with contextlib.suppress(OSError):
-            found.append(str(socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)[0][4][0]))
-
-    # getaddrinfo has no deadline of its own, and a dead name server must not hang the doctor.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_RESOLVE_S)
-    return ipaddress.ip_address(found[0].partition("%")[0]) if found else None
+        told = from_error(f"followed {one.repo}", "warn", one.error)
+        times = {"failures": str(one.failures)}
+        text = mark("the last {failures} looks failed")
+        told.said.insert(0, Phrase(template=text, values=times))
+        told.detail = f"{fill(text, times)}; {told.detail}"
+        if not told.fix:
+            fix = mark("`zhcache follow` lists what is followed; `zhcache unfollow {repo}` ends it")
+            told.mend = Phrase(template=fix, values={"repo": one.repo})
+            told.fix = fill(fix, told.mend.values)
+        yield told
 
 
 ROUTES = (Route("GET", "/v1/doctor", show, "Check everything", gives=Checks),)

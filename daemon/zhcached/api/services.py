@@ -15,6 +15,7 @@ from zhcached.jobs.giving import Giving
 from zhcached.jobs.planner import Planner
 from zhcached.jobs.prefetch import Prefetcher
 from zhcached.jobs.queue import Jobs
+from zhcached.jobs.seeding import Seeding
 from zhcached.residency.arena.arenas import Arenas
 from zhcached.residency.door import Residency
 from zhcached.residency.launch.launch import Launcher
@@ -50,6 +51,7 @@ class Services:
     launcher: Launcher
     following: Following
     giving: Giving
+    seeding: Seeding
     watching: Watching
     host: Literal["files", "arenas"]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -74,13 +74,13 @@ async def remove_variant(call: Call) -> Removed:
 
 async def pin(call: Call) -> None:
     """Protects a repository from being removed."""
-    await asyncio.to_thread(call.services.store.pin, call.repo(), call.peer.uid)
+    await asyncio.to_thread(call.services.store.pins.pin, call.repo(), call.peer.uid)
 
 
 async def unpin(call: Call) -> None:
     """Ends that protection, if the caller began it."""
     peer = call.peer
-    unpin = call.services.store.unpin
+    unpin = call.services.store.pins.unpin
     await asyncio.to_thread(unpin, call.repo(), peer.uid, may_all=peer.may_all)
 
 

@@ -36,8 +36,18 @@ def returned(function):
     return [one.id for one in last.value.elts]
 
 
-KNOWN = {name: (call, encode) for name, call, encode in signatures()}
-INJECTED = [name for name in KNOWN if (family_of(name) and family_of(name).embeds)]
+@pytest.fixture(scope="module")
+def known():
+    """All of diffusers is parsed: not while tests are collected, by every process of a run."""
+    return {name: (call, encode) for name, call, encode in signatures()}
+
+
+@pytest.fixture(scope="module")
+def injected(known):
+    """Those that are given embeddings."""
+    found = [name for name in known if (family_of(name) and family_of(name).embeds)]
+    assert len(found) > 50
+    return found
 
 
 @pytest.mark.parametrize("text", ["红", "a 红 house", "𠮷野家", "々", "〇", "\uf900"])
@@ -52,30 +62,29 @@ def test_texts_without_han_are_not(text):
     assert not has_han(text)
 
 
-def test_table_knows_every_kin_once_and_no_name_that_diffusers_lacks():
+def test_table_knows_every_kin_once_and_no_name_that_diffusers_lacks(known):
     for family in FAMILIES:
-        assert any(family.has(name) for name in KNOWN), family.name
-    for name in KNOWN:
+        assert any(family.has(name) for name in known), family.name
+    for name in known:
         assert len([family.name for family in FAMILIES if family.has(name)]) <= 1, name
-    assert len(INJECTED) > 50
 
 
-@pytest.mark.parametrize("name", INJECTED)
-def test_classes_take_what_the_table_says_and_encode_prompt_returns_it_there(name):
-    family, (call, encode) = family_of(name), KNOWN[name]
-    assert "prompt" in call
-    for argument, position in family.embeds.items():
-        assert argument in call
-        # LCM and FLUX's ControlNets have no negative of any kind.
-        assert (f"negative_{argument}" in call) == ("negative_prompt" in call)
-        if encode is not None:
-            assert returned(encode)[position] == argument
+def test_classes_take_what_the_table_says_and_encode_prompt_returns_it_there(known, injected):
+    for name in injected:
+        family, (call, encode) = family_of(name), known[name]
+        assert "prompt" in call, name
+        for argument, position in family.embeds.items():
+            assert argument in call, name
+            # LCM and FLUX's ControlNets have no negative of any kind.
+            assert (f"negative_{argument}" in call) == ("negative_prompt" in call), name
+            if encode is not None:
+                assert returned(encode)[position] == argument, name
 
 
-@pytest.mark.parametrize("name", INJECTED)
-def test_texts_of_a_family_are_had_through_the_public_encode_prompt(name):
-    _, encode = KNOWN[name]
-    assert encode is not None and "prompt" in arguments(encode)
+def test_texts_of_a_family_are_had_through_the_public_encode_prompt(known, injected):
+    for name in injected:
+        _, encode = known[name]
+        assert encode is not None and "prompt" in arguments(encode), name
 
 
 def test_families_of_the_facts():

@@ -35,6 +35,16 @@ def test_errors_are_told_in_chinese_with_their_values(daemon: DaemonSimulator, z
     assert "请运行 `zhcache repair`" in ran.err
 
 
+def test_what_the_daemon_found_is_told_in_chinese(daemon: DaemonSimulator, zhcache):
+    collected = zhcache("--lang", "zh", "gc", "--dry-run").out
+    assert "3 个 blob" in collected
+    assert "a/b 在使用" in collected
+    examined = zhcache("--lang", "zh", "doctor").out
+    assert "http://hub：速度慢" in examined
+    assert "请检查网络和域名服务器" in examined
+    assert "the store is on ext4" in examined
+
+
 def test_json_stays_english(daemon: DaemonSimulator, zhcache):
     daemon.error = NotFound("{repo} is not in the store", repo="a/b")
     ran = zhcache("--lang", "zh", "ls", "--json")

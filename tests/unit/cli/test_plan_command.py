@@ -50,10 +50,10 @@ def test_text_says_where_each_part_goes_and_why(models, zhcache):
     assert "lab/sd15: single, for 512x768 and 1 at once" in out
     assert "all of it fits on gpu0, where nothing has to cross devices" in out
     assert "unet" in out
-    assert "Not taken:" in out
+    assert "Other ways:" in out
     chinese = zhcache("--lang", "zh", "plan", "lab/sd15", "--devices", "24GiB").out
-    assert "gpu0 放得下整个流水线" in chinese
-    assert "未采用：" in chinese
+    assert "gpu0 放得下整个管线" in chinese
+    assert "其他方式：" in chinese
 
 
 def test_without_devices_the_roomiest_gpu_that_is_here_is_taken(models, zhcache):
@@ -142,6 +142,28 @@ def test_what_calls_took_is_reckoned_with(models, zhcache):
     # A fifth is kept for what the next call takes more.
     assert before < taken < after["activation_bytes"] <= taken * 1.21
     assert zhcache(*asked, "--seen", "512x512=2MiB").json["activation_bytes"] < before
+
+
+def test_what_workers_saw_on_gpus_says_nothing_of_the_cpu(models, zhcache):
+    models.weights["lab/sd15"].seen = [
+        placement.SeenCall(width=512, height=512, step=GIB, decode=2 * GIB, calls=3)
+    ]
+    found = zhcache("plan", "lab/sd15", "--devices", "24GiB", "--json").json
+    assert "seen at 512x512 (calls: 3)" in found["reason"]
+    assert found["activation_bytes"] == int(2 * GIB * 1.2)
+    assert "512x512" not in zhcache("plan", "lab/sd15", "--devices", "cpu", "--json").json["reason"]
+
+
+def test_host_memory_can_be_supposed_too(models, zhcache):
+    models.machine = gpus()
+    models.machine.host_free = 16 * GIB
+    asked = ("plan", "lab/flux", "--devices", "24GiB")
+    ran = zhcache(*asked)
+    assert (ran.code, "--host-memory 128GiB" in ran.err) == (6, True)
+    assert "weights stay in host memory" in zhcache(*asked, "--host-memory", "128GiB").out
+    found = zhcache("plan", "lab/flux", "--devices", "28GiB").out
+    assert "host memory is taken to be this machine's" in found
+    assert zhcache(*asked, "--host-memory", "much").code == 2
 
 
 def test_python_asks_the_same(models):

@@ -209,7 +209,7 @@ def test_own_vocabulary_from_a_file(zhcache, tmp_path):
     assert zhcache("prompt", "generate", 1, "--elements", 1, "--vocabulary", file).out == "龙\n"
 
 
-@pytest.mark.parametrize(("language", "told"), [("en", "Most tokens"), ("zh", "最多")])
+@pytest.mark.parametrize(("language", "told"), [("en", "The most tokens"), ("zh", "最多")])
 def test_help_is_in_both_languages(zhcache, language, told):
     assert told in zhcache("--lang", language, "prompt", "optimize", "--help").out
     assert "COUNT" in zhcache("--lang", language, "prompt", "generate", "--help").out

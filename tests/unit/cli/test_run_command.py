@@ -83,6 +83,30 @@ def test_number_counts_seeds_up_for_each_prompt(zhcache, worker):
     assert (shown["schema"], shown["repo"], shown["device"]) == (1, REPO, "cpu")
 
 
+def test_placement_is_asked_for_and_what_cannot_be_meant_is_refused_as_in_python(zhcache, worker):
+    for placement in ("split", "offload"):
+        ran = zhcache("run", REPO, "x", "--device", "cuda:0", "--placement", placement)
+        assert "knows nothing of several devices" in ran.err
+    for count, placement in ((2, "auto"), (1, "replicate")):
+        given = [word for n in range(count) for word in ("--device", f"cuda:{n}")]
+        zhcache("run", REPO, "x", *given, "--placement", placement)
+    asked = [(one.placement, one.devices) for one in worker.requests]
+    assert asked == [
+        ("split", ["cuda:0"]),
+        ("offload", ["cuda:0"]),
+        ("auto", ["cuda:0", "cuda:1"]),
+        ("replicate", []),
+    ]
+    for given, words in (
+        (["--placement", "parallel"], "no other to share an image with"),
+        (["--device", "cpu", "--device", "cpu", "--placement", "single"], "all would be on one"),
+        (["--placement", "everywhere"], "everywhere"),
+    ):
+        ran = zhcache("run", REPO, "x", *given)
+        assert ran.code == 2
+        assert words in ran.err
+
+
 def test_several_devices_make_the_images_together_and_in_order(zhcache, worker):
     shown = zhcache(
         "run", REPO, "a", "b", "c", "--seed", "5", "--device", "cpu", "--device", "cpu", "--json"

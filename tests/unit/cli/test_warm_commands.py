@@ -87,7 +87,7 @@ def test_warm_until_it_is_stopped_says_how(zhcache, held):
 
 def test_stop_says_what_may_go(zhcache, held):
     zhcache("warm", REPO)
-    assert zhcache("stop", REPO).out == f"{REPO}: 2.0 KiB on cpu may go\n"
+    assert zhcache("stop", REPO).out == f"{REPO}: 2.0 KiB on cpu is no longer kept in memory\n"
     ran = zhcache("stop", REPO, "--json")
     assert (ran.code, ran.json["error"]["code"]) == (4, "not_found")
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from zhcache.caches import Found, find
+from zhcache.caches.find import find
+from zhcache.caches.found import Found
 from zhcache.errors import NotFound, UsageError
 
 COMMIT = "a" * 40

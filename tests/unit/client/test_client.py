@@ -170,5 +170,16 @@ def test_every_other_call_is_answered(
     assert client.doctor().checks[0].name == "store"
     assert {job.id for job in client.jobs(past=True)} == {"j1", "j2"}
     assert client.remove("a/b").repo == "a/b"
-    client.stop()
-    assert daemon.stopped.is_set()
+    client.stop_daemon()
+    assert daemon.stopped.wait(30)
+
+
+def test_commands_that_ask_the_daemon_are_methods_of_their_names() -> None:
+    named = {
+        *("prefetch", "pull", "ls", "show", "du", "path", "rm", "pin", "unpin", "gc", "verify"),
+        *("repair", "ps", "warm", "stop", "jobs", "wait", "cancel", "logs", "sources", "import_"),
+        *("export", "watch", "follow", "unfollow", "serve", "lock", "plan", "doctor"),
+    }
+    assert {name for name in named if not callable(getattr(Client, name, None))} == set()
+    # One repository's, as the command; never the daemon.
+    assert Client.stop is Client.unload

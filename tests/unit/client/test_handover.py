@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simulators.daemon import DaemonSimulator
-from zhcache.caches import find
+from zhcache.caches.find import find
 from zhcache.client import Client
 from zhcache.errors import NotFound, NotPermitted
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle  # noqa: TID251 - of one process, to itself
 import socket
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_copies_of_a_pipeline_are_plain_and_hold_no_lease(leased: DaemonSimulato
 
     with zhcache.load_pipeline(REPO, device="cpu") as pipe:
         twin = copy.copy(pipe)
+        assert type(pickle.loads(pickle.dumps(pipe))) is StableDiffusionPipeline
         kin = type(pipe)(**pipe.components)
         assert type(twin) is StableDiffusionPipeline
         assert len(leased.leases) == 1
@@ -150,8 +152,7 @@ def test_load_of_an_unknown_repository_is_not_found(daemon: DaemonSimulator) -> 
         {"device": ["cpu", "cpu"], "placement": "single"},
         {"device": ["cpu", "cpu"], "memory": "low"},
         {"placement": "split", "memory": "low"},
-        {"placement": "split", "mode": "resident"},
-        {"placement": "offload", "mode": "resident"},
+        {"placement": "split", "mode": "resident", "memory": "low"},
         {"device": 3},
         {"revision": 3},
         {"timeout": "soon"},
@@ -206,6 +207,9 @@ def test_load_fetches_nothing_for_a_device_that_is_not_there(
     daemon.incoming[REPO] = describe(REPO, pipeline_dir)
     with pytest.raises(UsageError, match="cuda:777"):
         zhcache.load_pipeline(REPO, device="cuda:777")
+    for name in ("mps", "meta", "xla"):
+        with pytest.raises(UsageError, match=name):
+            zhcache.load_pipeline(REPO, device=name)
     assert daemon.submitted == []
 
 

@@ -19,7 +19,7 @@ def test_name_in_two_unicode_forms_is_refused():
 
 
 def test_pattern_given_as_one_string_is_one_pattern():
-    from zhcache.client import _several
+    from zhcache.calls.jobs import _several
 
     assert _several("*.json") == ["*.json"]
     assert _several(("a", "b")) == ["a", "b"]

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from zhcache.protocol import (
+    checks,
     conversion,
     follow,
     messages,
@@ -24,6 +25,7 @@ KINDS = {
     name: kind
     for module in (
         messages,
+        checks,
         residency,
         conversion,
         variants,

@@ -124,7 +124,7 @@ def test_files_that_are_closed_are_told_with_another_way(daemon, vision, monkeyp
 
 
 def test_a_device_that_holds_nothing_is_refused(held):
-    with pytest.raises(UsageError, match="on the device meta"):
+    with pytest.raises(UsageError, match="no device meta"):
         Stored(REPO, device="meta")
 
 

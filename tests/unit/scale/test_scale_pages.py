@@ -23,12 +23,12 @@ def bare(block):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_configuration_is_understood(page, tmp_path):
     found = blocks(page, "toml")
-    assert len(found) == 5
+    assert len(found) == 9
     for text in found:
         path = tmp_path / "config.toml"
         path.write_text(text)
         read = config.load([path], {})
-        assert read.serve.listen or [one.endpoint for one in read.sources]
+        assert read.serve.listen or read.swarm.enabled or [one.endpoint for one in read.sources]
 
 
 @pytest.mark.parametrize("language", ["toml", "yaml", "sh"])

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 from zhcache import resources
-from zhcache.channel import Channel
+from zhcache.calls.calls import Calls
 from zhcache.protocol.prompts import ChineseChoices, PromptModel
 
 
-class PromptCalls(ABC):
+class PromptCalls(Calls):
     """The part of ``Client`` that Chinese prompts are."""
-
-    @abstractmethod
-    def _line(self) -> Channel: ...
 
     def chinese(
         self, repo: str, *, revision: str | None = None, variant: str | None = None

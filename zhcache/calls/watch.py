@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from urllib.parse import quote
 
-from zhcache.channel import Channel
+from zhcache.calls.calls import Calls
 from zhcache.protocol.watch import Watched, WatchedFolder, WatchRequest
 
 
-class WatchCalls(ABC):
+class WatchCalls(Calls):
     """The part of ``Client`` that watched folders are."""
-
-    @abstractmethod
-    def _line(self) -> Channel: ...
 
     def watched(self) -> list[WatchedFolder]:
         """Returns the watched folders, and how each model in them stands."""

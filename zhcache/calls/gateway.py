@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from zhcache.channel import Channel
+from zhcache.calls.calls import Calls
 from zhcache.protocol.gateway import GatewayRequest, GatewayState
 
 
-class GatewayCalls(ABC):
+class GatewayCalls(Calls):
     """The part of ``Client`` that the gateway is."""
-
-    @abstractmethod
-    def _line(self) -> Channel: ...
 
     def gateway(self) -> GatewayState:
         """Returns where other machines are served, and what was done for them."""

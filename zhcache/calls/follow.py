@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from urllib.parse import quote
 
 from zhcache import resources
-from zhcache.channel import Channel
+from zhcache.calls.calls import Calls
 from zhcache.protocol.follow import Followed, FollowRequest, Follows
 from zhcache.protocol.names import parse_repo
 
 
-class FollowCalls(ABC):
+class FollowCalls(Calls):
     """The part of ``Client`` that followed models are."""
-
-    @abstractmethod
-    def _line(self) -> Channel: ...
 
     def followed(self) -> list[Followed]:
         """Returns the followed models, and how each stands."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
-from zhcache import resources
-from zhcache.channel import Channel
-from zhcache.errors import UsageError
+from zhcache import arguments, resources
+from zhcache.calls.calls import Calls
 from zhcache.protocol.messages import Resident
 from zhcache.protocol.placement import DeviceList, WeightsList
 
 if TYPE_CHECKING:
-    from zhcache.placement.result import Placed
+    from zhcache.protocol.placement import Placed
 
 MAX_SIDE = 16_384
 MAX_BATCH = 1024
@@ -23,11 +22,8 @@ MAX_BYTES = 2**63 - 1
 _DEVICES = "'cpu' | 'cuda:0,cuda:1' | '24GiB,24GiB' | '80GiB,80GiB@nvlink' | a list of names"
 
 
-class PlacementCalls(ABC):
+class PlacementCalls(Calls):
     """The part of ``Client`` that placements are."""
-
-    @abstractmethod
-    def _line(self) -> Channel: ...
 
     @abstractmethod
     def resident(self) -> list[Resident]:
@@ -64,6 +60,7 @@ class PlacementCalls(ABC):
         batch: int = 1,
         placement: str = "auto",
         seen: Mapping[tuple[int, int], int] | None = None,
+        host_memory: str | int | None = None,
     ) -> Placed:
         """Returns where a held pipeline would be placed, and why. Nothing is loaded.
 
@@ -79,26 +76,34 @@ class PlacementCalls(ABC):
             placement: ``"single"``, ``"replicate"``, ``"split"``, ``"parallel"``, ``"offload"``;
                 ``"auto"`` is any but ``"parallel"``.
             seen: Bytes that a call of one image took beside the weights, by width and height, as
-                ``zhcache monitor`` saw it for instance: what is reckoned is brought to it.
+                ``zhcache monitor`` saw it for instance: what is reckoned is brought to it. None is
+                what the daemon's workers saw, ``{}`` is what is reckoned from sizes alone.
+            host_memory: What is free of the host's memory beside the devices, ``"128GiB"`` or
+                bytes; None is what is free here.
 
         Raises:
             NotFound: It is not held, or not in this variant.
             UsageError: An argument cannot be meant, or a placement not be had of this pipeline.
             NoSpace: It does not fit.
         """
-        from zhcache.placement.activation import Seen, Size
+        from zhcache.placement.activation import Size
         from zhcache.placement.devices import chosen
         from zhcache.placement.heard import machine_of, model_of
         from zhcache.placement.plan import decide
         from zhcache.placement.result import placed
+        from zhcache.placement.seen import Seen
 
-        _check(repo, variant, revision, devices, size, batch, {} if seen is None else seen)
+        taken: Mapping[tuple[int, int], int] = {} if seen is None else seen
+        _check(repo, variant, revision, devices, size, batch, taken, host_memory)
         named = devices if devices is None or isinstance(devices, str) else ",".join(devices)
         heard = self.weights(repo, variant=variant, revision=revision)
         uuids = self._there(heard)
-        machine = chosen(named, machine_of(self.devices(), uuids))
+        machine = chosen(named, machine_of(self.devices(), uuids), _bytes(host_memory))
         there = [one.name for one in machine.devices if one.uuid in uuids]
-        took = [Seen(Size(*each), count) for each, count in (seen or {}).items()]
+        took = None if seen is None else [Seen(Size(*at), count) for at, count in seen.items()]
+        if took is None and not machine.gpus:
+            # What workers saw they saw on GPUs, whose kernels are others than the CPU's.
+            took = []
         model, asked = model_of(heard, Size(*size) if size else None, batch, there, took)
         plan = decide(model, machine, placement)
         return placed(
@@ -130,8 +135,9 @@ def _check(
     size: object,
     batch: object,
     seen: object,
+    host_memory: object,
 ) -> None:
-    wrong = {
+    told = {
         "repo": (repo, isinstance(repo, str), "OWNER/NAME"),
         "variant": (variant, variant is None or isinstance(variant, str), "a name or None"),
         "revision": (revision, revision is None or isinstance(revision, str), "a name or None"),
@@ -139,16 +145,13 @@ def _check(
         "size": (size, size is None or _is_size(size), f"(width, height) up to {MAX_SIDE}"),
         "batch": (batch, type(batch) is int and 0 < batch <= MAX_BATCH, f"1 to {MAX_BATCH}"),
         "seen": (seen, _is_seen(seen), "{(width, height): bytes}"),
+        "host_memory": (
+            host_memory,
+            host_memory is None or _bytes(host_memory) is not None,
+            "'128GiB' | bytes",
+        ),
     }
-    for name, (value, is_right, allowed) in wrong.items():
-        if not is_right:
-            raise UsageError(
-                "{name}={value} cannot be meant",
-                hint="it takes {allowed}",
-                name=name,
-                value=repr(value)[:80],
-                allowed=allowed,
-            )
+    arguments.check(told)
 
 
 def _are_names(devices: object) -> bool:
@@ -156,6 +159,14 @@ def _are_names(devices: object) -> bool:
         isinstance(devices, (list, tuple))
         and all(isinstance(one, str) for one in cast("Sequence[object]", devices))
     )
+
+
+def _bytes(size: object) -> int | None:
+    from zhcache.placement.sizes import bytes_of
+
+    if isinstance(size, str):
+        return bytes_of(size)
+    return size if type(size) is int and 0 < size <= MAX_BYTES else None
 
 
 def _is_size(size: object) -> bool:
