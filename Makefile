@@ -19,7 +19,8 @@ READY := $(VENV)/.ready-for-zhcache
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench docs clean distclean
+.PHONY: help setup demo test check bench docs clean distclean \
+    check-formatting check-lint check-layers check-types check-documents check-wheel
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -54,20 +55,36 @@ test: $(READY)
 	@"$(BIN)/python" -m compileall -q -j $(WORKERS) zhcache daemon examples tests/harness tests/simulators
 	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 
+# Side by side, the longest first; what each says comes in one piece.
+CHECKS := check-types check-wheel check-layers check-documents check-lint check-formatting
+
 check: $(READY)
+	@$(MAKE) --no-print-directory --jobs $(WORKERS) --output-sync=target $(CHECKS)
+	@echo "==> all checks passed"
+
+check-formatting: $(READY)
 	@echo "==> formatting"
 	"$(BIN)/ruff" format --check .
+
+check-lint: $(READY)
 	@echo "==> lint"
 	"$(BIN)/ruff" check .
+
+check-layers: $(READY)
 	@echo "==> layers"
 	"$(BIN)/lint-imports"
+
+check-types: $(READY)
 	@echo "==> types"
 	"$(BIN)/pyright"
+
+check-documents: $(READY)
 	@echo "==> generated documents"
 	"$(BIN)/python" tests/repo/generate_docs.py --check
+
+check-wheel: $(READY)
 	@echo "==> the bare wheel"
 	"$(BIN)/python" tests/repo/bare_wheel.py
-	@echo "==> all checks passed"
 
 # Written beside and moved: an interrupted run leaves the last result whole.
 bench: $(READY)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def main() -> None:
             calls, loads = _measure(daemon, options)
         finally:
             daemon.stop()
+    print(f"Load after: {machine.load()}.")
     report.write_json(
         options.json, {"calls": calls, "loads": {str(k): v for k, v in loads.items()}}
     )
@@ -114,14 +116,27 @@ def _told_calls(calls: dict[str, list[float]]) -> None:
         ("of that, beyond the call of the resident pipeline", calls["more"]),
     ]
     count = len(calls["more"])
-    print(f"{count} calls each, of 2 steps and 32x32 pixels, one way after the other.\n")
+    print(
+        f"{count} calls each, of 2 steps and 32x32 pixels, one way after the other. The ratio is of"
+        " calls that came one after the other; median and range.\n"
+    )
     report.table(
-        ("way", "ms, median and range", "ms, 95 of 100"),
+        ("way", "ms, median and range", "ms, 95 of 100", "of the call just before it"),
         [
-            (way, report.spread(taken, ".1f", 1000), f"{_p95(taken) * 1000:.1f}")
+            (
+                way,
+                report.spread(taken, ".1f", 1000),
+                f"{_p95(taken) * 1000:.1f}",
+                report.spread(_ratios(taken, calls["direct"]), ".2f"),
+            )
             for way, taken in rows
         ],
     )
+
+
+def _ratios(taken: Sequence[float], beside: Sequence[float]) -> list[float]:
+    """Returns the ratios of what was measured in turn."""
+    return [one / other for one, other in zip(taken, beside, strict=True)]
 
 
 def _p95(taken: list[float]) -> float:
@@ -134,18 +149,31 @@ def _zipf(draw: random.Random, count: int = 100) -> list[str]:
 
 
 def _told_loads(loads: dict[Any, Any]) -> None:
+    from benchmarks.clustered import SERVE
+
     print(
         "100 calls over 6 models at 50/s on 2 nodes; a call sleeps 0.1 s, a load 1.0 s, one"
-        " after the other on each node. Median and range of the rounds.\n"
+        " after the other on each node. Seconds are until all are there. Median and range of the"
+        " rounds; ratios are to Serve's way in the same round.\n"
     )
     for slots in (3, 2):
         fits = "all fit" if slots == 3 else "4 of 6 fit"
         rows = []
         for way in sorted({way for _, way in loads}):
             counted, seconds = zip(*loads[slots, way], strict=True)
-            rows.append((way, report.spread(counted), report.spread(seconds, ".1f")))
+            beside, their_s = zip(*loads[slots, SERVE], strict=True)
+            rows.append(
+                (
+                    way,
+                    report.spread(counted),
+                    report.spread(_ratios(counted, beside), ".2f"),
+                    report.spread(seconds, ".1f"),
+                    report.spread(_ratios(seconds, their_s), ".2f"),
+                )
+            )
         report.table(
-            (f"{slots} models a node ({fits})", "loads", "seconds until all are there"), rows
+            (f"{slots} models a node ({fits})", "loads", "of Serve's", "seconds", "of Serve's"),
+            rows,
         )
 
 

@@ -91,7 +91,6 @@ class OurReplica(Replica):
             open_pipeline=lambda model, _: Pipe(daemon, model.key),
             warm=lambda: frozenset(ray.get(daemon.warm.remote())),
         )
-        self._told = 0
 
 
 class ServeReplica:

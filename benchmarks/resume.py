@@ -23,7 +23,7 @@ from benchmarks import FILE, REPO, machine, report
 from benchmarks.hubs import random_file
 from demohub import Hub
 from harness.daemon import Daemon, source, until
-from zhcached.store.ingest import SYNC_BYTES, SYNC_SECONDS
+from zhcached.store.flushing import SYNC_BYTES, SYNC_SECONDS
 from zhcached.store.journal import Journal
 from zhcached.store.ranges import Ranges
 

@@ -2,8 +2,7 @@
 
 ``python -m benchmarks.scale``, as root with iproute2; ``--formulas`` alone needs neither. Rounds
 are shuffled. A node is a network namespace with a zhcached and a store of its own; the hub stands
-behind the slow line. Peers that are all asked at once show what peers cannot do; no goal is set for
-them.
+behind the slow line.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ from benchmarks.scale.namespaces import (
     GATEWAY,
     MIB,
     PEERS,
+    SWARM,
     TIERED,
     WAYS,
+    WEB,
     Run,
     Way,
     once,
@@ -32,7 +33,7 @@ from benchmarks.scale.namespaces import (
 from benchmarks.scale.network import Network
 
 SMALL = 3
-LARGER = (DIRECT, GATEWAY, TIERED, PEERS)
+LARGER = (DIRECT, GATEWAY, TIERED, PEERS, SWARM, WEB)
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--uplink", type=float, default=8, metavar="MIB", help="a second")
     parser.add_argument("--link", type=float, default=32, metavar="MIB", help="a second, a node's")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", metavar="NAME", help="these alone")
     options = parser.parse_args()
     report.title("Many machines")
     print("## By formula\n")
@@ -59,6 +61,7 @@ def main() -> None:
     report.facts(about | said)
     print(f"Load before: {machine.load()}", end="; ", flush=True)
     tasks = [(n, way) for n in options.nodes for way in (WAYS if n <= SMALL else LARGER)]
+    tasks = [task for task in tasks if not options.ways or task[1].name in options.ways]
     measured: dict[tuple[int, Way], list[Run]] = defaultdict(list)
     shuffle = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="zhcache-scale-") as name:

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.scale.network import ORIGIN, Network
-from harness.daemon import Daemon
+from harness.daemon import Daemon, until
 
 REPO = "bench/large"
 PORT = 8590
 MIB = 2**20
+LARGE = 2
+"""Files of the model that have a torrent."""
 SERVE = '[serve]\nlisten = "{address}:8590"\n'
 
 
@@ -63,11 +65,18 @@ Sources = Callable[[int, Network, str], str]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How nodes are configured, and in which groups they are asked one after the other."""
+    """How nodes are configured, and in which groups they are asked one after the other.
+
+    Attributes:
+        swarm: What ``[swarm]`` of a node says.
+        is_far: A gateway stands beside the hub, at the far end of the line, and has the model.
+    """
 
     name: str
     sources: Sources
     groups: Callable[[int], list[list[int]]] = lambda count: [list(range(count))]
+    swarm: Callable[[int, Network], str] = lambda _number, _network: ""
+    is_far: bool = False
 
 
 def _table(name: str, kind: str, url: str) -> str:
@@ -110,6 +119,22 @@ def _peers_and_gateway(number: int, network: Network, hub: str) -> str:
     return "".join(tables) + near + _hub(number, network, hub)
 
 
+def _in_swarm(number: int, network: Network) -> str:
+    listen = f"{network.address(network.nodes[number])}:6881"
+    return f'[swarm]\nenabled = true\nlisten = "{listen}"\nnetworks = ["{network.subnet}"]\n'
+
+
+def _drawing(number: int, network: Network) -> str:
+    return _in_swarm(number, network) + ("web_seed = true\n" if number < 2 else "")
+
+
+def _far(number: int, network: Network, _hub: str) -> str:
+    gateway = f"http://{network.address(ORIGIN)}:{PORT}"
+    others = [other for other in range(len(network.nodes)) if other != number]
+    peers = [_table(f"peer-{n + 1}", "peer", _gateway_url(network, n)) for n in others]
+    return _table("gateway", "peer", gateway) + "".join(peers)
+
+
 def _first_alone(count: int) -> list[list[int]]:
     return [[0], list(range(1, count))]
 
@@ -120,7 +145,9 @@ TIERED = Way("tiered", _tree)
 BOTH = Way("peers, gateway, hub", _peers_and_gateway)
 PEERS = Way("peers, the first alone", _peers, _first_alone)
 RUSH = Way("peers, all at once", _peers)
-WAYS = (DIRECT, GATEWAY, TIERED, BOTH, PEERS, RUSH)
+SWARM = Way("swarm, the first alone", _peers, _first_alone, _in_swarm)
+WEB = Way("swarm, two web seeds", _far, swarm=_drawing, is_far=True)
+WAYS = (DIRECT, GATEWAY, TIERED, BOTH, PEERS, RUSH, SWARM, WEB)
 
 
 def fan_out(nodes: int) -> int:
@@ -150,10 +177,13 @@ def once(way: Way, network: Network, model: Path) -> Run:
     with ExitStack() as running:
         count, hub = running.enter_context(_origin(network, model))
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="zhcache-scale-")))
+        if way.is_far:
+            running.enter_context(_teller(network, hub, folder / "teller"))
         daemons: list[Daemon] = []
         for number, name in enumerate(network.nodes):
             serve = SERVE.format(address=network.address(name))
-            daemon = Daemon(folder / name, way.sources(number, network, hub) + serve)
+            swarm = way.swarm(number, network)
+            daemon = Daemon(folder / name, way.sources(number, network, hub) + serve + swarm)
             daemon.before = network.before(name)
             daemons.append(daemon)
             running.callback(daemon.stop)
@@ -164,16 +194,19 @@ def once(way: Way, network: Network, model: Path) -> Run:
         for group in way.groups(len(daemons)):
             for number, seconds in _prefetch_all(daemons, group).items():
                 took[number] = seconds
+            if group == [0] and way is SWARM:
+                _until_hashed(daemons[0])
         makespan_s = time.monotonic() - began
         after = {name: network.traffic(name) for name in before}
         told = count()
+    brought = told["bytes"] - (size if way.is_far else 0)
     nodes = [(after[name], before[name]) for name in network.nodes]
     return Run(
         makespan_s,
         took,
         size,
         after[ORIGIN].sent - before[ORIGIN].sent,
-        told["bytes"],
+        brought,
         told["listings"],
         [b.sent - a.sent for b, a in nodes],
         [b.received - a.received for b, a in nodes],
@@ -194,6 +227,26 @@ def _prefetch_all(daemons: Sequence[Daemon], group: Sequence[int]) -> dict[int, 
         if client.returncode:
             raise RuntimeError(f"node {number + 1}: {said}{failed}{daemons[number].tail()}")
     return took
+
+
+@contextmanager
+def _teller(network: Network, hub: str, folder: Path) -> Iterator[None]:
+    """A gateway beside the hub that has the model and is in no torrent, but tells of them."""
+    serve = SERVE.format(address=network.address(ORIGIN))
+    daemon = Daemon(folder, _hub(0, network, hub) + serve + "[swarm]\nenabled = true\n")
+    daemon.before = network.before(ORIGIN)
+    try:
+        daemon.start().cli("prefetch", REPO)
+        _until_hashed(daemon)
+        yield
+    finally:
+        daemon.stop()
+
+
+def _until_hashed(daemon: Daemon) -> None:
+    """Waits until the torrents of both large files may be told of."""
+    log = daemon.home / "logs" / "zhcached.jsonl"
+    until(lambda: log.read_text().count('"seeding.hashed"') == LARGE, "torrents are told of")
 
 
 @contextmanager

@@ -74,6 +74,11 @@ class Network:
     ) -> None:
         self._remove()
 
+    @property
+    def subnet(self) -> str:
+        """All their addresses."""
+        return f"{_SUBNET}.0/24"
+
     def address(self, name: str) -> str:
         """Returns the address of the origin or of a node."""
         return self._addresses[name]
