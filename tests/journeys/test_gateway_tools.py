@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,7 @@ def test_curl_that_was_killed_goes_on_where_it_was(gateway, tmp_path):
     assert run(["curl", "-sS", "-C", "-", "-w", "%{http_code}", "-o", target, url]) == "416"
 
 
+@pytest.mark.skipif(shutil.which("aria2c") is None, reason="aria2c is not installed")
 def test_aria2c_fetches_several_ranges_at_once(gateway, tmp_path):
     weights = os.urandom(SIZE)
     gateway.hub.add("tools/aria2", {"w.safetensors": weights})
@@ -82,6 +85,21 @@ def test_aria2c_fetches_several_ranges_at_once(gateway, tmp_path):
     run(["aria2c", *options, url])
     assert (tmp_path / "w").read_bytes() == weights
     assert gateway.hub.sent(repo="tools/aria2") == SIZE
+
+
+def test_ranges_asked_at_once_cost_the_hub_each_byte_once(gateway):
+    weights = os.urandom(SIZE)
+    gateway.hub.add("tools/at-once", {"w.safetensors": weights})
+    url = gateway.file_url("tools/at-once", "w.safetensors")
+    step = SIZE // 4
+
+    def fetch(start: int) -> bytes:
+        return ask(url, Range=f"bytes={start}-{start + step - 1}").body
+
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(fetch, range(0, SIZE, step)))
+    assert b"".join(parts) == weights
+    assert gateway.hub.sent(repo="tools/at-once") == SIZE
 
 
 @pytest.mark.parametrize("state", ["cold", "warm"])
