@@ -81,15 +81,7 @@ def enter(scratch: Path, reads: Iterable[Path], *, may_meet: bool = False) -> li
     Raises:
         OSError: The kernel refuses what it says that it can do.
     """
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    _offer_to_the_oom_killer()
-    programs = _outermost([*map(Path, _SYSTEM + _KERNEL), *_programs()])
-    _live_in(scratch)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _drop_capabilities()
+    programs = _give_up_rights(scratch, _SYSTEM + _KERNEL)
     if os.environ.get(SWITCH) == "off":
         return [f"anything: {SWITCH} is off"]
     lacking: list[str] = []
@@ -125,15 +117,7 @@ def enter_networked(scratch: Path, reads: Iterable[Path]) -> list[str]:
     Raises:
         OSError: The kernel refuses what it says that it can do.
     """
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    _offer_to_the_oom_killer()
-    programs = _outermost([*map(Path, _SYSTEM), *_programs()])
-    _live_in(scratch)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _drop_capabilities()
+    programs = _give_up_rights(scratch, _SYSTEM)
     lacking: list[str] = []
     if landlock.version():
         landlock.restrict(
@@ -149,6 +133,20 @@ def enter_networked(scratch: Path, reads: Iterable[Path]) -> list[str]:
     else:
         lacking.append("system calls: no filter of them is known here")
     return lacking
+
+
+def _give_up_rights(scratch: Path, system: Iterable[str]) -> list[Path]:
+    """Moves into ``scratch`` without rights; returns where programs and ``system`` lie."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _offer_to_the_oom_killer()
+    programs = _outermost([*map(Path, system), *_programs()])
+    _live_in(scratch)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _drop_capabilities()
+    return programs
 
 
 def _keep_threads() -> None:

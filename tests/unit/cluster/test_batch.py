@@ -84,7 +84,7 @@ def test_images_come_in_the_order_of_their_prompts_with_a_seed_each(crew):
 
 
 def test_seeds_of_an_array_are_numbers_in_the_journal(crew, tmp_path):
-    numpy = pytest.importorskip("numpy")
+    numpy = pytest.importorskip("numpy", reason="pip install 'zhcache[torch]'")
     made = cluster.generate("org/a", PROMPTS[:2], seeds=numpy.arange(5, 7), out=tmp_path)
     assert [one.seed for one in made] == [5, 6]
     again = cluster.generate("org/a", PROMPTS[:2], seeds=numpy.int64(5), out=tmp_path)

@@ -66,7 +66,7 @@ def test_sizes_are_of_what_came_out(fields, made):
 
 
 def test_tensors_have_their_colours_elsewhere():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="pip install 'zhcache[torch]'")
     images, films = torch.zeros(2, 3, 32, 48), torch.zeros(2, 5, 3, 32, 48)
     assert seen(0, 5, 5, fields=encoded(images=images)).height == 32
     told = seen(0, 5, 5, fields=encoded(frames=films))
