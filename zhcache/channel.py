@@ -24,10 +24,10 @@ from zhcache.errors import (
     NotPermitted,
     VersionMismatch,
     ZhcacheError,
-    from_wire,
 )
 from zhcache.paths import SERVICE_SOCKET
-from zhcache.protocol.messages import ErrorInfo, ErrorReply, Version
+from zhcache.protocol.failure import to_error
+from zhcache.protocol.messages import ErrorReply, Version
 from zhcache.protocol.ready import make_ready
 from zhcache.protocol.version import HEADER, PROTOCOL, PROTOCOL_MIN
 
@@ -144,13 +144,6 @@ def _httpx() -> Any:
         if is_first:
             sys.modules.pop("httpx._main", None)
     return httpx
-
-
-def error_of(info: ErrorInfo) -> ZhcacheError:
-    """Returns the error that the daemon reported, ready to be raised and to be translated."""
-    if info.template and info.values:
-        return from_wire(info.code, info.template, info.hint_template or info.hint, info.values)
-    return from_wire(info.code, info.message, info.hint)
 
 
 def check_version(version: Version) -> None:
@@ -324,7 +317,7 @@ class Channel:
                 path=self.path,
                 status=response.status_code,
             ) from None
-        raise error_of(info)
+        raise to_error(info)
 
     def _decode(self, raw: bytes, kind: type[Reply]) -> Reply:
         try:

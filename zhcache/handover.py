@@ -17,10 +17,11 @@ from pathlib import Path
 
 import msgspec
 
-from zhcache.channel import dial, error_of, unreachable
+from zhcache.channel import dial, unreachable
 from zhcache.errors import Busy, IntegrityError, NotFound, UsageError
 from zhcache.paths import handover_path
 from zhcache.protocol import frames, messages
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.names import file_path, parse_repo, parse_revision, repo_of_file
 from zhcache.protocol.residency import (
     MAX_SMALL_BYTES,
@@ -140,7 +141,7 @@ def attach(
                     return list(zip(event.arenas, fds, strict=True))
                 frames.close_all(fds)
                 if isinstance(event, Failed):
-                    raise error_of(event.error)
+                    raise to_error(event.error)
                 if isinstance(event, Progress):
                     on_progress(event)
         except TimeoutError as error:
@@ -183,7 +184,7 @@ def small_files(
                 event, fds = frames.receive(line, ToClient)
                 try:
                     if isinstance(event, Failed):
-                        raise error_of(event.error)
+                        raise to_error(event.error)
                     if isinstance(event, SmallFiles):
                         _check_small(taken, event.files, fds)
                         for file, fd in zip(event.files, fds, strict=True):
@@ -261,4 +262,4 @@ def _job(raw: bytes) -> messages.Job:
     try:
         return msgspec.json.decode(raw, type=messages.Job)
     except msgspec.ValidationError:
-        raise error_of(msgspec.json.decode(raw, type=messages.ErrorReply).error) from None
+        raise to_error(msgspec.json.decode(raw, type=messages.ErrorReply).error) from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zhcache.channel import error_of
 from zhcache.completeness import check_open
 from zhcache.errors import Cancelled, IntegrityError, NotFound, ZhcacheError
 from zhcache.protocol import messages
+from zhcache.protocol.failure import to_error
 
 TERMINAL = frozenset({"done", "failed", "cancelled"})
 """States after which a job never changes."""
@@ -47,7 +47,7 @@ def raise_failure(job: messages.Job) -> None:
         Cancelled: It was cancelled.
     """
     if job.error is not None:
-        raise error_of(job.error)
+        raise to_error(job.error)
     if job.state == "cancelled":
         raise Cancelled(
             "job {job} was cancelled",

@@ -159,3 +159,15 @@ class StoreDamaged(IntegrityError):
         **args: object,
     ) -> None:
         super().__init__(template, hint=hint, **args)
+
+
+def defect(error: Exception) -> ZhcacheError:
+    """Returns what a caller is told of an error that nobody foresaw: its kind.
+
+    Its text is for the log alone: it may name another user's folders.
+    """
+    return ZhcacheError(
+        "the daemon met a defect of its own: {kind}",
+        hint="zhcache logs has the details; please report it",
+        kind=type(error).__name__,
+    )

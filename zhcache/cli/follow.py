@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from zhcache.channel import error_of
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.span import Span, spelt
 from zhcache.cli.table import table, when
 from zhcache.errors import UsageError
 from zhcache.i18n import mark, message_of, translate
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.follow import Followed, Follows
 
 _HEADS = (
@@ -140,5 +140,5 @@ def _row(one: Followed) -> tuple[str, ...]:
         (one.commit or "-")[:12],
         when(one.looked),
         when(one.next),
-        message_of(error_of(one.error)) if one.error else "-",
+        message_of(to_error(one.error)) if one.error else "-",
     )

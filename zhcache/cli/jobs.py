@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from zhcache.channel import error_of
 from zhcache.cli.base import Command, Option, Output, Session, output_options, pass_session
 from zhcache.cli.table import table
 from zhcache.i18n import mark, message_of, translate
 from zhcache.progress import size, state
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import Job, Jobs
 
 _HEADS = (mark("ID"), mark("KIND"), mark("REPO"), mark("STATE"), mark("DONE"), mark("NOTE"))
@@ -30,5 +30,5 @@ def command(session: Session, *, active: bool, output: Output) -> None:
 
 def _row(job: Job) -> tuple[str, ...]:
     done = f"{size(job.bytes_done)} / {size(job.bytes_total)}" if job.bytes_total else "-"
-    note = message_of(error_of(job.error)) if job.error else translate(job.note)
+    note = message_of(to_error(job.error)) if job.error else translate(job.note)
     return job.id, job.kind, job.repo or "-", state(job.state), done, note

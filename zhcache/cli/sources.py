@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import click
 
-from zhcache.channel import error_of
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
 from zhcache.cli.table import table
 from zhcache.errors import SourcesFailed
 from zhcache.i18n import mark, message_of, translate
 from zhcache.progress import size
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorInfo, SourceInfo, Sources
 from zhcache.protocol.probe import SourcesTested, SourceTested
 from zhcache.protocol.sources import MEASURED, Phrase
@@ -121,4 +121,4 @@ def _said(reasons: Iterable[Phrase]) -> str:
 
 
 def _error(error: ErrorInfo | None) -> str:
-    return message_of(error_of(error)) if error else ""
+    return message_of(to_error(error)) if error else ""

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from zhcache.channel import error_of
 from zhcache.cli.base import Command, Output, Session, output_options, pass_session
 from zhcache.cli.outcomes import Outcomes
 from zhcache.cli.table import table
 from zhcache.i18n import hint_of, mark, message_of, translate
 from zhcache.progress import size
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorInfo
 from zhcache.protocol.watch import Watched, WatchedFolder, WatchedModel
 
@@ -132,5 +132,5 @@ def _why(model: WatchedModel) -> str:
 
 
 def _told(info: ErrorInfo) -> str:
-    error = error_of(info)
+    error = to_error(info)
     return f"{message_of(error)} ({hint_of(error)})" if error.hint else message_of(error)

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zhcache.channel import error_of
 from zhcache.errors import UsageError, ZhcacheError
 from zhcache.forkserver import facts, literals, place, start
 from zhcache.forkserver.elsewhere import check_environment, check_packages
@@ -33,6 +32,7 @@ from zhcache.forkserver.wire import (
     Stopped,
 )
 from zhcache.protocol import frames
+from zhcache.protocol.failure import to_error
 
 _FROM_KERNEL = 0x80
 """SI_KERNEL, what a terminal's signals carry. Source: asm-generic/siginfo.h."""
@@ -83,7 +83,7 @@ def _begin(request: Run, environ: dict[str, str]) -> tuple[socket.socket, int]:
                 return line, answer.pid
             line.close()
             if isinstance(answer, Failed):
-                raise error_of(answer.error)
+                raise to_error(answer.error)
             if isinstance(answer, Differs):
                 names.update(answer.names)
     raise ZhcacheError(

@@ -26,14 +26,16 @@ def to_info(error: ZhcacheError) -> ErrorInfo:
 
 
 def to_error(info: ErrorInfo) -> ZhcacheError:
-    """Returns the error that travelled; one from an older peer has its text and no template.
+    """Returns the error that travelled, to be raised or put into the reader's language.
 
-    It may come from a worker that is in a stranger's hands: it is cut to what a person reads, and
+    One from an older peer has its text and no template. It may come from a worker that is in a
+    stranger's hands, or from a source by way of the daemon: it is cut to what a person reads, and
     what would move a terminal's cursor is taken out.
     """
-    if info.template:
+    if info.template and info.values:
         values = {name: _plain(text) for name, text in islice(info.values.items(), MAX_VALUES)}
-        return from_wire(info.code, _plain(info.template), _plain(info.hint_template), values)
+        hint = info.hint_template or info.hint
+        return from_wire(info.code, _plain(info.template), _plain(hint), values)
     return from_wire(info.code, _plain(info.message), _plain(info.hint))
 
 

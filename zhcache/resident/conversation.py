@@ -19,10 +19,11 @@ from typing import Any
 
 import msgspec
 
-from zhcache.channel import dial, error_of, unreachable
+from zhcache.channel import dial, unreachable
 from zhcache.errors import Busy, DaemonUnreachable, UsageError, VersionMismatch, ZhcacheError
 from zhcache.paths import handover_path
 from zhcache.protocol import frames
+from zhcache.protocol.failure import to_error
 from zhcache.protocol.messages import ErrorReply
 from zhcache.protocol.residency import (
     Call,
@@ -140,7 +141,7 @@ class Conversation:
                     place = flying.get(getattr(event, "id", 0))
                     if isinstance(event, Failed) and (place is not None or not event.id):
                         flying.pop(event.id, None)
-                        error = error_of(event.error)
+                        error = to_error(event.error)
                         if place is None or not flying or not isinstance(error, Busy):
                             raise _Ended(error)
                         # Other calls of this user are many; those that fly make place for it.
@@ -261,7 +262,7 @@ class Conversation:
                 self._line.settimeout(None)
                 return event
             if isinstance(event, Failed):
-                raise error_of(event.error)
+                raise to_error(event.error)
             if isinstance(event, Progress):
                 on_progress(event)
                 told, limit = event, until
@@ -291,7 +292,7 @@ def _late(told: Progress | None) -> Busy:
 def _unread(raw: bytes, error: Exception) -> ZhcacheError:
     # A daemon from before residents refuses in the form it knows.
     with contextlib.suppress(msgspec.MsgspecError, RecursionError):
-        return error_of(msgspec.json.decode(raw, type=ErrorReply).error)
+        return to_error(msgspec.json.decode(raw, type=ErrorReply).error)
     return VersionMismatch(
         "the daemon sent an answer this client cannot read: {reason}",
         hint="bring both to the same version of zhcache",

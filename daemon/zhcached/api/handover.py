@@ -28,6 +28,7 @@ from zhcached.api.accept import PAUSE_S
 from zhcached.api.peer import Peer, of_socket
 from zhcached.api.quota import Quota
 from zhcached.api.services import Services
+from zhcached.errors import defect
 
 MAX_CONNECTIONS_PER_UID = 256
 MAX_CONNECTIONS = 1024
@@ -120,12 +121,7 @@ class Handover:
             channel.close()
         except Exception as error:
             log.exception("handover.defect", uid=peer.uid)
-            defect = ZhcacheError(
-                "the daemon met a defect of its own: {kind}",
-                hint="zhcache logs has the details; please report it",
-                kind=type(error).__name__,
-            )
-            _refuse(channel, defect)
+            _refuse(channel, defect(error))
         finally:
             self._connections.leave(peer.uid)
 

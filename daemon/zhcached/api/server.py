@@ -36,6 +36,7 @@ from zhcached.api import (
 from zhcached.api.peer import of_socket
 from zhcached.api.route import Call, Route
 from zhcached.api.services import Services
+from zhcached.errors import defect
 
 MAX_BODY = 2**20
 MAX_CALLS_PER_UID = 1024
@@ -146,13 +147,7 @@ def _guard(calls: Counter[int]) -> Callable[..., Awaitable[web.StreamResponse]]:
             raise
         except Exception as error:
             log.exception("api.defect", method=request.method, path=request.path)
-            return failure(
-                ZhcacheError(
-                    "the daemon met a defect of its own: {kind}",
-                    hint="zhcache logs has the details; please report it",
-                    kind=type(error).__name__,
-                )
-            )
+            return failure(defect(error))
         finally:
             calls[peer.uid] -= 1
             if not calls[peer.uid]:

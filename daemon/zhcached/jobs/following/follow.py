@@ -23,6 +23,7 @@ from zhcache.protocol.messages import ErrorInfo, Job
 from zhcached.clock import Clock
 from zhcached.config import FollowConfig
 from zhcached.config.hours import is_open, minute_of_day
+from zhcached.errors import defect
 from zhcached.jobs.following import schedule
 from zhcached.jobs.following.fetches import Fetch, Fetches
 from zhcached.jobs.following.followed import Entry
@@ -160,12 +161,7 @@ class Follows:
             await self._failed(entry.repo, to_info(error))
         except Exception as error:
             log.exception("follow.defect", repo=entry.repo)
-            defect = ZhcacheError(
-                "the daemon met a defect of its own: {kind}",
-                hint="zhcache logs has the details; please report it",
-                kind=type(error).__name__,
-            )
-            await self._failed(entry.repo, to_info(defect))
+            await self._failed(entry.repo, to_info(defect(error)))
         finally:
             self.looking.discard(entry.repo)
             self.wake()

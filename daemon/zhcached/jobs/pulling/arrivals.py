@@ -15,6 +15,7 @@ from zhcache.errors import Busy, Cancelled, ZhcacheError
 from zhcache.protocol.messages import Trust
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
+from zhcached.errors import defect
 from zhcached.jobs.asking.brief import narrowed
 from zhcached.jobs.control import Control
 from zhcached.jobs.fetching.gather import Fetcher, Gathering
@@ -191,8 +192,4 @@ def _told(error: Exception) -> ZhcacheError:
     if isinstance(error, ZhcacheError):
         return error
     log.exception("pull.defect")
-    return ZhcacheError(
-        "the daemon met a defect of its own: {kind}",
-        hint="zhcache logs has the details; please report it",
-        kind=type(error).__name__,
-    )
+    return defect(error)

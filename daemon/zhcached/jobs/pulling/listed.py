@@ -27,6 +27,7 @@ from zhcache.protocol.messages import PrefetchRequest
 from zhcache.protocol.names import RepoId, is_commit, parse_repo
 from zhcached.clock import Clock
 from zhcached.config import ServeConfig
+from zhcached.errors import defect
 from zhcached.jobs.asking.brief import DEFAULT_REF, Brief, prepare
 from zhcached.jobs.fetching.gather import Fetcher
 from zhcached.jobs.pulling.listings import Kept, Listings
@@ -257,11 +258,7 @@ class Listing:
             asking.error = error
         except Exception as error:
             log.exception("listing.defect", repo=str(repo))
-            asking.error = ZhcacheError(
-                "the daemon met a defect of its own: {kind}",
-                hint="zhcache logs has the details; please report it",
-                kind=type(error).__name__,
-            )
+            asking.error = defect(error)
         finally:
             asking.ended = self._clock.monotonic()
             asking.over.set()

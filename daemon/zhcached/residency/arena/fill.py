@@ -28,6 +28,7 @@ from zhcache.protocol.residency import (
     FromFillWorker,
     Progress,
 )
+from zhcached.errors import defect
 from zhcached.residency.arena.held import Use
 from zhcached.residency.launch.launch import Launcher, Worker, end
 
@@ -112,12 +113,7 @@ class Filling:
             self._on_end(self, error)
         except Exception as error:
             log.exception("fill.defect", folder=self.request.folder)
-            defect = ZhcacheError(
-                "the daemon met a defect of its own: {kind}",
-                hint="zhcache logs has the details; please report it",
-                kind=type(error).__name__,
-            )
-            self._on_end(self, defect)
+            self._on_end(self, defect(error))
         else:
             self._on_end(self, landed)
             self._see_off()
