@@ -17,7 +17,9 @@ from zhcache.errors import UsageError
 from zhcached.residency.nvml import Gpu, gpus
 
 CPU = "cpu"
-_NAMES = re.compile(r"auto|cpu|cuda(?::(?P<ordinal>\d{1,4}))?|(?P<uuid>(?:GPU|MIG)-[0-9A-Fa-f/-]+)")
+_NAMES = re.compile(
+    r"auto|cpu(?::0)?|cuda(?::(?P<ordinal>\d{1,4}))?|(?P<uuid>(?:GPU|MIG)-[0-9A-Fa-f/-]+)"
+)
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -64,7 +66,7 @@ class Devices:
                 hint="auto, cpu, cuda, cuda:N, or a GPU's UUID",
                 device=repr(device[:80]),
             )
-        if device == CPU:
+        if device in (CPU, "cpu:0"):  # torch spells its one CPU both ways
             return CPU
         seen = visible(self._probe(), environ_visible)
         if device == "auto":

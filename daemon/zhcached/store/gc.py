@@ -124,7 +124,7 @@ def _used(use: UsedBlobs) -> GcItem:
         values["holders"] = ", ".join(use.holders)
     return GcItem(
         kind="blob",
-        name=f"{use.count} blobs",
+        name=_counted(use.count),
         bytes=use.bytes,
         reason=fill(reason, values),
         used_by=[use.name],
@@ -134,9 +134,13 @@ def _used(use: UsedBlobs) -> GcItem:
 
 
 def _group(blobs: list[UnusedBlob], reason: str, **values: str) -> GcItem:
-    item = _item("blob", f"{len(blobs)} blobs", sum(blob.size for blob in blobs), reason, **values)
+    item = _item("blob", _counted(len(blobs)), sum(blob.size for blob in blobs), reason, **values)
     item.count = len(blobs)
     return item
+
+
+def _counted(blobs: int) -> str:
+    return "1 blob" if blobs == 1 else f"{blobs} blobs"
 
 
 def _item(kind: str, named: str, size: int, reason: str, **values: str) -> GcItem:

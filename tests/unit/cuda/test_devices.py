@@ -32,6 +32,7 @@ def there() -> Devices:
     [
         ("cpu", None, "cpu"),
         ("cpu", "", "cpu"),
+        ("cpu:0", None, "cpu"),
         ("auto", None, LARGE.uuid),
         ("auto", "0,2", SLICE.uuid),
         ("auto", "", "cpu"),
